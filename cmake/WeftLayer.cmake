@@ -1,0 +1,46 @@
+# Targets of weft: one library and one test program per folder under weft/, linked to exactly the folders it stands on.
+
+find_package(Threads REQUIRED)
+
+# Flags that every object of weft is compiled with.
+add_library(weft_flags INTERFACE)
+target_include_directories(weft_flags INTERFACE ${CMAKE_SOURCE_DIR})
+target_compile_options(weft_flags INTERFACE -Wall -Wextra -Wshadow -Werror=return-type)
+target_link_libraries(weft_flags INTERFACE Threads::Threads)
+if(WEFT_SANITIZE STREQUAL "address")
+  target_compile_options(weft_flags INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(weft_flags INTERFACE -fsanitize=address,undefined)
+elseif(WEFT_SANITIZE STREQUAL "thread")
+  target_compile_options(weft_flags INTERFACE -fsanitize=thread -fno-omit-frame-pointer)
+  target_link_options(weft_flags INTERFACE -fsanitize=thread)
+endif()
+
+# weft_layer(NAME [DEPS layer...] [LINK target...]): the library weft_NAME from the sources of this folder (and its
+# sub-folders), and, when tests are built, the program weft_NAME_test from its *_test.cc files.
+function(weft_layer name)
+  cmake_parse_arguments(ARG "" "" "DEPS;LINK" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.cc)
+  set(tests ${sources})
+  list(FILTER sources EXCLUDE REGEX "_test\\.cc$")
+  list(FILTER tests INCLUDE REGEX "_test\\.cc$")
+  list(TRANSFORM ARG_DEPS PREPEND weft_)
+  if(sources)
+    add_library(weft_${name} STATIC ${sources})
+    target_link_libraries(weft_${name} PUBLIC weft_flags ${ARG_DEPS} ${ARG_LINK})
+  else()
+    add_library(weft_${name} INTERFACE)
+    target_link_libraries(weft_${name} INTERFACE weft_flags ${ARG_DEPS} ${ARG_LINK})
+  endif()
+  if(WEFT_TESTS AND tests)
+    weft_test(weft_${name}_test SOURCES ${tests} LINK weft_${name})
+  endif()
+endfunction()
+
+# weft_test(NAME SOURCES file... LINK target...): a GoogleTest program, registered with ctest as one test.
+function(weft_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINK" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_LINK} GTest::gtest_main)
+  target_precompile_headers(${name} PRIVATE <gtest/gtest.h>)
+  add_test(NAME ${name} COMMAND ${name})
+endfunction()

@@ -1,0 +1,29 @@
+# The target weft_libtorch: libtorch from the wheel installed in the Python that CMake finds.
+#
+# Written by hand instead of find_package(Torch): a CUDA wheel's package stops on machines without a CUDA toolkit,
+# and weft needs only its headers and libraries.
+
+if(NOT WEFT_PYTHON)
+  if(EXISTS ${CMAKE_SOURCE_DIR}/.venv/bin/python)
+    set(WEFT_PYTHON ${CMAKE_SOURCE_DIR}/.venv/bin/python)
+  else()
+    set(WEFT_PYTHON python3)
+  endif()
+endif()
+execute_process(
+  COMMAND ${WEFT_PYTHON} -c "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
+  OUTPUT_VARIABLE WEFT_TORCH_DIR OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE result)
+if(NOT result EQUAL 0)
+  message(FATAL_ERROR "weft: ${WEFT_PYTHON} has no torch; run 'make setup', or configure with -DWEFT_TORCH=OFF")
+endif()
+message(STATUS "weft: torch in ${WEFT_TORCH_DIR}")
+
+add_library(weft_libtorch INTERFACE)
+target_include_directories(weft_libtorch SYSTEM INTERFACE
+  ${WEFT_TORCH_DIR}/include ${WEFT_TORCH_DIR}/include/torch/csrc/api/include)
+target_compile_definitions(weft_libtorch INTERFACE USE_DISTRIBUTED USE_C10D_GLOO)
+# Kernels register themselves by static initialisers: without --no-as-needed the linker would drop their library.
+target_link_options(weft_libtorch INTERFACE -Wl,-rpath,${WEFT_TORCH_DIR}/lib)
+target_link_libraries(weft_libtorch INTERFACE
+  -Wl,--no-as-needed ${WEFT_TORCH_DIR}/lib/libtorch_cpu.so -Wl,--as-needed
+  ${WEFT_TORCH_DIR}/lib/libtorch.so ${WEFT_TORCH_DIR}/lib/libc10.so)

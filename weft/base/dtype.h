@@ -1,0 +1,42 @@
+// Element types of tensors, and conversions between the 16-bit ones and float.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <string_view>
+
+namespace weft {
+
+enum class DType : uint8_t { fp64, fp32, bf16, fp16 };
+
+// Bytes of one element.
+constexpr int64_t size_of(DType type) {
+  switch (type) {
+    case DType::fp64: return 8;
+    case DType::fp32: return 4;
+    default: return 2;
+  }
+}
+
+// "fp64", "fp32", "bf16", "fp16".
+std::string_view name_of(DType type);
+
+// Inverse of name_of. Throws Error(usage) naming the four allowed names.
+DType dtype_of(std::string_view name);
+
+// The type in which partial results of elements of `type` are kept: fp64 for fp64, else fp32.
+constexpr DType accumulator_of(DType type) { return type == DType::fp64 ? DType::fp64 : DType::fp32; }
+
+inline float bf16_to_float(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+
+// Round to nearest even; NaN stays NaN.
+inline uint16_t float_to_bf16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+float fp16_to_float(uint16_t bits);
+uint16_t float_to_fp16(float value);  // round to nearest even; overflow gives infinity
+
+}  // namespace weft
