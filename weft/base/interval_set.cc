@@ -1,0 +1,180 @@
+#include "weft/base/interval_set.h"
+
+#include <algorithm>
+#include <vector>
+
+namespace weft {
+
+IntervalSet::IntervalSet(std::span<const Range> ranges) {
+  bool ordered = true;
+  for (size_t i = 1; i < ranges.size(); ++i) ordered &= ranges[i - 1].end <= ranges[i].begin;
+  if (ordered) {
+    for (const Range& range : ranges) append(range);
+    return;
+  }
+  std::vector<Range> sorted(ranges.begin(), ranges.end());
+  std::erase_if(sorted, [](const Range& range) { return range.empty(); });
+  std::sort(sorted.begin(), sorted.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
+  for (const Range& range : sorted) {
+    if (count_ > 0 && range.begin <= data()[count_ - 1].end) {
+      data()[count_ - 1].end = std::max(data()[count_ - 1].end, range.end);
+    } else {
+      append(range);
+    }
+  }
+}
+
+int64_t IntervalSet::size() const {
+  int64_t sum = 0;
+  for (const Range& range : ranges()) sum += range.end - range.begin;
+  return sum;
+}
+
+bool IntervalSet::contains(int64_t x) const {
+  const auto all = ranges();
+  const auto next = std::upper_bound(all.begin(), all.end(), x, [](int64_t v, const Range& r) { return v < r.begin; });
+  return next != all.begin() && x < std::prev(next)->end;
+}
+
+bool IntervalSet::includes(const IntervalSet& other) const {
+  const auto all = ranges();
+  auto it = all.begin();
+  for (const Range& range : other.ranges()) {
+    while (it != all.end() && it->end < range.end) ++it;
+    if (it == all.end() || it->begin > range.begin) return false;
+  }
+  return true;
+}
+
+bool IntervalSet::intersects(const IntervalSet& other) const {
+  const auto a = ranges(), b = other.ranges();
+  for (size_t i = 0, j = 0; i < a.size() && j < b.size();) {
+    if (std::max(a[i].begin, b[j].begin) < std::min(a[i].end, b[j].end)) return true;
+    a[i].end < b[j].end ? ++i : ++j;
+  }
+  return false;
+}
+
+int64_t IntervalSet::rank_of(int64_t x) const {
+  int64_t rank = 0;
+  for (const Range& range : ranges()) {
+    if (range.begin >= x) break;
+    rank += std::min(range.end, x) - range.begin;
+  }
+  return rank;
+}
+
+void IntervalSet::append(Range range) {
+  if (range.empty()) return;
+  if (count_ > 0 && data()[count_ - 1].end == range.begin) {
+    data()[count_ - 1].end = range.end;
+    return;
+  }
+  if (count_ == capacity_) reserve(2 * capacity_);
+  data()[count_++] = range;
+}
+
+void IntervalSet::unite(const IntervalSet& other) {
+  if (other.empty()) return;
+  if (empty() || hull().end <= other.data()[0].begin) {
+    for (const Range& range : other.ranges()) append(range);
+    return;
+  }
+  *this = weft::unite(*this, other);
+}
+
+void IntervalSet::reserve(uint32_t capacity) {
+  if (capacity <= capacity_) return;
+  auto larger = std::make_unique<Range[]>(capacity);
+  std::copy(data(), data() + count_, larger.get());
+  heap_ = std::move(larger);
+  capacity_ = capacity;
+}
+
+void IntervalSet::assign(std::span<const Range> ranges) {
+  reserve(static_cast<uint32_t>(ranges.size()));
+  std::copy(ranges.begin(), ranges.end(), data());
+  count_ = static_cast<uint32_t>(ranges.size());
+}
+
+void IntervalSet::take(IntervalSet& other) noexcept {
+  if (other.heap_) {
+    heap_ = std::move(other.heap_);
+    capacity_ = other.capacity_;
+    count_ = other.count_;
+    other.capacity_ = kInline;
+  } else {
+    count_ = other.count_;  // at most kInline, so it fits whatever this object holds
+    std::copy(other.inline_, other.inline_ + other.count_, data());
+  }
+  other.count_ = 0;
+}
+
+bool operator==(const IntervalSet& a, const IntervalSet& b) {
+  const auto x = a.ranges(), y = b.ranges();
+  return std::equal(x.begin(), x.end(), y.begin(), y.end());
+}
+
+IntervalSet unite(const IntervalSet& a, const IntervalSet& b) {
+  const auto x = a.ranges(), y = b.ranges();
+  IntervalSet result;
+  Range open{0, -1};  // the interval being grown; none while end < begin
+  const auto add = [&](const Range& range) {
+    if (open.end < open.begin) {
+      open = range;
+    } else if (range.begin <= open.end) {
+      open.end = std::max(open.end, range.end);
+    } else {
+      result.append(open);
+      open = range;
+    }
+  };
+  size_t i = 0, j = 0;
+  while (i < x.size() || j < y.size()) {
+    const bool first = j == y.size() || (i < x.size() && x[i].begin <= y[j].begin);
+    add(first ? x[i++] : y[j++]);
+  }
+  result.append(open);
+  return result;
+}
+
+IntervalSet intersect(const IntervalSet& a, const IntervalSet& b) {
+  const auto x = a.ranges(), y = b.ranges();
+  IntervalSet result;
+  for (size_t i = 0, j = 0; i < x.size() && j < y.size();) {
+    result.append(intersect(x[i], y[j]));
+    x[i].end < y[j].end ? ++i : ++j;
+  }
+  return result;
+}
+
+IntervalSet subtract(const IntervalSet& a, const IntervalSet& b) {
+  const auto x = a.ranges(), y = b.ranges();
+  IntervalSet result;
+  size_t j = 0;
+  for (Range range : x) {
+    while (j < y.size() && y[j].end <= range.begin) ++j;
+    for (size_t t = j; t < y.size() && y[t].begin < range.end; ++t) {
+      result.append({range.begin, y[t].begin});
+      range.begin = std::max(range.begin, y[t].end);
+    }
+    result.append(range);
+  }
+  return result;
+}
+
+std::string to_string(const IntervalSet& set, int limit) {
+  if (set.empty()) return "none";
+  std::string text;
+  const auto ranges = set.ranges();
+  for (size_t i = 0; i < ranges.size(); ++i) {
+    if (static_cast<int>(i) == limit) {
+      return text + " and " + std::to_string(ranges.size() - i) + " more";
+    }
+    if (i > 0) text += ", ";
+    text += std::to_string(ranges[i].begin) + ".." + std::to_string(ranges[i].end);
+  }
+  return text;
+}
+
+}  // namespace weft

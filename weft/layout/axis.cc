@@ -1,0 +1,29 @@
+#include "weft/layout/axis.h"
+
+namespace weft {
+
+Axis Axis::identity(int64_t tokens) { return from_runs({{.base = 0, .stride = 1, .count = tokens}}); }
+
+Axis Axis::from_runs(std::vector<Run> runs) {
+  Axis axis;
+  std::erase_if(runs, [](const Run& run) { return run.count == 0; });
+  axis.runs_ = std::move(runs);
+  axis.first_slot_.reserve(axis.runs_.size());
+  for (const Run& run : axis.runs_) {
+    axis.first_slot_.push_back(axis.tokens_);
+    axis.tokens_ += run.count;
+  }
+  axis.identity_ = axis.runs_.size() == 1 && axis.runs_[0].base == 0 && axis.runs_[0].stride == 1;
+  return axis;
+}
+
+size_t Axis::run_of(int64_t slot) const {
+  return static_cast<size_t>(std::upper_bound(first_slot_.begin(), first_slot_.end(), slot) - first_slot_.begin()) - 1;
+}
+
+int64_t Axis::position(int64_t slot) const {
+  const size_t i = run_of(slot);
+  return runs_[i].base + (slot - first_slot_[i]) * runs_[i].stride;
+}
+
+}  // namespace weft

@@ -1,0 +1,61 @@
+// Axes: how the tokens of one side (queries or keys) are numbered inside a schedule.
+//
+// Schedules speak of *slots*, the index of a token along an axis. On the identity axis a slot is a position. Strided
+// layouts use an axis that lists residue after residue, so that a shard is one interval there too; then a slot
+// interval is a short list of runs of positions. Strides never enter set algebra.
+//
+//   Axis axis = Axis::from_runs({{.base = 0, .stride = 2, .count = 3}, {.base = 1, .stride = 2, .count = 2}});
+//   axis.position(3);      // 1: slots 0..2 are positions 0, 2, 4; slots 3..4 are positions 1, 3
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "weft/base/range.h"
+
+namespace weft {
+
+// Positions base, base + stride, ..., `count` of them.
+struct Run {
+  int64_t base = 0;
+  int64_t stride = 1;
+  int64_t count = 0;
+  friend bool operator==(const Run&, const Run&) = default;
+};
+
+class Axis {
+ public:
+  // Slot = position, for `tokens` tokens.
+  static Axis identity(int64_t tokens);
+  // Slots run through the given runs in order. Together they must hold every position below the total count exactly
+  // once, which the caller guarantees (Layout checks it).
+  static Axis from_runs(std::vector<Run> runs);
+
+  int64_t tokens() const { return tokens_; }
+  bool is_identity() const { return identity_; }
+  int64_t position(int64_t slot) const;
+
+  // Calls f(Range slots, Run run) for each run of positions inside a slot interval, in slot order.
+  template <typename F>
+  void for_each_run(Range slots, F&& f) const {
+    if (slots.empty()) return;
+    for (size_t i = run_of(slots.begin); i < runs_.size() && first_slot_[i] < slots.end; ++i) {
+      const Range part = intersect(slots, {first_slot_[i], first_slot_[i] + runs_[i].count});
+      const int64_t skipped = part.begin - first_slot_[i];
+      f(part, Run{runs_[i].base + skipped * runs_[i].stride, runs_[i].stride, part.size()});
+    }
+  }
+
+  friend bool operator==(const Axis& a, const Axis& b) { return a.runs_ == b.runs_; }
+
+ private:
+  Axis() = default;
+  size_t run_of(int64_t slot) const;
+
+  int64_t tokens_ = 0;
+  bool identity_ = false;
+  std::vector<Run> runs_;
+  std::vector<int64_t> first_slot_;
+};
+
+}  // namespace weft

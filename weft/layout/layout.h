@@ -1,0 +1,97 @@
+// Layouts: which token lives on which rank, and in which order.
+//
+// A rank holds a shard: a set of slots on the layout's axis, in slot order. Any token count works with any number of
+// ranks; ranks may be empty.
+//
+//   Layout layout = Layout::zigzag(5003, 7);
+//   layout.shard(2);                      // slots of rank 2: two intervals
+//   layout.positions(2);                  // their global positions, in local order
+//   auto mine = shard<float>(layout, 2, global, width);
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "weft/base/interval_set.h"
+#include "weft/layout/axis.h"
+
+namespace weft {
+
+class Layout {
+ public:
+  // Rank r holds the r-th of `ranks` nearly equal pieces.
+  static Layout contiguous(int64_t tokens, int ranks);
+  // 2 x ranks nearly equal chunks; rank r holds chunks r and 2 x ranks - 1 - r. Balanced under a causal mask.
+  static Layout zigzag(int64_t tokens, int ranks);
+  // Token t lives on rank t mod ranks (Striped Attention, arXiv 2311.09431).
+  static Layout striped(int64_t tokens, int ranks);
+  // Every document is cut in 2 x ranks chunks and dealt as in zigzag; remainders rotate from document to document, so
+  // that many short documents spread evenly.
+  static Layout document_zigzag(const std::vector<int64_t>& lengths, int ranks);
+  // Any layout: shards[r] lists the runs of rank r in local order. Every position must appear exactly once.
+  // Throws Error(usage) otherwise.
+  static Layout from_runs(int64_t tokens, std::vector<std::vector<Run>> shards);
+
+  const std::string& name() const { return name_; }
+  int ranks() const { return static_cast<int>(shards_.size()); }
+  int64_t tokens() const { return axis_.tokens(); }
+  const Axis& axis() const { return axis_; }
+
+  const IntervalSet& shard(int rank) const { return shards_[static_cast<size_t>(rank)]; }
+  int64_t tokens_of(int rank) const { return shard(rank).size(); }
+  // Union of the shards of `count` ranks first, first+1, ... counted cyclically; count <= ranks. O(1) set unions.
+  IntervalSet shards(int first, int count) const;
+  // Global positions of a rank's tokens in local order.
+  std::vector<int64_t> positions(int rank) const;
+  // The runs of a rank in local order: from_runs of all of them gives an equal layout.
+  std::vector<Run> runs(int rank) const;
+
+  friend bool operator==(const Layout& a, const Layout& b) { return a.axis_ == b.axis_ && a.shards_ == b.shards_; }
+
+ private:
+  Layout(std::string name, Axis axis, std::vector<IntervalSet> shards);
+
+  std::string name_;
+  Axis axis_;
+  std::vector<IntervalSet> shards_;
+  // unions_[k][r] = union of the 2^k shards from r on (not wrapping): any consecutive ranks are two of them.
+  std::vector<std::vector<IntervalSet>> unions_;
+};
+
+// A layout by name: "contiguous", "zigzag", "striped", "document-zigzag". `lengths` are the packed documents, or one
+// entry for a single sequence. Throws Error(usage) naming the known ones.
+Layout make_layout(std::string_view name, const std::vector<int64_t>& lengths, int ranks);
+std::vector<std::string_view> layout_names();
+
+// The rows of `global` [tokens, width] that live on `rank`, in local order.
+template <typename T>
+std::vector<T> shard(const Layout& layout, int rank, std::span<const T> global, int64_t width = 1) {
+  std::vector<T> local;
+  local.reserve(static_cast<size_t>(layout.tokens_of(rank) * width));
+  for (int64_t position : layout.positions(rank)) {
+    const auto row = global.subspan(static_cast<size_t>(position * width), static_cast<size_t>(width));
+    local.insert(local.end(), row.begin(), row.end());
+  }
+  return local;
+}
+
+// Inverse of shard: writes a rank's rows to their places in `global` [tokens, width].
+template <typename T>
+void unshard(const Layout& layout, int rank, std::span<const T> local, std::span<T> global, int64_t width = 1) {
+  size_t from = 0;
+  for (int64_t position : layout.positions(rank)) {
+    for (int64_t column = 0; column < width; ++column) {
+      global[static_cast<size_t>(position * width + column)] = local[from++];
+    }
+  }
+}
+
+// Labels for next-token prediction, to be made before sharding: labels[i] = ids[i + 1] inside each packed document,
+// `ignore` for its last token. A label then follows its token to any shard.
+std::vector<int64_t> next_token_labels(std::span<const int64_t> ids, std::span<const int64_t> lengths,
+                                       int64_t ignore = -100);
+
+}  // namespace weft

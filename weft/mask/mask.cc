@@ -1,0 +1,183 @@
+#include "weft/mask/mask.h"
+
+#include <algorithm>
+#include <charconv>
+
+#include "weft/base/error.h"
+
+namespace weft {
+namespace {
+
+constexpr int64_t kMaxTokens = (int64_t{1} << 31) - 1;
+
+void check_tokens(int64_t tokens, const char* what) {
+  if (tokens < 1 || tokens > kMaxTokens) {
+    throw Error(ErrorCode::usage, std::string(what) + " " + std::to_string(tokens) + " is out of range; use 1 to " +
+                                      std::to_string(kMaxTokens));
+  }
+}
+
+BandRectangle band_of(Range document, const MaskRule& rule) {
+  BandRectangle band{.q = document, .k = document};
+  if (rule.window > 0) {
+    band.lo = 1 - rule.window;
+    band.hi = rule.window - 1;
+  }
+  if (rule.causal) band.hi = std::min<int64_t>(band.hi, 0);
+  return band;
+}
+
+// Whether two band rectangles share a pair: their intersection is a band rectangle again.
+bool overlap(const BandRectangle& a, const BandRectangle& b) {
+  BandRectangle both = cut(a, b.q, b.k);
+  both.lo = std::max(a.lo, b.lo);
+  both.hi = std::min(a.hi, b.hi);
+  return !both.empty();
+}
+
+}  // namespace
+
+MaskRule parse_mask_rule(std::string_view text) {
+  const auto fail = [&]() -> MaskRule {
+    throw Error(ErrorCode::usage, "unknown mask '" + std::string(text) +
+                                      "'; use full, causal, window:W or causal+window:W with W from 1 to " +
+                                      std::to_string(kMaxTokens));
+  };
+  MaskRule rule;
+  std::string_view rest = text;
+  if (rest == "full") return rule;
+  if (rest == "causal") return {.causal = true};
+  if (rest.starts_with("causal+")) {
+    rule.causal = true;
+    rest.remove_prefix(7);
+  }
+  if (!rest.starts_with("window:")) return fail();
+  rest.remove_prefix(7);
+  const auto [end, error] = std::from_chars(rest.data(), rest.data() + rest.size(), rule.window);
+  if (error != std::errc() || end != rest.data() + rest.size()) return fail();
+  if (rule.window < 1 || rule.window > kMaxTokens) return fail();
+  return rule;
+}
+
+std::string to_string(const MaskRule& rule) {
+  if (rule.window == 0) return rule.causal ? "causal" : "full";
+  return (rule.causal ? "causal+window:" : "window:") + std::to_string(rule.window);
+}
+
+Mask::Mask(int64_t queries, int64_t keys, std::vector<BandRectangle> bands)
+    : queries_(queries), keys_(keys), bands_(std::move(bands)) {
+  std::erase_if(bands_, [](const BandRectangle& band) { return band.empty(); });
+  std::sort(bands_.begin(), bands_.end(), [](const BandRectangle& a, const BandRectangle& b) {
+    return a.q.begin != b.q.begin ? a.q.begin < b.q.begin : a.k.begin < b.k.begin;
+  });
+  int64_t reach = 0;
+  reach_.reserve(bands_.size());
+  for (const BandRectangle& band : bands_) {
+    area_ += band.area();
+    reach = std::max(reach, band.q.end);
+    reach_.push_back(reach);
+  }
+  for (size_t i = 1; i < bands_.size(); ++i) {
+    keys_ordered_ &= bands_[i - 1].k.begin <= bands_[i].k.begin && bands_[i - 1].k.end <= bands_[i].k.end;
+  }
+}
+
+Mask Mask::of(int64_t tokens, MaskRule rule) {
+  check_tokens(tokens, "tokens");
+  return Mask(tokens, tokens, {band_of({0, tokens}, rule)});
+}
+
+Mask Mask::documents(const std::vector<int64_t>& lengths, MaskRule rule) {
+  if (lengths.empty()) throw Error(ErrorCode::usage, "no documents given; use at least one length");
+  std::vector<BandRectangle> bands;
+  bands.reserve(lengths.size());
+  int64_t begin = 0;
+  for (int64_t length : lengths) {
+    if (length < 1) {
+      throw Error(ErrorCode::usage, "document " + std::to_string(bands.size()) + " has " + std::to_string(length) +
+                                        " tokens; every document needs at least 1");
+    }
+    check_tokens(length, "document length");
+    check_tokens(begin + length, "sum of document lengths");
+    bands.push_back(band_of({begin, begin + length}, rule));
+    begin += length;
+  }
+  return Mask(begin, begin, std::move(bands));
+}
+
+Mask Mask::cross(int64_t queries, int64_t keys) {
+  check_tokens(queries, "queries");
+  check_tokens(keys, "keys");
+  return Mask(queries, keys, {{.q = {0, queries}, .k = {0, keys}}});
+}
+
+Mask Mask::from_bands(int64_t queries, int64_t keys, std::vector<BandRectangle> bands) {
+  check_tokens(queries, "queries");
+  check_tokens(keys, "keys");
+  for (const BandRectangle& band : bands) {
+    const bool inside = band.q.begin >= 0 && band.q.end <= queries && band.k.begin >= 0 && band.k.end <= keys;
+    if (!band.q.empty() && !band.k.empty() && !inside) {
+      throw Error(ErrorCode::usage, "mask rectangle q " + std::to_string(band.q.begin) + ".." +
+                                        std::to_string(band.q.end) + ", k " + std::to_string(band.k.begin) + ".." +
+                                        std::to_string(band.k.end) + " lies outside " + std::to_string(queries) +
+                                        " queries x " + std::to_string(keys) + " keys");
+    }
+  }
+  Mask mask(queries, keys, std::move(bands));
+  // Bands are ordered by q.begin, so only those that start before this one ends can overlap it.
+  for (size_t i = 0; i < mask.bands_.size(); ++i) {
+    for (size_t j = i + 1; j < mask.bands_.size() && mask.bands_[j].q.begin < mask.bands_[i].q.end; ++j) {
+      if (overlap(mask.bands_[i], mask.bands_[j])) {
+        throw Error(ErrorCode::usage, "mask rectangles " + std::to_string(i) + " and " + std::to_string(j) +
+                                          " overlap; every (query, key) pair may be in one rectangle only");
+      }
+    }
+  }
+  return mask;
+}
+
+std::span<const BandRectangle> Mask::bands_meeting(Range q, Range k) const {
+  auto first = bands_.begin() + (std::upper_bound(reach_.begin(), reach_.end(), q.begin) - reach_.begin());
+  auto last = std::lower_bound(first, bands_.end(), q.end,
+                               [](const BandRectangle& band, int64_t end) { return band.q.begin < end; });
+  if (keys_ordered_) {
+    first = std::lower_bound(first, last, k.begin,
+                             [](const BandRectangle& band, int64_t begin) { return band.k.end <= begin; });
+    last = std::lower_bound(first, last, k.end,
+                            [](const BandRectangle& band, int64_t end) { return band.k.begin < end; });
+  }
+  return {first, last};
+}
+
+Mask Mask::transposed() const {
+  std::vector<BandRectangle> bands;
+  bands.reserve(bands_.size());
+  for (const BandRectangle& band : bands_) {
+    bands.push_back({.q = band.k, .k = band.q, .lo = -band.hi, .hi = -band.lo});
+  }
+  return Mask(keys_, queries_, std::move(bands));
+}
+
+bool Mask::covers(int64_t query, int64_t key) const {
+  for (const BandRectangle& band : bands_meeting({query, query + 1}, {key, key + 1})) {
+    if (band.contains(query, key)) return true;
+  }
+  return false;
+}
+
+bool Mask::includes(const Mask& other) const {
+  if (other.queries_ > queries_ || other.keys_ > keys_) return false;
+  // Bands of one mask are disjoint, so `other` lies inside exactly when the common area is all of it.
+  int64_t common = 0;
+  for (const BandRectangle& theirs : other.bands_) {
+    for (const BandRectangle& ours : bands_meeting(theirs.q, theirs.k)) {
+      BandRectangle both = cut(ours, theirs.q, theirs.k);
+      both.lo = std::max(ours.lo, theirs.lo);
+      both.hi = std::min(ours.hi, theirs.hi);
+      common += both.area();
+    }
+  }
+  return common == other.area_;
+}
+
+}  // namespace weft
