@@ -1,0 +1,33 @@
+// Attention as a model sees it: a function of this rank's rows that hides which method, how many
+// ranks and which documents there are.
+//
+//   AttentionFunction attention = dense_attention({1000, 3096});   // one rank, two documents
+//   at::Tensor out = attention(q, k, v);                           // differentiable
+//
+// Sequence-parallel implementations have the same type (see weft/train/sequence_plan.h).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+namespace at {
+class Tensor;
+}
+
+namespace weft {
+
+// Causal attention within each document for this rank's rows of one packed sequence, scaled by
+// 1/sqrt(head_dim).
+//   q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim] -> [tokens, heads, head_dim]
+// tokens may be 0. q, k, v have the compute type (fp32 or bf16) and may be strided views. Called once
+// a layer, in the same order on all ranks, and differentiable: its backward runs in the thread that
+// called backward(). With grad mode off (at::NoGradGuard) only the forward pass may happen.
+using AttentionFunction =
+    std::function<at::Tensor(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v)>;
+
+// The plain one-rank implementation of torch operators: the reference for tests, with memory for
+// all scores of a document at once.
+AttentionFunction dense_attention(std::vector<int64_t> document_lengths);
+
+}  // namespace weft

@@ -1,0 +1,67 @@
+// The shape of a Llama-family model, in Hugging Face's words, and its config.json.
+//
+//   ModelConfig config = model_preset("small");       // or read_config("llama/config.json")
+//   config.check();
+//   write_config("out/model/config.json", config);
+//
+// What this code does not compute (biases, other activations, unknown rotary scalings) is refused
+// when the file is read.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace weft {
+
+// How rotary frequencies are changed for contexts longer than the model was made for.
+struct RopeScaling {
+  enum class Kind : uint8_t { none, linear, llama3 };
+  Kind kind = Kind::none;
+  double factor = 1;            // linear and llama3
+  double low_freq_factor = 1;   // llama3 only, as the next two
+  double high_freq_factor = 4;
+  int64_t original_max_position_embeddings = 8192;
+  friend bool operator==(const RopeScaling&, const RopeScaling&) = default;
+};
+
+struct ModelConfig {
+  int64_t vocab_size = 257;
+  int64_t hidden_size = 0;
+  int64_t intermediate_size = 0;
+  int64_t num_hidden_layers = 0;
+  int64_t num_attention_heads = 0;
+  int64_t num_key_value_heads = 0;
+  int64_t head_dim = 0;
+  int64_t max_position_embeddings = 8192;  // only noted in the file: nothing here is limited by it
+  double rms_norm_eps = 1e-5;
+  double rope_theta = 500000;
+  RopeScaling rope_scaling;
+  bool tie_word_embeddings = true;
+  std::optional<int64_t> eos_token_id = 256;
+
+  // Throws Error(usage) unless every size is positive, heads are a multiple of kv heads, head_dim is
+  // even and the weights can be counted.
+  void check() const;
+  int64_t parameter_count() const;
+  friend bool operator==(const ModelConfig&, const ModelConfig&) = default;
+};
+
+// Names for model_preset, smallest first.
+const std::vector<std::string_view>& model_preset_names();
+
+// A model of about the size its name says: "tiny" (50 thousand weights, for tests), "small" (5
+// million), "medium" (25 million), "large" (110 million). Throws Error(usage) for another name.
+ModelConfig model_preset(std::string_view name);
+
+// config.json of a model folder, from its text; `path` is for messages. Throws Error(format) if it
+// is malformed, Error(unsupported) for a model that this code would compute wrongly.
+ModelConfig parse_config(std::string_view json, const std::string& path);
+ModelConfig read_config(const std::string& path);
+
+std::string config_json(const ModelConfig& config);
+void write_config(const std::string& path, const ModelConfig& config);
+
+}  // namespace weft

@@ -1,0 +1,58 @@
+// The Llama family on this rank's rows of a packed sequence.
+//
+//   Llama model(config, weights, gradients, at::kBFloat16);  // views of flat arrays
+//   at::Tensor x = model.hidden(ids, positions, attention);  // [tokens, hidden]
+//   at::Tensor loss = model.loss(x, labels, 1.0 / global_count);
+//   loss.backward();                                         // adds to `gradients`
+//
+// RMSNorm, rotary embedding by the given position ids, grouped-query attention through an
+// AttentionFunction, SwiGLU, tied or untied embeddings. Nothing else than attention mixes rows, so
+// any split of the rows over ranks gives the same numbers.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "weft/model/attention.h"
+#include "weft/model/config.h"
+#include "weft/model/parameters.h"
+
+namespace weft {
+
+class Llama {
+ public:
+  // `weights` is a flat array laid out by ParameterMap(config), borrowed, not copied: all ranks may
+  // share one. `gradients`, of the same size and type, receives sums of gradients in backward; if it is
+  // undefined the model cannot be trained. Activations and matrix products have type `compute`.
+  Llama(const ModelConfig& config, const at::Tensor& weights, const at::Tensor& gradients,
+        at::ScalarType compute);
+
+  const ModelConfig& config() const { return config_; }
+
+  // Final hidden states, normalised: [tokens, hidden] from int64 ids and positions [tokens].
+  at::Tensor hidden(const at::Tensor& ids, const at::Tensor& positions,
+                    const AttentionFunction& attention) const;
+
+  // scale * sum of the cross entropy over rows whose label is not -100, in fp32 (fp64 if the weights
+  // are). labels: int64 [tokens]. Logits exist for a bounded number of rows at a time.
+  at::Tensor loss(const at::Tensor& hidden, const at::Tensor& labels, double scale) const;
+
+  // [tokens, vocab] in the compute type.
+  at::Tensor logits(const at::Tensor& hidden) const;
+
+ private:
+  struct Layer {
+    at::Tensor input_norm, q, k, v, o, post_norm, gate, up, down;
+  };
+  at::Tensor layer(const Layer& layer, const at::Tensor& x, const at::Tensor& cos,
+                   const at::Tensor& sin, const AttentionFunction& attention) const;
+
+  ModelConfig config_;
+  at::ScalarType compute_;
+  at::Tensor embedding_, final_norm_, output_;
+  std::vector<Layer> layers_;
+  at::Tensor inverse_frequencies_;
+};
+
+}  // namespace weft

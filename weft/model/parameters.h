@@ -1,0 +1,60 @@
+// The weights of a model as one flat array of floats: what optimisers, checkpoints and ranks share.
+//
+//   ParameterMap map(config);
+//   std::vector<float> weights(map.size());
+//   map.initialise(weights, seed);                   // or map.load("folder", weights)
+//   map.save("out/model", config, weights);          // config.json + model.safetensors
+//
+// Tensor names are Hugging Face's. Every tensor begins at a multiple of 16 elements, so that it is
+// aligned for vector loads; the gaps are zero and stay zero. No torch here.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "weft/model/config.h"
+
+namespace weft {
+
+struct Parameter {
+  std::string name;
+  std::vector<int64_t> shape;
+  int64_t offset = 0;  // of its first element in the flat array
+  int64_t count = 0;
+  // Weight decay applies to the matrices inside the layers and to an untied output matrix, not to
+  // norms and not to the embedding table (tied or not).
+  bool decays = false;
+};
+
+class ParameterMap {
+ public:
+  explicit ParameterMap(const ModelConfig& config);
+
+  // In the order of their offsets.
+  const std::vector<Parameter>& parameters() const { return parameters_; }
+  const Parameter& at(std::string_view name) const;
+  // Elements of the flat array, gaps included.
+  int64_t size() const { return size_; }
+
+  // Norms 1, everything else normal with deviation 0.02; each tensor has its own random stream.
+  void initialise(std::span<float> weights, uint64_t seed) const;
+
+  // Reads model.safetensors, or the files that model.safetensors.index.json names, from `folder`.
+  // fp64, fp32, bf16 and fp16 are converted to fp32. Throws Error(format) if a tensor is missing, has
+  // another shape, or is one that this model does not have.
+  void load(const std::string& folder, std::span<float> weights) const;
+
+  // Writes config.json and the weights in fp32; into several files and an index when they exceed
+  // `max_file_bytes`. Each file is replaced atomically.
+  void save(const std::string& folder, const ModelConfig& config, std::span<const float> weights,
+            int64_t max_file_bytes = int64_t{5} << 30) const;
+
+ private:
+  std::vector<Parameter> parameters_;
+  int64_t size_ = 0;
+};
+
+}  // namespace weft
