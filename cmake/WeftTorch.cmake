@@ -22,8 +22,10 @@ add_library(weft_libtorch INTERFACE)
 target_include_directories(weft_libtorch SYSTEM INTERFACE
   ${WEFT_TORCH_DIR}/include ${WEFT_TORCH_DIR}/include/torch/csrc/api/include)
 target_compile_definitions(weft_libtorch INTERFACE USE_DISTRIBUTED USE_C10D_GLOO)
-# Kernels register themselves by static initialisers: without --no-as-needed the linker would drop their library.
-target_link_options(weft_libtorch INTERFACE -Wl,-rpath,${WEFT_TORCH_DIR}/lib)
+# libtorch.so itself stays out: it holds nothing, and a CUDA wheel's drags in libtorch_cuda.so and all of CUDA.
+# - Kernels register themselves by static initialisers: without --no-as-needed the linker would drop libtorch_cpu.so.
+# - A CUDA wheel's libtorch_cpu.so needs libcudart.so and others, which its own RUNPATH finds at run time but which may
+#   be out of the linker's sight: symbols that only a shared library misses are none of our concern.
+target_link_options(weft_libtorch INTERFACE -Wl,-rpath,${WEFT_TORCH_DIR}/lib -Wl,--allow-shlib-undefined)
 target_link_libraries(weft_libtorch INTERFACE
-  -Wl,--no-as-needed ${WEFT_TORCH_DIR}/lib/libtorch_cpu.so -Wl,--as-needed
-  ${WEFT_TORCH_DIR}/lib/libtorch.so ${WEFT_TORCH_DIR}/lib/libc10.so)
+  -Wl,--no-as-needed ${WEFT_TORCH_DIR}/lib/libtorch_cpu.so -Wl,--as-needed ${WEFT_TORCH_DIR}/lib/libc10.so)
