@@ -1,0 +1,126 @@
+// Which CPU path runs: the registry of paths and the choice among them.
+#include <cstdlib>
+#include <string>
+
+#include "weft/kernels/cpu_kernels.h"
+
+namespace weft::kernels {
+namespace {
+
+class CpuKernels final : public KernelSet {
+ public:
+  explicit CpuKernels(const TileOps& ops) : ops_(ops) {}
+
+  std::string_view name() const override { return ops_.name; }
+  bool supports(DType element) const override { return element != DType::fp64; }
+
+  void attend(const AttendArgs& args) const override {
+    require(args.q.type);
+    cpu_attend(ops_, args);
+  }
+  void attend_backward(const AttendBackwardArgs& args) const override {
+    require(args.q.type);
+    cpu_attend_backward(ops_, args);
+  }
+  void prepare_backward(View delta, ConstView out, ConstView dout, ConstView dlse, Shape shape) const override {
+    cpu_prepare_backward(ops_, delta, out, dout, dlse, shape);
+  }
+  void merge(View o, View lse, ConstView from_o, ConstView from_lse, Shape shape) const override {
+    cpu_merge(ops_, o, lse, from_o, from_lse, shape);
+  }
+  void add(View to, ConstView from, Shape shape) const override { cpu_add(ops_, to, from, shape); }
+  void convert(View to, ConstView from, Shape shape) const override { cpu_convert(ops_, to, from, shape); }
+
+ private:
+  void require(DType element) const {
+    if (supports(element)) return;
+    throw Error(ErrorCode::unsupported, "kernels " + std::string(name()) + ": element type " +
+                                            std::string(name_of(element)) +
+                                            " is not supported; use fp32, bf16 or fp16, or the reference kernels");
+  }
+
+  const TileOps& ops_;
+};
+
+struct Path {
+  std::string_view name;
+  bool (*available)();
+  const TileOps& (*ops)();
+};
+
+// Slowest first.
+constexpr Path kPaths[] = {
+    {"portable", [] { return true; }, portable_tile_ops},
+#if defined(__x86_64__)
+    {"avx2",
+     [] {
+       __builtin_cpu_init();
+       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+     },
+     avx2_tile_ops},
+    {"avx512",
+     [] {
+       __builtin_cpu_init();
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+     },
+     avx512_tile_ops},
+#endif
+};
+
+std::string joined(const std::vector<std::string_view>& names) {
+  std::string text;
+  for (std::string_view name : names) {
+    if (!text.empty()) text += ", ";
+    text += name;
+  }
+  return text;
+}
+
+// One object per path, made on first use.
+const KernelSet& kernels_of(const Path& path) {
+  static const std::vector<const KernelSet*> sets = [] {
+    std::vector<const KernelSet*> all;
+    for (const Path& each : kPaths) all.push_back(new CpuKernels(each.ops()));  // lives as long as the program
+    return all;
+  }();
+  return *sets[&path - kPaths];
+}
+
+}  // namespace
+
+std::vector<std::string_view> known_cpu_paths() {
+  std::vector<std::string_view> names;
+  for (const Path& path : kPaths) names.push_back(path.name);
+  return names;
+}
+
+std::vector<std::string_view> available_cpu_paths() {
+  std::vector<std::string_view> names;
+  for (const Path& path : kPaths) {
+    if (path.available()) names.push_back(path.name);
+  }
+  return names;
+}
+
+const KernelSet& cpu_kernels(std::string_view path) {
+  for (const Path& known : kPaths) {
+    if (known.name != path) continue;
+    if (known.available()) return kernels_of(known);
+    throw Error(ErrorCode::usage, "this processor lacks the instructions of kernel path '" + std::string(path) +
+                                      "'; it has " + joined(available_cpu_paths()) +
+                                      "; set WEFT_KERNEL to one of these, or leave it unset");
+  }
+  throw Error(ErrorCode::usage, "unknown kernel path '" + std::string(path) + "'; this processor has " +
+                                    joined(available_cpu_paths()) +
+                                    "; set WEFT_KERNEL to one of these or to reference, or leave it unset");
+}
+
+const KernelSet& cpu_kernels() {
+  const char* forced = std::getenv("WEFT_KERNEL");
+  if (forced && std::string_view(forced) == "reference") return reference_kernels();
+  if (forced && *forced) return cpu_kernels(forced);
+  return cpu_kernels(available_cpu_paths().back());
+}
+
+}  // namespace weft::kernels

@@ -1,0 +1,26 @@
+// The algorithm of every CPU path, over the SIMD type that the including file chose.
+#pragma once
+
+#include "weft/kernels/tile_ops.h"
+// The order matters: each builds on those before it.
+#include "weft/kernels/vector.inc.h"
+#include "weft/kernels/microkernel.inc.h"
+#include "weft/kernels/band_range.inc.h"
+#include "weft/kernels/rows.inc.h"
+#include "weft/kernels/pack.inc.h"
+#include "weft/kernels/forward_tile.inc.h"
+#include "weft/kernels/backward_tile.inc.h"
+
+namespace weft::kernels {
+namespace {
+
+static_assert(kForwardKeyTile % kPanel == 0 && kBackwardKeyTile % kPanel == 0);
+static_assert(kForwardQueryTile % kStrip == 0 && kBackwardQueryTile % kStrip == 0);
+
+constexpr TileOps tile_ops(const char* name) {
+  return {name,     kStrip,         kPanel,        pack_rows,  pack_columns, forward_tile, finish_forward,
+          backward_tile, add_strips, add_panels, scale_add,  dot,          to_float,     from_float};
+}
+
+}  // namespace
+}  // namespace weft::kernels

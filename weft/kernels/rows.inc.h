@@ -1,0 +1,30 @@
+// Operations on single rows of floats.
+#pragma once
+
+namespace weft::kernels {
+namespace {
+
+// to = a * to + b * from. With a = 0 the old content is not read: it may be anything.
+static void scale_add(float* to, float a, const float* from, float b, int64_t n) {
+  int64_t i = 0;
+  const Vec va = broadcast(a), vb = broadcast(b);
+  if (a == 0) {
+    for (; i + kLanes <= n; i += kLanes) store(to + i, vb * load(from + i));
+    for (; i < n; ++i) to[i] = b * from[i];
+    return;
+  }
+  for (; i + kLanes <= n; i += kLanes) store(to + i, fma(va, load(to + i), vb * load(from + i)));
+  for (; i < n; ++i) to[i] = a * to[i] + b * from[i];
+}
+
+static float dot(const float* x, const float* y, int64_t n) {
+  int64_t i = 0;
+  Vec sum = {};
+  for (; i + kLanes <= n; i += kLanes) sum = fma(load(x + i), load(y + i), sum);
+  float total = sum_of_lanes(sum);
+  for (; i < n; ++i) total += x[i] * y[i];
+  return total;
+}
+
+}  // namespace
+}  // namespace weft::kernels
