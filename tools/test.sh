@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Builds everything and runs the tests; ctest's summary of the main build comes last.
+#
+#   test.sh         all tests, and under sanitizers the quick part of what has no torch
+#   test.sh full    the same without shortcuts: cross products, and everything without torch under both sanitizers
+#
+# Tests see WEFT_TEST_LEVEL: 0 quick (sanitizers in a normal run), 1 normal, 2 full (weft/base/test_level.h).
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+mode=${1:-normal}
+level=1 sanitizer_level=0 tsan_tests='^weft_(base|transport|execute)_test$'
+if [ "$mode" = full ]; then level=2 sanitizer_level=1 tsan_tests='.'; fi
+failed=()
+
+run_ctest() {  # FOLDER LEVEL TESTS SECONDS_EACH
+  WEFT_TEST_LEVEL=$2 ctest --test-dir "$1" -R "$3" -j "$jobs" --timeout "$4" --output-on-failure --no-tests=error
+}
+
+# gcc 12's thread sanitizer cannot place its shadow on kernels with much address randomisation.
+tsan_runner() {
+  local program=$1
+  if setarch "$(uname -m)" -R "$program" --gtest_list_tests >/dev/null 2>&1; then
+    echo "setarch $(uname -m) -R"
+  elif "$program" --gtest_list_tests >/dev/null 2>&1; then
+    echo env
+  else
+    return 1
+  fi
+}
+
+begin=$SECONDS
+tools/build.sh all
+
+say "building the address and undefined-behaviour sanitizer tests into build-asan/"
+configure build-asan -DWEFT_TORCH=OFF -DWEFT_SANITIZE=address
+compile build-asan
+
+say "building the thread sanitizer tests into build-tsan/"
+configure build-tsan -DWEFT_TORCH=OFF -DWEFT_SANITIZE=thread
+if [ "$mode" = full ]; then
+  compile build-tsan
+else
+  compile build-tsan weft_base_test weft_transport_test weft_execute_test
+fi
+say "everything is built after $(minutes_since $begin)"
+
+say "running tests under the address and undefined-behaviour sanitizers"
+run_ctest build-asan $sanitizer_level . 1800 || failed+=("address sanitizer (build-asan)")
+
+say "running tests under the thread sanitizer"
+if runner=$(tsan_runner build-tsan/weft/weft_base_test); then
+  $runner env WEFT_TEST_LEVEL=$sanitizer_level ctest --test-dir build-tsan -R "$tsan_tests" -j "$jobs" --timeout 1800 \
+    --output-on-failure --no-tests=error || failed+=("thread sanitizer (build-tsan)")
+else
+  say "skipped: the thread sanitizer cannot start on this kernel (see /proc/sys/vm/mmap_rnd_bits)"
+fi
+
+say "running all tests"
+run_ctest build $level . 3600 || failed+=("tests (build)")
+
+if [ ${#failed[@]} -gt 0 ]; then
+  for what in "${failed[@]}"; do printf 'weft: error: failed: %s; its report is above\n' "$what" >&2; done
+  exit 1
+fi
