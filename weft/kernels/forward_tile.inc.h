@@ -117,7 +117,7 @@ static void finish_forward(const ForwardTile& t, const ForwardResult& result) {
     const int64_t lane = query % kStrip;
     if (lane == 0) transpose_strip(t.o + query * padded_v, padded_v, result.scratch, padded_v);
     const float maximum = t.maximum[query], sum = t.sum[query];
-    if (maximum == -kInfinity) continue;  // no key
+    if (sum == 0) continue;  // no key; else the largest term alone is 1
     const float* from = result.scratch + lane * padded_v;
     float* o = result.o + query * result.o_stride;
     float* lse = result.lse + query * result.lse_stride;
