@@ -1,7 +1,10 @@
 #include "weft/layout/allowed_pairs.h"
 
 #include <algorithm>
+#include <string>
 #include <vector>
+
+#include "weft/base/error.h"
 
 namespace weft {
 namespace {
@@ -13,6 +16,12 @@ bool is_all(const IntervalSet& set, const Axis& axis) {
 }  // namespace
 
 AllowedPairs::AllowedPairs(Mask mask, Axis queries, Axis keys) {
+  if (mask.queries() != queries.tokens() || mask.keys() != keys.tokens()) {
+    throw Error(ErrorCode::usage, "a mask of " + std::to_string(mask.queries()) + " queries x " +
+                                      std::to_string(mask.keys()) + " keys does not fit layouts of " +
+                                      std::to_string(queries.tokens()) + " and " +
+                                      std::to_string(keys.tokens()) + " tokens");
+  }
   Mask flipped = mask.transposed();
   transposed_ = std::make_shared<const Side>(Side{std::move(flipped), keys, queries});
   side_ = std::make_shared<const Side>(Side{std::move(mask), std::move(queries), std::move(keys)});
@@ -70,6 +79,7 @@ IntervalSet AllowedPairs::keys_needed(const Side& side, const IntervalSet& queri
   for (const Range& q : queries.ranges()) {
     side.queries.for_each_run(q, [&](Range slots, Run run) { runs.emplace_back(slots, run); });
   }
+  if (runs.empty()) return {};
   if (runs.size() > 2) std::swap(runs[1], runs.back());
   Range hull{runs[0].second.base, runs[0].second.base + 1};
   for (const auto& [slots, run] : runs) {

@@ -19,6 +19,7 @@ namespace weft {
 
 class AllowedPairs {
  public:
+  // Throws Error(usage) unless the axes are as long as the mask's.
   AllowedPairs(Mask mask, Axis queries, Axis keys);
 
   const Mask& mask() const { return side_->mask; }

@@ -4,10 +4,20 @@ namespace weft {
 
 Axis Axis::identity(int64_t tokens) { return from_runs({{.base = 0, .stride = 1, .count = tokens}}); }
 
-Axis Axis::from_runs(std::vector<Run> runs) {
+Axis Axis::from_runs(const std::vector<Run>& runs) {
   Axis axis;
-  std::erase_if(runs, [](const Run& run) { return run.count == 0; });
-  axis.runs_ = std::move(runs);
+  // One form for one order of positions, as far as unit runs go: shards may cut a run anywhere, and
+  // the pieces must give the same axis again.
+  for (Run run : runs) {
+    if (run.count == 0) continue;
+    if (run.count == 1) run.stride = 1;
+    if (!axis.runs_.empty() && run.stride == 1 && axis.runs_.back().stride == 1 &&
+        axis.runs_.back().base + axis.runs_.back().count == run.base) {
+      axis.runs_.back().count += run.count;
+    } else {
+      axis.runs_.push_back(run);
+    }
+  }
   axis.first_slot_.reserve(axis.runs_.size());
   for (const Run& run : axis.runs_) {
     axis.first_slot_.push_back(axis.tokens_);

@@ -29,15 +29,17 @@ class Axis {
   static Axis identity(int64_t tokens);
   // Slots run through the given runs in order. Together they must hold every position below the total count exactly
   // once, which the caller guarantees (Layout checks it).
-  static Axis from_runs(std::vector<Run> runs);
+  static Axis from_runs(const std::vector<Run>& runs);
 
   int64_t tokens() const { return tokens_; }
   bool is_identity() const { return identity_; }
   int64_t position(int64_t slot) const;
 
   // Calls f(Range slots, Run run) for each run of positions inside a slot interval, in slot order.
+  // Slots that the axis does not have are left out.
   template <typename F>
   void for_each_run(Range slots, F&& f) const {
+    slots = intersect(slots, {0, tokens_});
     if (slots.empty()) return;
     for (size_t i = run_of(slots.begin); i < runs_.size() && first_slot_[i] < slots.end; ++i) {
       const Range part = intersect(slots, {first_slot_[i], first_slot_[i] + runs_[i].count});

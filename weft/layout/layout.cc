@@ -21,14 +21,14 @@ void check_size(int64_t tokens, int64_t ranks) {
   }
 }
 
-// Boundary i of `parts` nearly equal parts of `tokens`, shifted by a phase below `parts` that decides which parts
-// get the remainder.
-int64_t boundary(int64_t tokens, int64_t parts, int64_t i, int64_t phase = 0) { return (tokens * i + phase) / parts; }
+// Boundary i of `parts` nearly equal parts of `tokens`.
+int64_t boundary(int64_t tokens, int64_t parts, int64_t i) { return tokens * i / parts; }
 
 int64_t sum(const std::vector<int64_t>& lengths) {
   int64_t total = 0;
   for (int64_t length : lengths) {
     if (length < 1) throw Error(ErrorCode::usage, "a document of " + std::to_string(length) + " tokens; use 1 or more");
+    check_size(length, 1);  // so that the sum cannot overflow
     total += length;
     check_size(total, 1);
   }
@@ -38,14 +38,14 @@ int64_t sum(const std::vector<int64_t>& lengths) {
 }  // namespace
 
 Layout::Layout(std::string name, Axis axis, std::vector<IntervalSet> shards)
-    : name_(std::move(name)), axis_(std::move(axis)), shards_(std::move(shards)) {
-  unions_.push_back(shards_);
-  for (size_t width = 2; width <= shards_.size(); width *= 2) {
-    const std::vector<IntervalSet>& half = unions_.back();
-    std::vector<IntervalSet> level(shards_.size() - width + 1);
-    for (size_t r = 0; r < level.size(); ++r) level[r] = unite(half[r], half[r + width / 2]);
-    unions_.push_back(std::move(level));
+    : name_(std::move(name)), axis_(std::move(axis)), shards_(std::move(shards)) {}
+
+bool operator==(const Layout& a, const Layout& b) {
+  if (a.ranks() != b.ranks() || !(a.axis_ == b.axis_)) return false;
+  for (int r = 0; r < a.ranks(); ++r) {
+    if (!(a.shard(r) == b.shard(r))) return false;
   }
+  return true;
 }
 
 Layout Layout::contiguous(int64_t tokens, int ranks) {
@@ -74,7 +74,7 @@ Layout Layout::striped(int64_t tokens, int ranks) {
     shards[static_cast<size_t>(r)] = Range{slot, slot + count};
     slot += count;
   }
-  return Layout("striped", Axis::from_runs(std::move(runs)), std::move(shards));
+  return Layout("striped", Axis::from_runs(runs), std::move(shards));
 }
 
 Layout Layout::document_zigzag(const std::vector<int64_t>& lengths, int ranks) {
@@ -82,15 +82,23 @@ Layout Layout::document_zigzag(const std::vector<int64_t>& lengths, int ranks) {
   check_size(tokens, ranks);
   const int64_t chunks = 2 * static_cast<int64_t>(ranks);
   std::vector<std::vector<Range>> parts(static_cast<size_t>(ranks));
-  int64_t begin = 0;
-  for (int64_t length : lengths) {
-    const int64_t phase = begin % chunks;
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-      const Range part{begin + boundary(length, chunks, chunk, phase), begin + boundary(length, chunks, chunk + 1, phase)};
-      if (part.empty()) continue;
-      parts[static_cast<size_t>(std::min(chunk, chunks - 1 - chunk))].push_back(part);
+  int64_t position = 0;
+  const auto deal = [&](Range to, int64_t size) {  // `size` tokens to each of these chunks
+    if (size == 0) return;
+    for (int64_t chunk = to.begin; chunk < to.end; ++chunk, position += size) {
+      auto& part = parts[static_cast<size_t>(std::min(chunk, chunks - 1 - chunk))];
+      part.push_back({position, position + size});
     }
-    begin += length;
+  };
+  int64_t turn = 0;  // the chunk whose turn it is to get one token more
+  for (int64_t length : lengths) {
+    const int64_t share = length / chunks, rest = length % chunks;
+    const int64_t wrapped = std::max<int64_t>(0, turn + rest - chunks);
+    deal({0, wrapped}, share + 1);
+    deal({wrapped, turn}, share);
+    deal({turn, turn + rest - wrapped}, share + 1);
+    deal({turn + rest - wrapped, chunks}, share);
+    turn = (turn + rest) % chunks;
   }
   std::vector<IntervalSet> shards;
   for (const std::vector<Range>& ranges : parts) shards.emplace_back(std::span<const Range>(ranges));
@@ -99,7 +107,6 @@ Layout Layout::document_zigzag(const std::vector<int64_t>& lengths, int ranks) {
 
 Layout Layout::from_runs(int64_t tokens, std::vector<std::vector<Run>> shard_runs) {
   check_size(tokens, static_cast<int64_t>(shard_runs.size()));
-  std::vector<char> seen(static_cast<size_t>(tokens), 0);
   int64_t found = 0;
   bool identity = true;  // slot = position works when every shard lists unit runs in ascending order
   for (std::vector<Run>& runs : shard_runs) {
@@ -115,21 +122,28 @@ Layout Layout::from_runs(int64_t tokens, std::vector<std::vector<Run>> shard_run
                                           ") leaves the " + std::to_string(tokens) + " tokens of the layout");
       }
       identity &= run.stride == 1 && (run.count == 0 || run.base >= last);
-      for (int64_t i = 0; i < run.count; ++i) {
-        char& taken = seen[static_cast<size_t>(run.base + i * run.stride)];
-        if (taken) {
-          throw Error(ErrorCode::usage, "position " + std::to_string(run.base + i * run.stride) +
-                                            " is on two ranks; every token needs exactly one place");
-        }
-        taken = 1;
-      }
       found += run.count;
       if (run.count > 0) last = run.base + run.count;
     }
   }
+  // Before anything of the size of `tokens` is touched, which a few hostile runs may claim to be huge.
   if (found != tokens) {
-    const auto missing = std::find(seen.begin(), seen.end(), 0) - seen.begin();
-    throw Error(ErrorCode::usage, "position " + std::to_string(missing) + " is on no rank; every token needs a place");
+    throw Error(ErrorCode::usage, "the runs hold " + std::to_string(found) + " positions for " +
+                                      std::to_string(tokens) +
+                                      " tokens; every token needs exactly one place");
+  }
+  std::vector<bool> seen(static_cast<size_t>(tokens));
+  for (const std::vector<Run>& runs : shard_runs) {
+    for (const Run& run : runs) {
+      for (int64_t i = 0; i < run.count; ++i) {
+        const auto position = static_cast<size_t>(run.base + i * run.stride);
+        if (seen[position]) {
+          throw Error(ErrorCode::usage, "position " + std::to_string(position) +
+                                            " is given twice; every token needs exactly one place");
+        }
+        seen[position] = true;
+      }
+    }
   }
   std::vector<Run> all;
   std::vector<IntervalSet> shards;
@@ -144,17 +158,7 @@ Layout Layout::from_runs(int64_t tokens, std::vector<std::vector<Run>> shard_run
     }
     shards.emplace_back(std::span<const Range>(ranges));
   }
-  return Layout("runs", identity ? Axis::identity(tokens) : Axis::from_runs(std::move(all)), std::move(shards));
-}
-
-IntervalSet Layout::shards(int first, int count) const {
-  if (count <= 0) return {};
-  const int wrapped = first + count - ranks();
-  if (wrapped > 0) return unite(shards(first, count - wrapped), shards(0, wrapped));
-  size_t level = 0;
-  while ((2 << level) <= count) ++level;
-  const int width = 1 << level;
-  return unite(unions_[level][static_cast<size_t>(first)], unions_[level][static_cast<size_t>(first + count - width)]);
+  return Layout("runs", identity ? Axis::identity(tokens) : Axis::from_runs(all), std::move(shards));
 }
 
 std::vector<int64_t> Layout::positions(int rank) const {
@@ -187,6 +191,19 @@ Layout make_layout(std::string_view name, const std::vector<int64_t>& lengths, i
 
 std::vector<int64_t> next_token_labels(std::span<const int64_t> ids, std::span<const int64_t> lengths,
                                        int64_t ignore) {
+  const int64_t tokens = static_cast<int64_t>(ids.size());
+  int64_t total = 0;
+  for (int64_t length : lengths) {
+    if (length < 1 || length > tokens - total) {
+      throw Error(ErrorCode::usage, "a document of " + std::to_string(length) + " tokens does not fit; use lengths " +
+                                        "from 1 that sum to the " + std::to_string(tokens) + " ids");
+    }
+    total += length;
+  }
+  if (total != tokens) {
+    throw Error(ErrorCode::usage, "document lengths sum to " + std::to_string(total) + "; use lengths that sum to the " +
+                                      std::to_string(tokens) + " ids");
+  }
   std::vector<int64_t> labels(ids.size(), ignore);
   size_t begin = 0;
   for (int64_t length : lengths) {

@@ -17,6 +17,7 @@
 
 #include "weft/base/interval_set.h"
 #include "weft/layout/axis.h"
+#include "weft/layout/consecutive_unions.h"
 
 namespace weft {
 
@@ -28,37 +29,36 @@ class Layout {
   static Layout zigzag(int64_t tokens, int ranks);
   // Token t lives on rank t mod ranks (Striped Attention, arXiv 2311.09431).
   static Layout striped(int64_t tokens, int ranks);
-  // Every document is cut in 2 x ranks chunks and dealt as in zigzag; remainders rotate from document to document, so
-  // that many short documents spread evenly.
+  // Every document is cut in 2 x ranks chunks and dealt as in zigzag. The chunks that get a token more than others
+  // take turns from document to document, so ranks differ by at most one token in all, however short the documents.
   static Layout document_zigzag(const std::vector<int64_t>& lengths, int ranks);
   // Any layout: shards[r] lists the runs of rank r in local order. Every position must appear exactly once.
-  // Throws Error(usage) otherwise.
+  // Throws Error(usage) otherwise. Runs of one position may have any stride.
   static Layout from_runs(int64_t tokens, std::vector<std::vector<Run>> shards);
 
   const std::string& name() const { return name_; }
-  int ranks() const { return static_cast<int>(shards_.size()); }
+  int ranks() const { return shards_.size(); }
   int64_t tokens() const { return axis_.tokens(); }
   const Axis& axis() const { return axis_; }
 
-  const IntervalSet& shard(int rank) const { return shards_[static_cast<size_t>(rank)]; }
+  const IntervalSet& shard(int rank) const { return shards_[rank]; }
   int64_t tokens_of(int rank) const { return shard(rank).size(); }
-  // Union of the shards of `count` ranks first, first+1, ... counted cyclically; count <= ranks. O(1) set unions.
-  IntervalSet shards(int first, int count) const;
+  // All shards, and unions of those of consecutive ranks.
+  const ConsecutiveUnions& shards() const { return shards_; }
   // Global positions of a rank's tokens in local order.
   std::vector<int64_t> positions(int rank) const;
   // The runs of a rank in local order: from_runs of all of them gives an equal layout.
   std::vector<Run> runs(int rank) const;
 
-  friend bool operator==(const Layout& a, const Layout& b) { return a.axis_ == b.axis_ && a.shards_ == b.shards_; }
+  // Same tokens on the same ranks in the same order; the name does not matter.
+  friend bool operator==(const Layout& a, const Layout& b);
 
  private:
   Layout(std::string name, Axis axis, std::vector<IntervalSet> shards);
 
   std::string name_;
   Axis axis_;
-  std::vector<IntervalSet> shards_;
-  // unions_[k][r] = union of the 2^k shards from r on (not wrapping): any consecutive ranks are two of them.
-  std::vector<std::vector<IntervalSet>> unions_;
+  ConsecutiveUnions shards_;
 };
 
 // A layout by name: "contiguous", "zigzag", "striped", "document-zigzag". `lengths` are the packed documents, or one
@@ -90,7 +90,8 @@ void unshard(const Layout& layout, int rank, std::span<const T> local, std::span
 }
 
 // Labels for next-token prediction, to be made before sharding: labels[i] = ids[i + 1] inside each packed document,
-// `ignore` for its last token. A label then follows its token to any shard.
+// `ignore` for its last token. A label then follows its token to any shard. Throws Error(usage) unless the lengths are
+// positive and sum to the number of ids.
 std::vector<int64_t> next_token_labels(std::span<const int64_t> ids, std::span<const int64_t> lengths,
                                        int64_t ignore = -100);
 

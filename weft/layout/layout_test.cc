@@ -1,0 +1,422 @@
+#include "weft/layout/layout.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "weft/base/error.h"
+#include "weft/base/random.h"
+
+namespace weft {
+namespace {
+
+constexpr int64_t kMost = (int64_t{1} << 31) - 1;
+constexpr int64_t kHuge = std::numeric_limits<int64_t>::max();
+
+// Runs f and returns the message of the usage error that it must throw.
+template <typename F>
+std::string refusal(F&& f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::usage) << error.what();
+    return error.what();
+  }
+  ADD_FAILURE() << "not refused";
+  return "";
+}
+
+using Positions = std::vector<int64_t>;
+
+std::vector<Positions> all_positions(const Layout& layout) {
+  std::vector<Positions> result;
+  for (int rank = 0; rank < layout.ranks(); ++rank) result.push_back(layout.positions(rank));
+  return result;
+}
+
+// Lengths of random documents that sum to `tokens`.
+std::vector<int64_t> random_lengths(Random& random, int64_t tokens) {
+  std::vector<int64_t> lengths;
+  while (tokens > 0) {
+    lengths.push_back(random.uniform(3) == 0 ? 1 : random.uniform(1, std::min<int64_t>(tokens, 25) + 1));
+    tokens -= lengths.back();
+  }
+  return lengths;
+}
+
+// Positions 0 .. tokens - 1 in random order, as runs of random strides dealt to random ranks.
+std::vector<std::vector<Run>> random_runs(Random& random, int64_t tokens, int ranks) {
+  std::vector<char> taken(static_cast<size_t>(tokens), 0);
+  std::vector<Run> runs;
+  for (int64_t base = 0; base < tokens; ++base) {
+    if (taken[static_cast<size_t>(base)]) continue;
+    Run run{.base = base, .stride = random.uniform(1, 5), .count = 0};
+    const int64_t most = random.uniform(1, 9);
+    for (int64_t x = base; x < tokens && run.count < most && !taken[static_cast<size_t>(x)];
+         x += run.stride) {
+      taken[static_cast<size_t>(x)] = 1;
+      ++run.count;
+    }
+    runs.push_back(run);
+  }
+  random.shuffle(std::span(runs));
+  std::vector<std::vector<Run>> shards(static_cast<size_t>(ranks));
+  for (const Run& run : runs) shards[static_cast<size_t>(random.uniform(ranks))].push_back(run);
+  return shards;
+}
+
+// Calls f(layout) for every kind of layout, 1..70 tokens and many numbers of ranks.
+template <typename F>
+void for_each_layout(F&& f) {
+  Random random(1);
+  for (int64_t tokens = 1; tokens <= 70; ++tokens) {
+    for (int ranks : {1, 2, 3, 4, 5, 7, 8, 13}) {
+      const std::vector<int64_t> lengths = random_lengths(random, tokens);
+      for (std::string_view name : layout_names()) {
+        SCOPED_TRACE(std::string(name) + ", " + std::to_string(tokens) + " tokens, " +
+                     std::to_string(ranks) + " ranks");
+        ASSERT_NO_FATAL_FAILURE(f(make_layout(name, lengths, ranks)));
+      }
+      SCOPED_TRACE("runs, " + std::to_string(tokens) + " tokens, " + std::to_string(ranks) + " ranks");
+      ASSERT_NO_FATAL_FAILURE(f(Layout::from_runs(tokens, random_runs(random, tokens, ranks))));
+    }
+  }
+}
+
+TEST(Layout, ShardsPartitionThePositions) {
+  for_each_layout([](const Layout& layout) {
+    std::vector<int> position_seen(static_cast<size_t>(layout.tokens()), 0);
+    std::vector<int> slot_seen = position_seen;
+    for (int rank = 0; rank < layout.ranks(); ++rank) {
+      const Positions positions = layout.positions(rank);
+      ASSERT_EQ(static_cast<int64_t>(positions.size()), layout.tokens_of(rank));
+      size_t row = 0;
+      for (const Range& slots : layout.shard(rank).ranges()) {
+        for (int64_t slot = slots.begin; slot < slots.end; ++slot, ++row) {
+          ++slot_seen.at(static_cast<size_t>(slot));
+          ASSERT_EQ(layout.axis().position(slot), positions[row]);
+          ASSERT_EQ(layout.shard(rank).rank_of(slot), static_cast<int64_t>(row));
+        }
+      }
+      for (int64_t position : positions) ++position_seen.at(static_cast<size_t>(position));
+    }
+    for (int count : position_seen) ASSERT_EQ(count, 1);
+    for (int count : slot_seen) ASSERT_EQ(count, 1);
+  });
+}
+
+TEST(Layout, RunsGiveAnEqualLayout) {
+  for_each_layout([](const Layout& layout) {
+    std::vector<std::vector<Run>> runs;
+    for (int rank = 0; rank < layout.ranks(); ++rank) runs.push_back(layout.runs(rank));
+    const Layout again = Layout::from_runs(layout.tokens(), runs);
+    ASSERT_EQ(all_positions(again), all_positions(layout));
+    ASSERT_EQ(again.axis(), layout.axis());
+    ASSERT_EQ(again, layout);
+  });
+}
+
+TEST(Layout, ConsecutiveShardsAreTheUnionOfEach) {
+  for_each_layout([](const Layout& layout) {
+    for (int first = 0; first < layout.ranks(); ++first) {
+      IntervalSet expected;
+      ASSERT_TRUE(layout.shards(first, 0).empty());
+      for (int count = 1; count <= layout.ranks(); ++count) {
+        expected.unite(layout.shard((first + count - 1) % layout.ranks()));
+        ASSERT_EQ(layout.shards(first, count), expected) << first << ", " << count;
+      }
+      ASSERT_EQ(expected, IntervalSet(Range{0, layout.tokens()}));
+    }
+  });
+}
+
+TEST(Layout, ShardAndUnshardAreInverse) {
+  for_each_layout([](const Layout& layout) {
+    for (int64_t width : {1, 3}) {
+      std::vector<int> global(static_cast<size_t>(layout.tokens() * width));
+      std::iota(global.begin(), global.end(), 0);
+      std::vector<int> back(global.size(), -1);
+      for (int rank = 0; rank < layout.ranks(); ++rank) {
+        const std::vector<int> local = shard<int>(layout, rank, global, width);
+        ASSERT_EQ(static_cast<int64_t>(local.size()), layout.tokens_of(rank) * width);
+        for (size_t i = 0; i < local.size(); ++i) {
+          const int64_t row = layout.positions(rank)[i / static_cast<size_t>(width)];
+          ASSERT_EQ(local[i], row * width + static_cast<int64_t>(i) % width);
+        }
+        unshard<int>(layout, rank, local, back, width);
+      }
+      ASSERT_EQ(back, global);
+    }
+  });
+}
+
+TEST(Layout, GoldenShards) {
+  EXPECT_EQ(all_positions(Layout::contiguous(8, 2)),
+            (std::vector<Positions>{{0, 1, 2, 3}, {4, 5, 6, 7}}));
+  EXPECT_EQ(all_positions(Layout::zigzag(8, 2)),
+            (std::vector<Positions>{{0, 1, 6, 7}, {2, 3, 4, 5}}));
+  EXPECT_EQ(all_positions(Layout::striped(8, 2)),
+            (std::vector<Positions>{{0, 2, 4, 6}, {1, 3, 5, 7}}));
+  EXPECT_EQ(all_positions(Layout::striped(7, 3)),
+            (std::vector<Positions>{{0, 3, 6}, {1, 4}, {2, 5}}));
+  EXPECT_EQ(all_positions(Layout::document_zigzag({4, 8}, 2)),
+            (std::vector<Positions>{{0, 3, 4, 5, 10, 11}, {1, 2, 6, 7, 8, 9}}));
+  // The first document leaves its odd token to chunk 0, so the second begins with chunk 1.
+  EXPECT_EQ(all_positions(Layout::document_zigzag({5, 2, 1}, 2)),
+            (std::vector<Positions>{{0, 1, 4, 7}, {2, 3, 5, 6}}));
+  EXPECT_EQ(all_positions(Layout::contiguous(2, 4)), (std::vector<Positions>{{}, {0}, {}, {1}}));
+}
+
+TEST(Layout, NamesAreKnownAndKept) {
+  EXPECT_EQ(layout_names().size(), 4u);
+  for (std::string_view name : layout_names()) EXPECT_EQ(make_layout(name, {8}, 2).name(), name);
+  EXPECT_EQ(make_layout("zigzag", {5, 3}, 2), Layout::zigzag(8, 2));
+  EXPECT_EQ(make_layout("document-zigzag", {5, 3}, 2), Layout::document_zigzag({5, 3}, 2));
+  EXPECT_NE(Layout::zigzag(8, 2), Layout::striped(8, 2));
+  const std::string message = refusal([] { make_layout("zig", {8}, 2); });
+  EXPECT_NE(message.find("document-zigzag"), std::string::npos) << message;
+}
+
+TEST(Layout, HostileSizesAreRefused) {
+  for (std::string_view name : layout_names()) {
+    for (int64_t bad : {int64_t{0}, int64_t{-1}, kMost + 1, kHuge, -kHuge - 1}) {
+      refusal([&] { make_layout(name, {bad}, 2); });
+      refusal([&] { make_layout(name, {5, bad}, 2); });
+    }
+    for (int bad : {0, -1, 65537, std::numeric_limits<int>::max(), std::numeric_limits<int>::min()}) {
+      refusal([&] { make_layout(name, {8}, bad); });
+    }
+    refusal([&] { make_layout(name, {}, 2); });
+    refusal([&] { make_layout(name, {kMost, 1}, 2); });
+    refusal([&] { make_layout(name, {kHuge, kHuge, 3}, 2); });
+    const Layout largest = make_layout(name, {kMost}, 8);
+    int64_t sum = 0;
+    for (int rank = 0; rank < 8; ++rank) sum += largest.tokens_of(rank);
+    EXPECT_EQ(sum, kMost);
+    EXPECT_EQ(make_layout(name, {3, 4}, 65536).ranks(), 65536);
+  }
+}
+
+// Tokens per rank differ by one at most, for every layout by name.
+TEST(Layout, ShardsAreNearlyEqual) {
+  Random random(2);
+  for (int trial = 0; trial < 3000; ++trial) {
+    const int ranks = static_cast<int>(random.uniform(1, 14));
+    const std::vector<int64_t> lengths = random_lengths(random, random.uniform(1, 300));
+    for (std::string_view name : layout_names()) {
+      const Layout layout = make_layout(name, lengths, ranks);
+      int64_t least = layout.tokens(), most = 0;
+      for (int rank = 0; rank < ranks; ++rank) {
+        least = std::min(least, layout.tokens_of(rank));
+        most = std::max(most, layout.tokens_of(rank));
+      }
+      ASSERT_LE(most - least, 1) << name << ", trial " << trial;
+    }
+  }
+}
+
+int64_t causal_work(const Layout& layout, int rank) {
+  int64_t work = 0;
+  for (int64_t position : layout.positions(rank)) work += position + 1;
+  return work;
+}
+
+// Ranks hold the same number of tokens give or take one, and the two chunks of a rank lie
+// symmetrically give or take one token per chunk before them. So the causal work, S^2 / 2P on
+// average, differs between ranks by less than two rows of the full length S; not at all where 2P
+// divides S.
+TEST(Layout, ZigzagBalancesCausalWork) {
+  for (int64_t tokens = 1; tokens <= 300; ++tokens) {
+    for (int ranks : {1, 2, 3, 4, 5, 7, 8, 13}) {
+      const Layout layout = Layout::zigzag(tokens, ranks);
+      int64_t least = kHuge, most = 0;
+      for (int rank = 0; rank < ranks; ++rank) {
+        least = std::min(least, causal_work(layout, rank));
+        most = std::max(most, causal_work(layout, rank));
+      }
+      ASSERT_LT(most - least, 2 * tokens) << tokens << " tokens, " << ranks << " ranks";
+      if (tokens % (2 * ranks) == 0) {
+        ASSERT_EQ(most, least);
+      }
+    }
+  }
+}
+
+TEST(Layout, ShortDocumentsSpreadEvenly) {
+  for (int ranks : {1, 2, 3, 4, 5, 7, 8, 13, 64}) {
+    const Layout layout = Layout::document_zigzag(std::vector<int64_t>(1000, 1), ranks);
+    for (int rank = 0; rank < ranks; ++rank) {
+      EXPECT_GE(layout.tokens_of(rank), 1000 / ranks);
+      EXPECT_LE(layout.tokens_of(rank), 1000 / ranks + 1);
+    }
+    // Lengths whose remainders repeat with the period of the deal.
+    std::vector<int64_t> lengths;
+    for (int i = 0; i < 500; ++i) {
+      lengths.push_back(1);
+      if (ranks > 1) lengths.push_back(2 * ranks - 1);
+    }
+    const Layout periodic = Layout::document_zigzag(lengths, ranks);
+    for (int rank = 0; rank < ranks; ++rank) {
+      EXPECT_GE(periodic.tokens_of(rank), periodic.tokens() / ranks);
+      EXPECT_LE(periodic.tokens_of(rank), periodic.tokens() / ranks + 1);
+    }
+  }
+}
+
+// Each document by itself is dealt as zigzag: its chunks differ by one token at most, in order.
+TEST(Layout, DocumentZigzagDealsEachDocument) {
+  Random random(3);
+  for (int trial = 0; trial < 500; ++trial) {
+    const int ranks = static_cast<int>(random.uniform(1, 9));
+    const std::vector<int64_t> lengths = random_lengths(random, random.uniform(1, 120));
+    const Layout layout = Layout::document_zigzag(lengths, ranks);
+    std::vector<int> rank_of(static_cast<size_t>(layout.tokens()));
+    for (int rank = 0; rank < ranks; ++rank) {
+      for (int64_t position : layout.positions(rank)) rank_of[static_cast<size_t>(position)] = rank;
+    }
+    size_t begin = 0;
+    for (int64_t length : lengths) {
+      const size_t end = begin + static_cast<size_t>(length);
+      std::vector<int64_t> held(static_cast<size_t>(ranks), 0);
+      size_t turn = begin;  // ranks ascend up to here, then descend
+      for (size_t i = begin; i < end; ++i) ++held[static_cast<size_t>(rank_of[i])];
+      while (turn + 1 < end && rank_of[turn] <= rank_of[turn + 1]) ++turn;
+      for (size_t i = turn; i + 1 < end; ++i) ASSERT_GE(rank_of[i], rank_of[i + 1]);
+      const int64_t share = length / (2 * ranks);
+      for (int64_t count : held) {
+        ASSERT_GE(count, 2 * share);
+        ASSERT_LE(count, 2 * share + 2);
+      }
+      begin = end;
+    }
+  }
+}
+
+TEST(Layout, ManyShortDocumentsOnManyRanksAreQuick) {
+  const Layout layout = Layout::document_zigzag(std::vector<int64_t>(100'000, 3), 4096);
+  EXPECT_EQ(layout.shards(7, 4096), IntervalSet(Range{0, 300'000}));
+  EXPECT_EQ(layout.shards(4000, 300).size() / 300, 73);
+}
+
+TEST(Layout, BadRunsAreRefused) {
+  const auto with = [](Run run) { return [=] { Layout::from_runs(10, {{run}, {{0, 1, 5}}}); }; };
+  EXPECT_EQ(Layout::from_runs(10, {{{5, 1, 5}}, {{0, 1, 5}}}).tokens_of(0), 5);
+  refusal(with({4, 1, 5}));                                  // overlap
+  refusal(with({5, 1, 4}));                                  // 9 is missing
+  refusal(with({4, 1, 6}));                                  // one too many
+  refusal(with({6, 1, 5}));                                  // ends outside
+  refusal(with({5, 2, 5}));                                  // strides outside
+  refusal(with({-1, 1, 5}));
+  refusal(with({5, 0, 5}));
+  refusal(with({9, -1, 5}));
+  refusal(with({5, 1, -5}));
+  refusal(with({5, 1, 0}));
+  refusal(with({10, 1, 1}));
+  for (int64_t huge : {kMost, kMost + 1, int64_t{1} << 32, int64_t{1} << 62, kHuge, -kHuge - 1}) {
+    refusal(with({huge, 1, 5}));
+    refusal(with({5, huge, 5}));
+    refusal(with({5, 1, huge}));
+    refusal(with({huge, huge, huge}));
+    refusal(with({5, huge, huge}));
+    refusal(with({0, huge, 2}));
+  }
+  refusal([] { Layout::from_runs(10, {}); });
+  refusal([] { Layout::from_runs(10, {{}, {}}); });
+  refusal([] { Layout::from_runs(4, {{{0, 1, 2}, {1, 1, 2}}}); });          // 1 twice, 3 missing
+  refusal([] { Layout::from_runs(4, {{{0, 2, 2}}, {{1, 1, 2}}}); });        // 2 twice, 3 missing
+  refusal([] { Layout::from_runs(4, {std::vector<Run>(1000, {0, 1, 4})}); });
+  for (int64_t bad : {int64_t{0}, int64_t{-1}, kMost + 1, kHuge, -kHuge - 1}) {
+    refusal([&] { Layout::from_runs(bad, {{{0, 1, bad}}}); });
+  }
+  // The whole range claimed by a few runs, with a position missing: no table of its size.
+  refusal([] { Layout::from_runs(kMost, {{{0, 1, kMost - 1}}}); });
+  refusal([] { Layout::from_runs(kMost, {{{0, 1, kMost}}, {{5, 1, 1}}}); });
+  refusal([] { Layout::from_runs(10, std::vector<std::vector<Run>>(65537)); });
+}
+
+TEST(Layout, EmptyRunsAndRanksAreFine) {
+  const Layout layout = Layout::from_runs(4, {{}, {{2, 1, 2}, {0, 7, 0}, {1, 3, 1}}, {{0, 9, 1}}});
+  EXPECT_EQ(all_positions(layout), (std::vector<Positions>{{}, {2, 3, 1}, {0}}));
+  EXPECT_FALSE(layout.axis().is_identity());
+  EXPECT_TRUE(layout.shard(0).empty());
+}
+
+TEST(Axis, RunsInsideASlotInterval) {
+  Random random(4);
+  for (int trial = 0; trial < 300; ++trial) {
+    const int64_t tokens = random.uniform(1, 40);
+    const Layout layout = Layout::from_runs(tokens, random_runs(random, tokens, 3));
+    const Axis& axis = layout.axis();
+    ASSERT_EQ(axis.tokens(), tokens);
+    bool identity = true;
+    for (int64_t slot = 0; slot < tokens; ++slot) identity &= axis.position(slot) == slot;
+    ASSERT_EQ(axis.is_identity(), identity);
+    const int64_t begin = random.uniform(-3, tokens + 3);
+    const Range wanted{begin, begin + random.uniform(-1, tokens)};
+    int64_t next = std::max<int64_t>(begin, 0);
+    axis.for_each_run(wanted, [&](Range slots, Run run) {
+      ASSERT_EQ(slots.begin, next);
+      ASSERT_EQ(slots.size(), run.count);
+      ASSERT_GT(run.count, 0);
+      for (int64_t i = 0; i < run.count; ++i) {
+        ASSERT_EQ(axis.position(slots.begin + i), run.base + i * run.stride);
+      }
+      next = slots.end;
+    });
+    const Range inside = intersect(wanted, {0, tokens});
+    ASSERT_EQ(next, inside.empty() ? std::max<int64_t>(begin, 0) : inside.end);
+  }
+}
+
+TEST(Axis, TheExampleOfTheHeader) {
+  const Axis axis = Axis::from_runs(
+      {{.base = 0, .stride = 2, .count = 3}, {.base = 1, .stride = 2, .count = 2}});
+  EXPECT_EQ(axis.position(2), 4);
+  EXPECT_EQ(axis.position(3), 1);
+  EXPECT_TRUE(Axis::identity(5).is_identity());
+  EXPECT_EQ(Axis::from_runs({{0, 1, 2}, {2, 9, 1}, {3, 1, 2}}), Axis::identity(5));
+}
+
+TEST(NextTokenLabels, StayInsideTheirDocument) {
+  const auto labels = [](std::vector<int64_t> ids, std::vector<int64_t> lengths) {
+    return next_token_labels(ids, lengths);
+  };
+  EXPECT_EQ(labels({5, 6, 7, 8, 9, 4}, {3, 1, 2}),
+            (std::vector<int64_t>{6, 7, -100, -100, 4, -100}));
+  EXPECT_EQ(labels({1}, {1}), (std::vector<int64_t>{-100}));
+  EXPECT_EQ(labels({}, {}), (std::vector<int64_t>{}));
+  const std::vector<int64_t> ids = {1, 2, 3}, one = {3};
+  EXPECT_EQ(next_token_labels(ids, one, -1), (std::vector<int64_t>{2, 3, -1}));
+  for (const std::vector<int64_t>& bad :
+       {std::vector<int64_t>{}, {2}, {4}, {2, 2}, {3, 0}, {0, 3}, {4, -1}, {-1, 4}, {kHuge},
+        {-kHuge - 1}, {kHuge, kHuge, 5}, {3, kHuge, -kHuge}}) {
+    refusal([&] { labels({1, 2, 3}, bad); });
+  }
+}
+
+// A label goes with its token to whichever rank has it.
+TEST(NextTokenLabels, FollowTheirTokens) {
+  const std::vector<int64_t> lengths = {7, 1, 12, 3};
+  std::vector<int64_t> ids(23);
+  std::iota(ids.begin(), ids.end(), 1000);
+  const std::vector<int64_t> labels = next_token_labels(ids, lengths);
+  const std::vector<int64_t> last = {1006, 1007, 1019, 1022};
+  for (std::string_view name : layout_names()) {
+    const Layout layout = make_layout(name, lengths, 3);
+    for (int rank = 0; rank < 3; ++rank) {
+      const auto tokens = shard<int64_t>(layout, rank, ids);
+      const auto wanted = shard<int64_t>(layout, rank, labels);
+      for (size_t i = 0; i < tokens.size(); ++i) {
+        const bool end = std::count(last.begin(), last.end(), tokens[i]) > 0;
+        EXPECT_EQ(wanted[i], end ? -100 : tokens[i] + 1);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace weft

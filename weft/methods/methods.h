@@ -1,0 +1,16 @@
+// The method records, one per file of this folder.
+#pragma once
+
+#include "weft/methods/method.h"
+
+namespace weft::methods {
+
+extern const Method ring;
+extern const Method zigzag;
+extern const Method striped;
+extern const Method all_gather;
+extern const Method ulysses;
+extern const Method usp;
+extern const Method token_ring;
+
+}  // namespace weft::methods

@@ -1,0 +1,26 @@
+// The list of methods, and the way from a name to a schedule.
+//
+//   Schedule schedule = make_schedule("zigzag", problem);
+#pragma once
+
+#include <span>
+
+#include "weft/methods/method.h"
+
+namespace weft {
+
+// All methods, in the order of the documentation.
+std::span<const Method* const> all_methods();
+
+// Throws Error(usage) with the nearest name for an unknown one.
+const Method& find_method(std::string_view name);
+
+// The method's own layout for these documents.
+Layout layout_of(std::string_view method, const std::vector<int64_t>& lengths, int ranks,
+                 const std::map<std::string, std::string>& options = {});
+
+// Validates the problem and makes the method's schedule. Throws Error(usage) or Error(unsupported).
+Schedule make_schedule(std::string_view method, Problem problem,
+                       const std::map<std::string, std::string>& options = {});
+
+}  // namespace weft

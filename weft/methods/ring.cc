@@ -1,0 +1,104 @@
+// Ring attention: queries stay, key-value blocks go round, partial results merge where the queries are.
+//
+//   4 ranks, causal, zigzag layout, direction -1 (cell: key-value block that the rank attends to)
+//            rank 0   rank 1   rank 2   rank 3
+//   step 0      0        1        2        3
+//   step 1      1        2        3        0lo      0lo: only the half that the ranks after the wrap still need
+//   step 2      2        3        0lo      1lo
+//   step 3      3        0lo      1lo      2lo
+//
+// One writer, three names: the layout and the direction are all that distinguishes ring (Liu, Zaharia, Abbeel 2023,
+// arXiv 2310.01889), zigzag (zhuzilin/ring-flash-attention, issue 2; Megatron context parallelism) and striped
+// (Brandon et al. 2023, arXiv 2311.09431). With S tokens and P ranks, kv rows sent per rank under a full mask:
+// forward (P-1)/P * S, backward the same, and as many rows of dk, dv.
+#include "weft/methods/methods.h"
+#include "weft/methods/ring_pass.h"
+
+namespace weft::methods {
+namespace {
+
+Steps write(std::shared_ptr<const Ring> ring, int rank, Builder& b) {
+  RingPass pass(b, ring, rank, b.all_kv_heads());
+  Value q = b.input(Field::q), kv = b.input(Field::k | Field::v);
+  Value acc = b.partial(q), current = kv;
+  for (int t = 0; t < pass.steps(); ++t) {
+    pass.forward(t, q, acc, current);
+    co_yield Step{};
+  }
+  b.result(b.finish(acc));
+  acc.reset(), q.reset(), kv.reset();
+  if (!b.problem().backward) co_return;
+
+  if (pass.steps() == 1) current.reset();  // it is the own block, which the caller gives again
+  b.begin_backward();
+  q = b.input(Field::q), kv = b.input(Field::k | Field::v);
+  Value out = b.input(Field::out | Field::lse), dout = b.input(Field::dout);
+  Value delta = b.prepare_backward(out.only(Field::out), dout);
+  Value dq = b.sums(Field::dq, q.tokens(), q.heads()), sums;
+  if (pass.steps() == 1) current = kv;
+  for (int t = 0; t < pass.steps(); ++t) {
+    pass.backward(t, q, kv, {dout, out.only(Field::lse), delta}, dq, current, sums);
+    co_yield Step{};
+  }
+  b.result(b.finish(dq));
+  b.result(b.finish(sums));
+}
+
+Writer make_writer(std::shared_ptr<const Problem> problem, const MethodOptions& options) {
+  auto ring = std::make_shared<Ring>();
+  for (int r = 0; r < problem->ranks(); ++r) ring->ranks.push_back(r);
+  ring->queries = problem->query_layout.shards();
+  ring->keys = problem->key_layout.shards();
+  ring->direction = options.choice("direction", {"1", "-1"}) == "1" ? 1 : -1;
+  return [ring = std::shared_ptr<const Ring>(std::move(ring))](int rank, Builder& b) { return write(ring, rank, b); };
+}
+
+MethodOption direction(std::string_view fallback) {
+  return {"direction", fallback, "1 or -1", "which way key-value blocks travel: to the next rank or to the previous"};
+}
+
+constexpr std::string_view kAllMasks = "full, causal, sliding window, packed documents and combinations";
+constexpr std::string_view kNeeds = "any tokens, ranks, heads and kv heads";
+
+}  // namespace
+
+const Method ring = {
+    .name = "ring",
+    .paper = "Ring Attention, Liu, Zaharia, Abbeel 2023, arXiv 2310.01889",
+    .summary = "key-value blocks go round a ring of contiguous shards; under a causal mask they stop by themselves",
+    .masks = kAllMasks,
+    .needs = kNeeds,
+    .options = {direction("1")},
+    .layout = [](const std::vector<int64_t>& lengths, int ranks, const MethodOptions&) {
+      return make_layout("contiguous", lengths, ranks);
+    },
+    .writer = make_writer,
+};
+
+const Method zigzag = {
+    .name = "zigzag",
+    .paper = "zigzag ring of zhuzilin/ring-flash-attention 2024, also Megatron context parallelism and Llama 3",
+    .summary = "ring over a layout that balances causal work; each document is cut in 2 x ranks chunks",
+    .masks = kAllMasks,
+    .needs = kNeeds,
+    .options = {direction("-1")},
+    .layout = [](const std::vector<int64_t>& lengths, int ranks, const MethodOptions&) {
+      return make_layout(lengths.size() == 1 ? "zigzag" : "document-zigzag", lengths, ranks);
+    },
+    .writer = make_writer,
+};
+
+const Method striped = {
+    .name = "striped",
+    .paper = "Striped Attention, Brandon et al. 2023, arXiv 2311.09431",
+    .summary = "ring over tokens dealt one by one, balanced to within a token per step",
+    .masks = kAllMasks,
+    .needs = kNeeds,
+    .options = {direction("1")},
+    .layout = [](const std::vector<int64_t>& lengths, int ranks, const MethodOptions&) {
+      return make_layout("striped", lengths, ranks);
+    },
+    .writer = make_writer,
+};
+
+}  // namespace weft::methods

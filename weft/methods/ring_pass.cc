@@ -1,0 +1,67 @@
+#include "weft/methods/ring_pass.h"
+
+namespace weft::methods {
+
+Set RingPass::ahead(int j, int p) {
+  j = ring_->place(j);
+  p = ring_->place(p);
+  const int count = d_ > 0 ? ring_->place(j - p) : ring_->place(p - j);
+  const IntervalSet queries = ring_->queries.of(d_ > 0 ? p : ring_->place(j + 1), count);
+  return b_.keys_needed(queries, ring_->keys[j]);
+}
+
+void RingPass::forward(int t, const Value& q, const Value& acc, Value& current) {
+  const int j = me_ - d_ * t;  // owner of the current block
+  const bool last = t + 1 == steps();
+  Value next;
+  if (!last) {
+    next = b_.whole(Field::k | Field::v, ahead(j - d_, me_), kv_heads_);
+    Exchange hop = b_.exchange(0);  // issued before the compute that hides it
+    hop.send(peer(me_ + d_), current[ahead(j, me_ + d_)]);
+    hop.receive(peer(me_ - d_), next);
+    hop.issue();
+  }
+  b_.attend(q, current, acc);
+  if (!last) current = std::move(next);
+}
+
+void RingPass::backward(int t, const Value& q, const Value& kv, const Slices& bundle, const Value& dq, Value& current,
+                        Value& sums) {
+  const int j = me_ + d_ * (t + 1);  // owner of the current block; the own one comes last
+  Value next;
+  if (t + 2 < steps()) {
+    next = b_.whole(Field::k | Field::v, ahead(j + d_, me_), kv_heads_);
+    const int x = me_ - d_ * (t + 2);  // works on my block in the next step: send it what forward left behind there
+    Exchange hop = b_.exchange(0);
+    hop.send(peer(me_ - d_), current);
+    hop.send(peer(x), kv[left(me_, x)]);
+    hop.receive(peer(me_ + d_), next[ahead(j + d_, me_ + d_)]);
+    hop.receive(peer(j + d_), next[left(j + d_, me_)]);
+    hop.issue();
+  } else if (t + 2 == steps()) {
+    next = kv;  // the own block never left
+  }
+
+  if (t == 0) {  // the block held last holds nothing but what I need
+    sums = b_.sums(Field::dk | Field::dv, current.tokens(), kv_heads_);
+    b_.attend_backward(q, current, bundle, dq, sums);
+  } else {
+    // The sums are still arriving, so the compute needs a target of its own.
+    const Set mine = b_.keys_needed(ring_->queries[me_], current.tokens().intervals());
+    Value part = b_.sums(Field::dk | Field::dv, mine, kv_heads_);
+    b_.attend_backward(q, current[mine], bundle, dq, part);
+    b_.add(sums[mine], part);
+  }
+
+  if (t + 1 < steps()) {
+    Value home = b_.sums(Field::dk | Field::dv, next.tokens(), kv_heads_);
+    Exchange hop = b_.exchange(1);
+    hop.send(peer(me_ - d_), sums);
+    hop.receive(peer(me_ + d_), home[ahead(j + d_, me_ + d_)]);
+    hop.issue();
+    sums = std::move(home);
+    current = std::move(next);
+  }
+}
+
+}  // namespace weft::methods

@@ -1,0 +1,82 @@
+// USP: Ulysses inside, ring outside. P = ulysses x ring.
+//
+//   ranks of a 2 x 2 grid, ulysses 2, placement inner       place 0: ranks 0, 1     place 1: ranks 2, 3
+//   all-to-all of heads inside each place, then a ring between equal heads: 0 <-> 2 and 1 <-> 3
+//
+// Fang and Zhao 2024, arXiv 2405.07719; LoongTrain's 2D attention (Gu et al. 2024, arXiv 2406.18485) without its
+// double ring. Placement inner makes the members of an all-to-all adjacent ranks, outer the members of a ring.
+// With u x r = P ranks, rows sent per rank under a full mask: all-to-all as in ulysses.cc with u for P, ring as in
+// ring.cc with r for P on S/r tokens and 1/u of the heads.
+#include "weft/base/error.h"
+#include "weft/methods/head_exchange.h"
+#include "weft/methods/methods.h"
+
+namespace weft::methods {
+namespace {
+
+// The ulysses degree: as given, or the largest divisor of the ranks that is not above their square root.
+int degree_of(int ranks, const MethodOptions& options) {
+  if (options.text("ulysses") == "auto") {
+    int degree = 1;
+    for (int d = 1; d * d <= ranks; ++d) {
+      if (ranks % d == 0) degree = d;
+    }
+    return degree;
+  }
+  const int degree = static_cast<int>(options.integer("ulysses", 1, 65536));
+  if (ranks % degree == 0) return degree;
+  std::string divisors;
+  for (int d = 1; d <= ranks; ++d) {
+    if (ranks % d == 0) divisors += (divisors.empty() ? "" : ", ") + std::to_string(d);
+  }
+  throw Error(ErrorCode::unsupported, "usp: ulysses degree " + std::to_string(degree) + " does not divide " +
+                                          std::to_string(ranks) + " ranks; use one of " + divisors);
+}
+
+bool is_adjacent(const MethodOptions& options) { return options.choice("placement", {"inner", "outer"}) == "inner"; }
+
+// Zigzag over the places; inside a place, consecutive pieces of its tokens.
+Layout usp_layout(const std::vector<int64_t>& lengths, int ranks, const MethodOptions& options) {
+  const int degree = degree_of(ranks, options), places = ranks / degree;
+  const Layout outer = make_layout(lengths.size() == 1 ? "zigzag" : "document-zigzag", lengths, places);
+  std::vector<std::vector<Run>> shards(static_cast<size_t>(ranks));
+  for (int place = 0; place < places; ++place) {
+    const int64_t tokens = outer.tokens_of(place);
+    int64_t passed = 0;
+    int index = 0;
+    for (Run run : outer.runs(place)) {
+      while (run.count > 0) {
+        const int64_t end = tokens * (index + 1) / degree;  // of this member, in local tokens of the place
+        const int64_t take = std::min(run.count, end - passed);
+        if (take > 0) {
+          const int rank = is_adjacent(options) ? place * degree + index : index * places + place;
+          shards[static_cast<size_t>(rank)].push_back({run.base, 1, take});
+        }
+        run.base += take, run.count -= take, passed += take;
+        if (passed == end) ++index;
+      }
+    }
+  }
+  return Layout::from_runs(outer.tokens(), std::move(shards));
+}
+
+}  // namespace
+
+const Method usp = {
+    .name = "usp",
+    .paper = "USP, Fang and Zhao 2024, arXiv 2405.07719",
+    .summary = "all-to-all of heads inside groups of ranks, ring of key-value blocks between them",
+    .masks = "full, causal, sliding window, packed documents and combinations",
+    .needs = "a ulysses degree that divides the ranks; any tokens, heads and kv heads",
+    .options = {{"ulysses", "auto", "auto or a divisor of ranks", "ranks that trade heads; the others ring"},
+                {"placement", "inner", "inner or outer", "whether ranks that trade heads are adjacent, or those of a ring"},
+                {"direction", "-1", "1 or -1", "which way key-value blocks travel in the ring"}},
+    .layout = usp_layout,
+    .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
+      const int direction = options.choice("direction", {"1", "-1"}) == "1" ? 1 : -1;
+      auto grid = make_head_grid(*problem, degree_of(problem->ranks(), options), is_adjacent(options), direction);
+      return [grid](int rank, Builder& b) { return write_head_exchange(grid, rank, b); };
+    },
+};
+
+}  // namespace weft::methods

@@ -1,0 +1,236 @@
+#include "weft/schedule/builder.h"
+
+#include <algorithm>
+
+#include "weft/base/error.h"
+
+namespace weft {
+
+// ---- handles
+
+Value::Value(const Value& other) : builder_(other.builder_), id_(other.id_) {
+  if (builder_) ++builder_->slots_[static_cast<size_t>(id_)].references;
+}
+
+Value::Value(Value&& other) noexcept : builder_(std::exchange(other.builder_, nullptr)), id_(other.id_) {}
+
+Value& Value::operator=(Value other) noexcept {
+  std::swap(builder_, other.builder_);
+  std::swap(id_, other.id_);
+  return *this;
+}
+
+Value::~Value() {
+  if (builder_) builder_->release(id_);
+}
+
+Set Value::tokens() const { return empty() ? Set() : Set(builder_->pool_, builder_->slot(id_).tokens); }
+Set Value::heads() const { return empty() ? Set() : Set(builder_->pool_, builder_->slot(id_).heads); }
+Fields Value::fields() const { return empty() ? Fields() : builder_->slot(id_).fields; }
+
+Value::operator Slice() const {
+  if (empty()) return {};
+  const Builder::Slot& slot = builder_->slot(id_);
+  return {id_, slot.tokens, slot.heads, slot.fields};
+}
+
+Slice Value::operator[](Set tokens) const { return at(tokens, heads()); }
+
+Slice Value::at(Set tokens, Set heads) const {
+  return empty() ? Slice{} : Slice{id_, tokens.id(), heads.id(), fields()};
+}
+
+Exchange& Exchange::send(int peer, const Slice& slice) {
+  if (!builder_->is_empty(slice)) builder_->outgoing_.push_back({slice, peer, Combine::copy});
+  return *this;
+}
+
+Exchange& Exchange::receive(int peer, const Slice& slice, Combine combine) {
+  if (!builder_->is_empty(slice)) builder_->incoming_.push_back({slice, peer, combine});
+  return *this;
+}
+
+void Exchange::issue() { builder_->issue(lane_); }
+
+// ---- builder
+
+Builder::Builder(const Problem& problem, SetPool& pool, int rank) : problem_(problem), pool_(pool), rank_(rank) {}
+
+Set Builder::keys_needed(const IntervalSet& queries, const IntervalSet& keys) {
+  return set(problem_.pairs.keys_needed(queries, keys));
+}
+
+Set Builder::queries_needed(const IntervalSet& queries, const IntervalSet& keys) {
+  return set(problem_.pairs.queries_needed(queries, keys));
+}
+
+Instruction& Builder::record(Op op) {
+  WEFT_CHECK(outgoing_.empty() && incoming_.empty());  // an exchange was put together and never issued
+  const bool is_exchange = op == Op::exchange;
+  instructions_.push_back(
+      {.op = op, .step = step_, .first = static_cast<uint32_t>(is_exchange ? parts_.size() : slices_.size())});
+  return instructions_.back();
+}
+
+uint32_t Builder::operands(const Slices& list) {
+  uint32_t count = 0;
+  for (const Slice& slice : list) {
+    if (is_empty(slice)) continue;
+    slices_.push_back(slice);
+    ++count;
+  }
+  return count;
+}
+
+Value Builder::create(Op op, Form form, Fields fields, SetId tokens, SetId heads) {
+  if (tokens == SetId::empty || heads == SetId::empty) return {};
+  ValueId id{};
+  if (free_.empty()) {
+    id = static_cast<ValueId>(slots_.size());
+    slots_.push_back({});
+  } else {
+    id = free_.back();
+    free_.pop_back();
+  }
+  slots_[static_cast<size_t>(id)] = {fields, form, tokens, heads, 1};
+  Instruction& instruction = record(op);
+  instruction.form = form;
+  instruction.targets = 1;
+  slices_.push_back({id, tokens, heads, fields});
+  return Value(this, id);
+}
+
+void Builder::release(ValueId id) {
+  Slot& slot = slots_[static_cast<size_t>(id)];
+  if (--slot.references > 0) return;
+  Instruction& instruction = record(Op::drop);
+  instruction.sources = 1;
+  slices_.push_back({id, slot.tokens, slot.heads, slot.fields});
+  free_.push_back(id);
+}
+
+Value Builder::input(Fields fields) {
+  const bool query_side = kQueryFields.includes(fields);
+  return create(Op::input, Form::whole, fields, (query_side ? queries_of(rank_) : keys_of(rank_)).id(),
+                (query_side ? all_heads() : all_kv_heads()).id());
+}
+
+Value Builder::whole(Fields fields, Set tokens, Set heads) {
+  return create(Op::create, Form::whole, fields, tokens.id(), heads.id());
+}
+
+Value Builder::partial(const Slice& queries) {
+  return create(Op::create, Form::accumulating, Field::out | Field::lse, queries.tokens, queries.heads);
+}
+
+Value Builder::partial(Set tokens, Set heads) {
+  return create(Op::create, Form::accumulating, Field::out | Field::lse, tokens.id(), heads.id());
+}
+
+Value Builder::sums(Fields fields, Set tokens, Set heads) {
+  return create(Op::create, Form::accumulating, fields, tokens.id(), heads.id());
+}
+
+void Builder::result(const Slice& slice) {
+  if (is_empty(slice)) return;
+  Instruction& instruction = record(Op::result);
+  instruction.sources = operands(slice);
+}
+
+bool Builder::any_pair(const Slices& queries, const Slices& keys) const {
+  for (const Slice& q : queries) {
+    for (const Slice& k : keys) {
+      if (!is_empty(q) && !is_empty(k) && problem_.pairs.any(pool_[q.tokens], pool_[k.tokens])) return true;
+    }
+  }
+  return false;
+}
+
+void Builder::attend(const Slices& queries, const Slices& keys, const Slices& partial) {
+  if (!any_pair(queries, keys)) return;
+  Instruction& instruction = record(Op::attend);
+  instruction.queries = operands(queries);
+  instruction.keys = operands(keys);
+  instruction.targets = operands(partial);
+}
+
+void Builder::attend_backward(const Slices& queries, const Slices& keys, const Slices& bundle, const Slices& dq,
+                              const Slices& dkv) {
+  if (!any_pair(queries, keys)) return;
+  Instruction& instruction = record(Op::attend_backward);
+  instruction.queries = operands(queries);
+  instruction.keys = operands(keys);
+  instruction.bundles = operands(bundle);
+  instruction.targets = operands(dq);
+  instruction.targets += operands(dkv);
+}
+
+Value Builder::prepare_backward(const Slice& out, const Slice& dout) {
+  Value delta = create(Op::create, Form::whole, Field::delta, dout.tokens, dout.heads);
+  if (delta.empty()) return delta;
+  Instruction& instruction = record(Op::prepare_backward);
+  instruction.sources = operands(out);
+  instruction.sources += operands(dout);
+  instruction.targets = operands(delta);
+  return delta;
+}
+
+Value Builder::finish(const Slice& sums) {
+  Value whole = create(Op::create, Form::whole, sums.fields, sums.tokens, sums.heads);
+  if (whole.empty()) return whole;
+  Instruction& instruction = record(Op::finish);
+  instruction.sources = operands(sums);
+  instruction.targets = operands(whole);
+  return whole;
+}
+
+void Builder::merge(const Slice& into, const Slice& from) {
+  if (is_empty(into) || is_empty(from)) return;
+  Instruction& instruction = record(Op::merge);
+  instruction.sources = operands(from);
+  instruction.targets = operands(into);
+}
+
+void Builder::add(const Slice& into, const Slice& from) {
+  if (is_empty(into) || is_empty(from)) return;
+  Instruction& instruction = record(Op::add);
+  instruction.sources = operands(from);
+  instruction.targets = operands(into);
+}
+
+void Builder::issue(int lane) {
+  if (outgoing_.empty() && incoming_.empty()) return;
+  const auto by_peer = [](const Part& a, const Part& b) { return a.peer < b.peer; };
+  // Writers mostly name peers in order already; stable, so parts of one peer keep their listed order.
+  for (std::vector<Part>* parts : {&outgoing_, &incoming_}) {
+    if (!std::is_sorted(parts->begin(), parts->end(), by_peer)) std::stable_sort(parts->begin(), parts->end(), by_peer);
+  }
+  const uint32_t first = static_cast<uint32_t>(parts_.size());
+  const uint32_t out = static_cast<uint32_t>(outgoing_.size()), in = static_cast<uint32_t>(incoming_.size());
+  parts_.insert(parts_.end(), outgoing_.begin(), outgoing_.end());
+  parts_.insert(parts_.end(), incoming_.begin(), incoming_.end());
+  outgoing_.clear();
+  incoming_.clear();
+  Instruction& instruction = record(Op::exchange);
+  instruction.lane = static_cast<uint8_t>(lane);
+  instruction.first = first;
+  instruction.sources = out;
+  instruction.targets = in;
+}
+
+void Builder::wait(int lane) { record(Op::wait).lane = static_cast<uint8_t>(lane); }
+
+void Builder::begin_backward() { record(Op::begin_backward); }
+
+Block Builder::take() {
+  ++step_;
+  return {instructions_, slices_, parts_};
+}
+
+void Builder::clear() {
+  instructions_.clear();
+  slices_.clear();
+  parts_.clear();
+}
+
+}  // namespace weft

@@ -1,0 +1,195 @@
+// Builder: how a method writes a rank's program.
+//
+//   Steps write(std::shared_ptr<const Problem> problem, int rank, Builder& b) {
+//     Value q = b.input(Field::q), kv = b.input(Field::k | Field::v);
+//     Value acc = b.partial(q);
+//     b.attend(q, kv, acc);
+//     b.result(b.finish(acc));
+//     co_yield Step{};
+//   }
+//
+// A Value is a handle: when the last handle to a value goes, the builder writes its `drop`. Whatever is empty
+// vanishes: an instruction without rows, an attend without allowed pairs, a part without tokens, an exchange without
+// parts. So a writer needs no special case for idle ranks, short shards or unused heads.
+#pragma once
+
+#include <initializer_list>
+#include <utility>
+#include <vector>
+
+#include "weft/schedule/schedule.h"
+
+namespace weft {
+
+class Builder;
+
+// An interned set of token slots or heads. Cheap to copy.
+class Set {
+ public:
+  Set() = default;
+  Set(SetPool& pool, SetId id) : pool_(&pool), id_(id) {}
+  SetId id() const { return id_; }
+  bool empty() const { return id_ == SetId::empty; }
+  int64_t size() const { return empty() ? 0 : pool_->size(id_); }
+  const IntervalSet& intervals() const { return (*pool_)[id_]; }
+  friend Set operator|(Set a, Set b) { return a.empty() ? b : Set(*a.pool_, a.pool_->unite(a.id_, b.id_)); }
+  friend Set operator&(Set a, Set b) { return a.empty() ? a : Set(*a.pool_, a.pool_->intersect(a.id_, b.id_)); }
+  friend Set operator-(Set a, Set b) { return a.empty() ? a : Set(*a.pool_, a.pool_->subtract(a.id_, b.id_)); }
+  friend bool operator==(Set a, Set b) { return a.id_ == b.id_; }
+
+ private:
+  SetPool* pool_ = nullptr;
+  SetId id_ = SetId::empty;
+};
+
+// A handle to a value of this rank. Copies share it; the last one to go drops it. Default: the empty value, on which
+// every operation vanishes.
+class Value {
+ public:
+  Value() = default;
+  Value(const Value& other);
+  Value(Value&& other) noexcept;
+  Value& operator=(Value other) noexcept;
+  ~Value();
+
+  bool empty() const { return builder_ == nullptr; }
+  Set tokens() const;
+  Set heads() const;
+  Fields fields() const;
+
+  operator Slice() const;                        // all of it
+  Slice operator[](Set tokens) const;            // these rows
+  Slice at(Set tokens, Set heads) const;         // these rows and heads
+  Slice only(Fields fields) const { return Slice(*this).only(fields); }
+  void reset() { *this = Value(); }              // drop this handle now
+
+ private:
+  friend class Builder;
+  Value(Builder* builder, ValueId id) : builder_(builder), id_(id) {}
+
+  Builder* builder_ = nullptr;
+  ValueId id_{};
+};
+
+// Operands of one call: a slice, a value, or a list. Only a view: lists must live until the call returns.
+class Slices {
+ public:
+  Slices(const Slice& slice) : one_(slice), data_(&one_), size_(1) {}
+  Slices(const Value& value) : Slices(static_cast<Slice>(value)) {}
+  Slices(std::initializer_list<Slice> list) : size_(list.size()) { data_ = list.begin(); }
+  Slices(const std::vector<Slice>& list) : data_(list.data()), size_(list.size()) {}
+  Slices(const Slices&) = delete;
+  Slices& operator=(const Slices&) = delete;
+  const Slice* begin() const { return data_; }
+  const Slice* end() const { return data_ + size_; }
+
+ private:
+  Slice one_;
+  const Slice* data_;
+  size_t size_;
+};
+
+// An exchange being put together; issue() writes it. Parts may be named in any order of peers.
+class Exchange {
+ public:
+  Exchange& send(int peer, const Slice& slice);
+  Exchange& receive(int peer, const Slice& slice, Combine combine = Combine::copy);
+  void issue();
+
+ private:
+  friend class Builder;
+  Exchange(Builder& builder, int lane) : builder_(&builder), lane_(lane) {}
+  Builder* builder_;
+  int lane_;
+};
+
+class Builder {
+ public:
+  Builder(const Problem& problem, SetPool& pool, int rank);
+  Builder(const Builder&) = delete;
+  Builder& operator=(const Builder&) = delete;
+
+  const Problem& problem() const { return problem_; }
+  SetPool& pool() { return pool_; }
+  int rank() const { return rank_; }
+
+  // ---- sets
+  Set set(const IntervalSet& intervals) { return Set(pool_, pool_.intern(intervals)); }
+  Set queries_of(int rank) { return set(problem_.query_layout.shard(rank)); }
+  Set keys_of(int rank) { return set(problem_.key_layout.shard(rank)); }
+  Set all_heads() { return set(Range{0, problem_.heads}); }
+  Set all_kv_heads() { return set(Range{0, problem_.kv_heads}); }
+  // The kv heads that these query heads read.
+  Set kv_heads_of(Set heads) { return Set(pool_, pool_.contract(heads.id(), problem_.group())); }
+  // Those of `keys` that some of `queries` see, and the other way round.
+  Set keys_needed(const IntervalSet& queries, const IntervalSet& keys);
+  Set queries_needed(const IntervalSet& queries, const IntervalSet& keys);
+
+  // ---- values
+  // The caller's tensors on this rank: all heads of its own tokens. Fields of one side.
+  Value input(Fields fields);
+  // Space for rows that will be received: each element is written once.
+  Value whole(Fields fields, Set tokens, Set heads);
+  // (out, lse) = (0, -inf) for the rows and heads of these queries.
+  Value partial(const Slice& queries);
+  Value partial(Set tokens, Set heads);
+  // Zero sums: Field::dq, or Field::dk | Field::dv.
+  Value sums(Fields fields, Set tokens, Set heads);
+  // Hands finished rows to the caller.
+  void result(const Slice& slice);
+
+  // ---- compute
+  void attend(const Slices& queries, const Slices& keys, const Slices& partial);
+  // `bundle` holds dout, lse and delta of the query rows; dq or dkv may be {}.
+  void attend_backward(const Slices& queries, const Slices& keys, const Slices& bundle, const Slices& dq,
+                       const Slices& dkv);
+  Value prepare_backward(const Slice& out, const Slice& dout);
+  Value finish(const Slice& sums);
+  void merge(const Slice& into, const Slice& from);
+  void add(const Slice& into, const Slice& from);
+
+  // ---- communication
+  Exchange exchange(int lane = 0) { return Exchange(*this, lane); }
+  void wait(int lane);
+
+  // ---- phases
+  void begin_backward();
+
+  // ---- for Program: what was written since the last call, and the step mark
+  Block take();
+  void clear();
+
+ private:
+  friend class Value;
+  friend class Exchange;
+  struct Slot {
+    Fields fields;
+    Form form{};
+    SetId tokens{};
+    SetId heads{};
+    int32_t references = 0;
+  };
+
+  Value create(Op op, Form form, Fields fields, SetId tokens, SetId heads);
+  void release(ValueId id);
+  Instruction& record(Op op);
+  // Appends the non-empty slices and returns how many they were.
+  uint32_t operands(const Slices& list);
+  bool is_empty(const Slice& slice) const { return slice.tokens == SetId::empty || slice.heads == SetId::empty; }
+  const Slot& slot(ValueId id) const { return slots_[static_cast<size_t>(id)]; }
+  bool any_pair(const Slices& queries, const Slices& keys) const;
+  void issue(int lane);
+
+  const Problem& problem_;
+  SetPool& pool_;
+  int rank_;
+  uint32_t step_ = 0;
+  std::vector<Slot> slots_;
+  std::vector<ValueId> free_;
+  std::vector<Instruction> instructions_;
+  std::vector<Slice> slices_;
+  std::vector<Part> parts_;
+  std::vector<Part> outgoing_, incoming_;  // of the exchange being put together
+};
+
+}  // namespace weft

@@ -1,0 +1,93 @@
+#include "weft/schedule/problem.h"
+
+#include <cmath>
+
+#include "weft/base/error.h"
+
+namespace weft {
+namespace {
+
+constexpr const char* kNames[kFieldCount] = {"q", "k", "v", "out", "lse", "dout", "delta", "dq", "dk", "dv"};
+
+void require(bool fine, const std::string& message) {
+  if (!fine) throw Error(ErrorCode::usage, message);
+}
+
+}  // namespace
+
+const char* name_of(Field field) { return kNames[static_cast<int>(field)]; }
+
+std::string to_string(Fields fields) {
+  std::string text;
+  fields.for_each([&](Field field) { text += (text.empty() ? "" : "+") + std::string(name_of(field)); });
+  return text;
+}
+
+Problem::Problem(Mask m, Layout q, Layout k)
+    : mask(std::move(m)), query_layout(std::move(q)), key_layout(std::move(k)),
+      pairs(mask, query_layout.axis(), key_layout.axis()) {}
+
+double Problem::softmax_scale() const { return scale != 0 ? scale : 1 / std::sqrt(static_cast<double>(dim)); }
+
+void Problem::validate() const {
+  const auto number = [](int64_t n) { return std::to_string(n); };
+  require(heads >= 1 && heads <= 65536, "heads " + number(heads) + " is out of range; use 1 to 65536");
+  require(kv_heads >= 1 && kv_heads <= heads && heads % kv_heads == 0,
+          "kv-heads " + number(kv_heads) + " does not divide heads " + number(heads) +
+              "; use a divisor, so that every kv head serves equally many query heads");
+  require(dim >= 1 && dim <= 65536 && dim_v >= 1 && dim_v <= 65536,
+          "head-dim " + number(dim) + " is out of range; use 1 to 65536");
+  require(std::isfinite(scale), "scale is not a finite number; give one, or leave it out for 1/sqrt(head-dim)");
+  require(query_layout.tokens() == mask.queries(), "the layout has " + number(query_layout.tokens()) +
+                                                       " queries, the mask " + number(mask.queries()));
+  require(key_layout.tokens() == mask.keys(),
+          "the layout has " + number(key_layout.tokens()) + " keys, the mask " + number(mask.keys()));
+  require(query_layout.ranks() == key_layout.ranks(), "the layouts of queries and keys have different rank counts");
+  require(size_of(wire) <= size_of(accumulator()), "wire type " + std::string(weft::name_of(wire)) +
+                                                       " is wider than the accumulator " +
+                                                       std::string(weft::name_of(accumulator())));
+  require(element != DType::fp64 || wire == DType::fp64, "fp64 needs wire type fp64");
+}
+
+int64_t Problem::columns_of(Field field) const {
+  switch (field) {
+    case Field::q:
+    case Field::k:
+    case Field::dq:
+    case Field::dk: return dim;
+    case Field::lse:
+    case Field::delta: return 1;
+    default: return dim_v;
+  }
+}
+
+DType Problem::type_of(Field field, Form form) const {
+  if (form == Form::accumulating || field == Field::lse || field == Field::delta) return accumulator();
+  return element;
+}
+
+DType Problem::wire_type_of(Field field, Form form) const {
+  return form == Form::accumulating && field != Field::lse ? wire : type_of(field, form);
+}
+
+int64_t Problem::bytes_per_row(Fields fields, Form form) const {
+  int64_t bytes = 0;
+  fields.for_each([&](Field field) { bytes += columns_of(field) * size_of(type_of(field, form)); });
+  return bytes;
+}
+
+int64_t Problem::wire_bytes_per_row(Fields fields, Form form) const {
+  int64_t bytes = 0;
+  fields.for_each([&](Field field) { bytes += columns_of(field) * size_of(wire_type_of(field, form)); });
+  return bytes;
+}
+
+Problem self_attention(Mask mask, Layout layout, int64_t heads, int64_t kv_heads, int64_t dim) {
+  Problem problem(std::move(mask), layout, layout);
+  problem.heads = heads;
+  problem.kv_heads = kv_heads;
+  problem.dim = problem.dim_v = dim;
+  return problem;
+}
+
+}  // namespace weft

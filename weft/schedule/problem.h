@@ -1,0 +1,116 @@
+// Problem: what a schedule computes, without saying how. One attention operation over one packed sequence.
+//
+//   Problem problem = self_attention(Mask::of(5003, {.causal = true}), Layout::zigzag(5003, 7), 6, 2, 64);
+//   problem.backward = true;
+//   problem.validate();
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "weft/base/dtype.h"
+#include "weft/layout/allowed_pairs.h"
+#include "weft/layout/layout.h"
+#include "weft/mask/mask.h"
+
+namespace weft {
+
+// A named tensor of attention. Query-side fields have one row per query token and count query heads; key-side fields
+// have one row per key token and count kv heads.
+enum class Field : uint8_t {
+  q,      // queries                      [tokens, heads, dim]
+  k,      // keys                         [tokens, kv heads, dim]
+  v,      // values                       [tokens, kv heads, dim_v]
+  out,    // attention output, normalised [tokens, heads, dim_v]
+  lse,    // log-sum-exp, natural log     [tokens, heads]
+  dout,   // gradient of out              [tokens, heads, dim_v]
+  delta,  // rowsum(dout * out)           [tokens, heads]
+  dq,     // gradient of q
+  dk,     // gradient of k
+  dv,     // gradient of v
+};
+inline constexpr int kFieldCount = 10;
+
+// A set of fields of one side.
+class Fields {
+ public:
+  constexpr Fields() = default;
+  constexpr Fields(Field field) : bits_(static_cast<uint16_t>(1u << static_cast<unsigned>(field))) {}
+  static constexpr Fields from_bits(uint16_t bits) {
+    Fields fields;
+    fields.bits_ = bits;
+    return fields;
+  }
+  constexpr uint16_t bits() const { return bits_; }
+  constexpr bool empty() const { return bits_ == 0; }
+  constexpr bool has(Field field) const { return (bits_ & Fields(field).bits_) != 0; }
+  constexpr bool includes(Fields other) const { return (bits_ & other.bits_) == other.bits_; }
+  friend constexpr Fields operator|(Fields a, Fields b) { return from_bits(a.bits_ | b.bits_); }
+  friend constexpr Fields operator&(Fields a, Fields b) { return from_bits(a.bits_ & b.bits_); }
+  friend constexpr bool operator==(Fields, Fields) = default;
+  // Calls f(Field) for each member in the order of the enumeration.
+  template <typename F>
+  constexpr void for_each(F&& f) const {
+    for (int i = 0; i < kFieldCount; ++i) {
+      if (bits_ & (1u << i)) f(static_cast<Field>(i));
+    }
+  }
+
+ private:
+  uint16_t bits_ = 0;
+};
+constexpr Fields operator|(Field a, Field b) { return Fields(a) | Fields(b); }
+
+inline constexpr Fields kQueryFields = Field::q | Field::out | Field::lse | Field::dout | Field::delta | Field::dq;
+inline constexpr Fields kKeyFields = Field::k | Field::v | Field::dk | Field::dv;
+
+const char* name_of(Field field);
+std::string to_string(Fields fields);  // "k+v"
+
+// How the content of a value comes about.
+enum class Form : uint8_t {
+  whole,         // each element is *the* element of its tensor, written once
+  accumulating,  // born as the identity, contributions are added or merged until `finish` makes it whole
+};
+
+struct Problem {
+  Problem(Mask mask, Layout query_layout, Layout key_layout);
+
+  Mask mask;
+  Layout query_layout;  // where q, out, dout, dq live
+  Layout key_layout;    // where k, v, dk, dv live
+  AllowedPairs pairs;   // mask on the axes of the layouts
+  int64_t heads = 1;
+  int64_t kv_heads = 1;  // query head h reads kv head h / (heads / kv_heads)
+  int64_t dim = 64;      // columns of q and k
+  int64_t dim_v = 64;    // columns of v and out
+  double scale = 0;      // 0: 1 / sqrt(dim)
+  bool backward = false;
+  bool return_lse = false;      // whether lse must reach its owners; else methods may leave it where it was computed
+  DType element = DType::fp32;  // of inputs and results; lse is fp32 (fp64 for fp64)
+  DType wire = DType::fp32;     // of travelling partial outputs and gradient sums; lse and delta are never lowered
+
+  int ranks() const { return query_layout.ranks(); }
+  int64_t group() const { return heads / kv_heads; }
+  double softmax_scale() const;
+  DType accumulator() const { return accumulator_of(element); }
+
+  // Throws Error(usage) when the parts do not fit together: head counts, layouts of another length or rank count,
+  // wire types wider than the accumulator.
+  void validate() const;
+
+  // Columns of a field: dim, dim_v or 1.
+  int64_t columns_of(Field field) const;
+  // Type of a field in memory: the element type for inputs and results, the accumulator for everything between.
+  DType type_of(Field field, Form form) const;
+  // Type of a field inside a message.
+  DType wire_type_of(Field field, Form form) const;
+  // Bytes of one (token, head) of a value in memory, and inside a message.
+  int64_t bytes_per_row(Fields fields, Form form) const;
+  int64_t wire_bytes_per_row(Fields fields, Form form) const;
+};
+
+// Queries and keys are the same tokens in the same layout. dim_v = dim.
+Problem self_attention(Mask mask, Layout layout, int64_t heads, int64_t kv_heads, int64_t dim);
+
+}  // namespace weft
