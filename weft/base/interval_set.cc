@@ -1,13 +1,19 @@
 #include "weft/base/interval_set.h"
 
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 namespace weft {
 
 IntervalSet::IntervalSet(std::span<const Range> ranges) {
   bool ordered = true;
-  for (size_t i = 1; i < ranges.size(); ++i) ordered &= ranges[i - 1].end <= ranges[i].begin;
+  int64_t end = std::numeric_limits<int64_t>::min();
+  for (const Range& range : ranges) {
+    if (range.empty()) continue;  // its bounds say nothing: {12, 2} is empty too
+    ordered &= end <= range.begin;
+    end = range.end;
+  }
   if (ordered) {
     for (const Range& range : ranges) append(range);
     return;

@@ -19,6 +19,7 @@ namespace weft {
 inline constexpr int64_t kUnboundedBelow = -(int64_t{1} << 40);
 inline constexpr int64_t kUnboundedAbove = int64_t{1} << 40;
 
+// Diagonals lie between kUnboundedBelow and kUnboundedAbove, positions between 0 and 2^31.
 struct BandRectangle {
   Range q;                       // queries
   Range k;                       // keys

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <charconv>
+#include <set>
+#include <tuple>
 
 #include "weft/base/error.h"
 
@@ -13,6 +15,14 @@ constexpr int64_t kMaxTokens = (int64_t{1} << 31) - 1;
 void check_tokens(int64_t tokens, const char* what) {
   if (tokens < 1 || tokens > kMaxTokens) {
     throw Error(ErrorCode::usage, std::string(what) + " " + std::to_string(tokens) + " is out of range; use 1 to " +
+                                      std::to_string(kMaxTokens));
+  }
+}
+
+void check_rule(const MaskRule& rule) {
+  if (rule.window < 0 || rule.window > kMaxTokens) {
+    throw Error(ErrorCode::usage, "window " + std::to_string(rule.window) +
+                                      " is out of range; use 0 for no limit or 1 to " +
                                       std::to_string(kMaxTokens));
   }
 }
@@ -33,6 +43,51 @@ bool overlap(const BandRectangle& a, const BandRectangle& b) {
   both.lo = std::max(a.lo, b.lo);
   both.hi = std::min(a.hi, b.hi);
   return !both.empty();
+}
+
+// Throws when two bands share a pair. Sweeps over the query rows: a row meets a band in one interval
+// of keys, whose ends stay or advance by one from row to row. So intervals that never overlap never
+// change their order, and it is enough to compare neighbours when a band comes or goes: O(n log n).
+void check_disjoint(const std::vector<BandRectangle>& bands) {
+  std::vector<BandRectangle> shrunk;  // so that every row of a band has a key
+  std::vector<size_t> comes;
+  shrunk.reserve(bands.size());
+  for (const BandRectangle& band : bands) {
+    shrunk.push_back(shrink(band));
+    if (!shrunk.back().q.empty()) comes.push_back(shrunk.size() - 1);
+  }
+  std::vector<size_t> goes = comes;
+  std::sort(comes.begin(), comes.end(),
+            [&](size_t a, size_t b) { return shrunk[a].q.begin < shrunk[b].q.begin; });
+  std::sort(goes.begin(), goes.end(),
+            [&](size_t a, size_t b) { return shrunk[a].q.end < shrunk[b].q.end; });
+
+  int64_t row = 0;
+  const auto first_key = [&](size_t i) { return std::max(shrunk[i].k.begin, row + shrunk[i].lo); };
+  const auto before = [&](size_t a, size_t b) { return first_key(a) < first_key(b); };
+  std::set<size_t, decltype(before)> active(before);
+  std::vector<decltype(active)::iterator> place(bands.size());
+  const auto compare = [&](size_t a, size_t b) {
+    if (!overlap(shrunk[a], shrunk[b])) return;
+    throw Error(ErrorCode::usage, "mask rectangles " + std::to_string(std::min(a, b)) + " and " +
+                                      std::to_string(std::max(a, b)) +
+                                      " overlap; every (query, key) pair may be in one only");
+  };
+  size_t gone = 0;
+  const auto remove_next = [&] {
+    const auto next = active.erase(place[goes[gone++]]);
+    if (next != active.begin() && next != active.end()) compare(*std::prev(next), *next);
+  };
+  for (size_t i : comes) {
+    row = shrunk[i].q.begin;
+    while (shrunk[goes[gone]].q.end <= row) remove_next();
+    const auto [it, fresh] = active.insert(i);
+    if (!fresh) compare(*it, i);  // both begin with the same key
+    place[i] = it;
+    if (it != active.begin()) compare(*std::prev(it), i);
+    if (std::next(it) != active.end()) compare(i, *std::next(it));
+  }
+  while (gone < goes.size()) remove_next();
 }
 
 }  // namespace
@@ -68,7 +123,10 @@ Mask::Mask(int64_t queries, int64_t keys, std::vector<BandRectangle> bands)
     : queries_(queries), keys_(keys), bands_(std::move(bands)) {
   std::erase_if(bands_, [](const BandRectangle& band) { return band.empty(); });
   std::sort(bands_.begin(), bands_.end(), [](const BandRectangle& a, const BandRectangle& b) {
-    return a.q.begin != b.q.begin ? a.q.begin < b.q.begin : a.k.begin < b.k.begin;
+    const auto key = [](const BandRectangle& x) {
+      return std::tuple(x.q.begin, x.k.begin, x.q.end, x.k.end, x.lo);
+    };
+    return key(a) < key(b);
   });
   int64_t reach = 0;
   reach_.reserve(bands_.size());
@@ -84,11 +142,13 @@ Mask::Mask(int64_t queries, int64_t keys, std::vector<BandRectangle> bands)
 
 Mask Mask::of(int64_t tokens, MaskRule rule) {
   check_tokens(tokens, "tokens");
+  check_rule(rule);
   return Mask(tokens, tokens, {band_of({0, tokens}, rule)});
 }
 
 Mask Mask::documents(const std::vector<int64_t>& lengths, MaskRule rule) {
   if (lengths.empty()) throw Error(ErrorCode::usage, "no documents given; use at least one length");
+  check_rule(rule);
   std::vector<BandRectangle> bands;
   bands.reserve(lengths.size());
   int64_t begin = 0;
@@ -114,7 +174,10 @@ Mask Mask::cross(int64_t queries, int64_t keys) {
 Mask Mask::from_bands(int64_t queries, int64_t keys, std::vector<BandRectangle> bands) {
   check_tokens(queries, "queries");
   check_tokens(keys, "keys");
-  for (const BandRectangle& band : bands) {
+  for (BandRectangle& band : bands) {
+    // Beyond these nothing changes, and sums could overflow.
+    band.lo = std::clamp(band.lo, kUnboundedBelow, kUnboundedAbove);
+    band.hi = std::clamp(band.hi, kUnboundedBelow, kUnboundedAbove);
     const bool inside = band.q.begin >= 0 && band.q.end <= queries && band.k.begin >= 0 && band.k.end <= keys;
     if (!band.q.empty() && !band.k.empty() && !inside) {
       throw Error(ErrorCode::usage, "mask rectangle q " + std::to_string(band.q.begin) + ".." +
@@ -123,17 +186,8 @@ Mask Mask::from_bands(int64_t queries, int64_t keys, std::vector<BandRectangle> 
                                         " queries x " + std::to_string(keys) + " keys");
     }
   }
-  Mask mask(queries, keys, std::move(bands));
-  // Bands are ordered by q.begin, so only those that start before this one ends can overlap it.
-  for (size_t i = 0; i < mask.bands_.size(); ++i) {
-    for (size_t j = i + 1; j < mask.bands_.size() && mask.bands_[j].q.begin < mask.bands_[i].q.end; ++j) {
-      if (overlap(mask.bands_[i], mask.bands_[j])) {
-        throw Error(ErrorCode::usage, "mask rectangles " + std::to_string(i) + " and " + std::to_string(j) +
-                                          " overlap; every (query, key) pair may be in one rectangle only");
-      }
-    }
-  }
-  return mask;
+  check_disjoint(bands);
+  return Mask(queries, keys, std::move(bands));
 }
 
 std::span<const BandRectangle> Mask::bands_meeting(Range q, Range k) const {

@@ -38,12 +38,13 @@ class Mask {
   static Mask documents(const std::vector<int64_t>& lengths, MaskRule rule);
   // `queries` x `keys` pairs without any restriction: cross-attention.
   static Mask cross(int64_t queries, int64_t keys);
-  // Any disjoint bands inside [0, queries) x [0, keys). Throws Error(usage) when one sticks out or two overlap.
+  // Any disjoint bands inside [0, queries) x [0, keys), in any order. Throws Error(usage) when one sticks out or two
+  // overlap. O(n log n), whatever the bands.
   static Mask from_bands(int64_t queries, int64_t keys, std::vector<BandRectangle> bands);
 
   int64_t queries() const { return queries_; }
   int64_t keys() const { return keys_; }
-  // Disjoint, none empty, ordered by (q.begin, k.begin).
+  // Disjoint, none empty, ordered by (q.begin, k.begin, q.end, k.end, lo).
   const std::vector<BandRectangle>& bands() const { return bands_; }
   // A contiguous part of bands() that holds every band meeting the given queries and keys, found by bisection. For
   // packed documents it is exact; for masks whose bands are not ordered along the keys it may hold others too.
@@ -55,7 +56,7 @@ class Mask {
   // Number of allowed pairs, without heads.
   int64_t area() const { return area_; }
   bool covers(int64_t query, int64_t key) const;
-  // Whether every pair of `other` is allowed here.
+  // Whether every pair of `other` is allowed here; false when `other` has more queries or keys.
   bool includes(const Mask& other) const;
 
   friend bool operator==(const Mask& a, const Mask& b) {
