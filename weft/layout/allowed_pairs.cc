@@ -27,28 +27,47 @@ AllowedPairs::AllowedPairs(Mask mask, Axis queries, Axis keys) {
   side_ = std::make_shared<const Side>(Side{std::move(mask), std::move(queries), std::move(keys)});
 }
 
+// For sets. Packed documents make sets of many intervals, of which few pairs have anything in common: so go from the
+// queries to the bands that they meet, and from there to the keys, instead of trying every pair of intervals.
+template <typename F>
+bool AllowedPairs::for_each_band(const Side& side, const IntervalSet& queries, const IntervalSet& keys, F&& f) {
+  const auto key_ranges = keys.ranges();
+  if (side.queries.is_identity() && side.keys.is_identity()) {
+    for (const Range& q : queries.ranges()) {
+      for (const BandRectangle& rule : side.mask.bands_meeting(q, keys.hull())) {
+        const BandRectangle part = shrink(cut(rule, q, keys.hull()));
+        if (part.q.empty()) continue;
+        auto k = std::upper_bound(key_ranges.begin(), key_ranges.end(), part.k.begin,
+                                  [](int64_t begin, const Range& range) { return begin < range.end; });
+        for (; k != key_ranges.end() && k->begin < part.k.end; ++k) {
+          const BandRectangle band = shrink(cut(part, part.q, *k));
+          if (!band.q.empty() && !f(band)) return false;
+        }
+      }
+    }
+    return true;
+  }
+  for (const Range& q : queries.ranges()) {
+    for (const Range& k : key_ranges) {
+      if (!for_each_band(side, q, k, f)) return false;
+    }
+  }
+  return true;
+}
+
 int64_t AllowedPairs::area(const IntervalSet& queries, const IntervalSet& keys) const {
   if (is_all(queries, side_->queries) && is_all(keys, side_->keys)) return mask().area();
   int64_t sum = 0;
-  for (const Range& q : queries.ranges()) {
-    for (const Range& k : keys.ranges()) {
-      for_each_band(*side_, q, k, [&](const BandRectangle& band) {
-        sum += band.area();
-        return true;
-      });
-    }
-  }
+  for_each_band(*side_, queries, keys, [&](const BandRectangle& band) {
+    sum += band.area();
+    return true;
+  });
   return sum;
 }
 
 bool AllowedPairs::any(const IntervalSet& queries, const IntervalSet& keys) const {
-  for (const Range& q : queries.ranges()) {
-    for (const Range& k : keys.ranges()) {
-      // Bands come shrunk, so one that is called for holds a pair.
-      if (!for_each_band(*side_, q, k, [](const BandRectangle&) { return false; })) return true;
-    }
-  }
-  return false;
+  // Bands come shrunk, so one that is called for holds a pair.
+  return !for_each_band(*side_, queries, keys, [](const BandRectangle&) { return false; });
 }
 
 IntervalSet AllowedPairs::keys_needed(const IntervalSet& queries, const IntervalSet& keys) const {
@@ -67,9 +86,7 @@ IntervalSet AllowedPairs::keys_needed(const Side& side, const IntervalSet& queri
     return true;
   };
   if (side.queries.is_identity()) {
-    for (const Range& k : keys.ranges()) {
-      for (const Range& q : queries.ranges()) for_each_band(side, q, k, note);
-    }
+    for_each_band(side, queries, keys, note);
     return IntervalSet(std::span<const Range>(found));
   }
   // Strided queries: a set of many residues is a long list of runs, yet one or two of them usually need everything

@@ -49,6 +49,8 @@ class AllowedPairs {
   static IntervalSet keys_needed(const Side& side, const IntervalSet& queries, const IntervalSet& keys);
   template <typename F>
   static bool for_each_band(const Side& side, Range queries, Range keys, F&& f);
+  template <typename F>
+  static bool for_each_band(const Side& side, const IntervalSet& queries, const IntervalSet& keys, F&& f);
 
   std::shared_ptr<const Side> side_;
   std::shared_ptr<const Side> transposed_;  // queries and keys exchanged, for queries_needed

@@ -28,13 +28,22 @@ struct Case {
   }
 };
 
+// Lengths of random documents that sum to `tokens`.
+std::vector<int64_t> random_lengths(Random& random, int64_t tokens) {
+  std::vector<int64_t> lengths;
+  for (int64_t left = tokens; left > 0; left -= lengths.back()) {
+    lengths.push_back(random.uniform(1, std::min<int64_t>(left, 12) + 1));
+  }
+  return lengths;
+}
+
 Layout random_layout(Random& random, int64_t tokens) {
   const int ranks = static_cast<int>(random.uniform(1, 8));
   switch (random.uniform(6)) {
     case 0: return Layout::contiguous(tokens, ranks);
     case 1: return Layout::zigzag(tokens, ranks);
     case 2: return Layout::striped(tokens, ranks);
-    case 3: return Layout::document_zigzag({tokens}, ranks);
+    case 3: return Layout::document_zigzag(random_lengths(random, tokens), ranks);
     default: break;
   }
   // Runs of unequal strides in random order.
@@ -95,18 +104,13 @@ Case random_case(Random& random) {
     if (kind > 0) rule.causal = random.uniform(2) == 0;
     if (kind > 1) rule.window = random.uniform(3) == 0 ? 0 : random.uniform(1, 10);
     std::vector<int64_t> lengths = {tokens};
-    if (kind == 3) {
-      lengths.clear();
-      for (int64_t left = tokens; left > 0; left -= lengths.back()) {
-        lengths.push_back(random.uniform(1, std::min<int64_t>(left, 12) + 1));
-      }
-    }
+    if (kind == 3) lengths = random_lengths(random, tokens);
     int64_t begin = 0;
     for (int64_t length : lengths) {
       for (int64_t q = begin; q < begin + length; ++q) {
         for (int64_t k = begin; k < begin + length; ++k) {
-          const bool sees = (!rule.causal || k <= q) &&
-                            (rule.window == 0 || std::abs(k - q) < rule.window);
+          const bool sees =
+              (!rule.causal || k <= q) && (rule.window == 0 || std::abs(k - q) < rule.window);
           allowed[static_cast<size_t>(q * keys + k)] = sees;
         }
       }
@@ -129,7 +133,8 @@ IntervalSet random_slots(Random& random, const Layout& layout) {
   const int64_t choice = random.uniform(5);
   const int first = static_cast<int>(random.uniform(layout.ranks()));
   if (choice == 0) return layout.shard(first);
-  if (choice == 1) return layout.shards(first, static_cast<int>(random.uniform(layout.ranks())) + 1);
+  if (choice == 1)
+    return layout.shards().of(first, static_cast<int>(random.uniform(layout.ranks())) + 1);
   if (choice == 2) return Range{0, layout.tokens()};
   IntervalSet set;
   for (int64_t n = random.uniform(8); n > 0; --n) {
@@ -269,7 +274,7 @@ TEST(AllowedPairs, ShardsOfALongSequenceAddUp) {
         sum += pairs.area(layout.shard(q), layout.shard(k));
         needed.unite(pairs.keys_needed(layout.shard(q), layout.shard(k)));
       }
-      EXPECT_EQ(needed, pairs.keys_needed(layout.shard(q), layout.shards(0, ranks))) << name;
+      EXPECT_EQ(needed, pairs.keys_needed(layout.shard(q), layout.shards().of(0, ranks))) << name;
       EXPECT_TRUE(needed.includes(layout.shard(q))) << name;  // causal: each token sees itself
     }
     EXPECT_EQ(sum, mask.area()) << name;

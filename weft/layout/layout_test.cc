@@ -42,7 +42,8 @@ std::vector<Positions> all_positions(const Layout& layout) {
 std::vector<int64_t> random_lengths(Random& random, int64_t tokens) {
   std::vector<int64_t> lengths;
   while (tokens > 0) {
-    lengths.push_back(random.uniform(3) == 0 ? 1 : random.uniform(1, std::min<int64_t>(tokens, 25) + 1));
+    lengths.push_back(
+        random.uniform(3) == 0 ? 1 : random.uniform(1, std::min<int64_t>(tokens, 25) + 1));
     tokens -= lengths.back();
   }
   return lengths;
@@ -81,7 +82,8 @@ void for_each_layout(F&& f) {
                      std::to_string(ranks) + " ranks");
         ASSERT_NO_FATAL_FAILURE(f(make_layout(name, lengths, ranks)));
       }
-      SCOPED_TRACE("runs, " + std::to_string(tokens) + " tokens, " + std::to_string(ranks) + " ranks");
+      SCOPED_TRACE("runs, " + std::to_string(tokens) + " tokens, " + std::to_string(ranks) +
+                   " ranks");
       ASSERT_NO_FATAL_FAILURE(f(Layout::from_runs(tokens, random_runs(random, tokens, ranks))));
     }
   }
@@ -111,7 +113,7 @@ TEST(Layout, ShardsPartitionThePositions) {
 
 TEST(Layout, RunsGiveAnEqualLayout) {
   for_each_layout([](const Layout& layout) {
-    std::vector<std::vector<Run>> runs;
+    std::vector<std::vector<weft::Run>> runs;
     for (int rank = 0; rank < layout.ranks(); ++rank) runs.push_back(layout.runs(rank));
     const Layout again = Layout::from_runs(layout.tokens(), runs);
     ASSERT_EQ(all_positions(again), all_positions(layout));
@@ -124,10 +126,10 @@ TEST(Layout, ConsecutiveShardsAreTheUnionOfEach) {
   for_each_layout([](const Layout& layout) {
     for (int first = 0; first < layout.ranks(); ++first) {
       IntervalSet expected;
-      ASSERT_TRUE(layout.shards(first, 0).empty());
+      ASSERT_TRUE(layout.shards().of(first, 0).empty());
       for (int count = 1; count <= layout.ranks(); ++count) {
         expected.unite(layout.shard((first + count - 1) % layout.ranks()));
-        ASSERT_EQ(layout.shards(first, count), expected) << first << ", " << count;
+        ASSERT_EQ(layout.shards().of(first, count), expected) << first << ", " << count;
       }
       ASSERT_EQ(expected, IntervalSet(Range{0, layout.tokens()}));
     }
@@ -187,7 +189,8 @@ TEST(Layout, HostileSizesAreRefused) {
       refusal([&] { make_layout(name, {bad}, 2); });
       refusal([&] { make_layout(name, {5, bad}, 2); });
     }
-    for (int bad : {0, -1, 65537, std::numeric_limits<int>::max(), std::numeric_limits<int>::min()}) {
+    for (int bad :
+         {0, -1, 65537, std::numeric_limits<int>::max(), std::numeric_limits<int>::min()}) {
       refusal([&] { make_layout(name, {8}, bad); });
     }
     refusal([&] { make_layout(name, {}, 2); });
@@ -298,18 +301,20 @@ TEST(Layout, DocumentZigzagDealsEachDocument) {
 
 TEST(Layout, ManyShortDocumentsOnManyRanksAreQuick) {
   const Layout layout = Layout::document_zigzag(std::vector<int64_t>(100'000, 3), 4096);
-  EXPECT_EQ(layout.shards(7, 4096), IntervalSet(Range{0, 300'000}));
-  EXPECT_EQ(layout.shards(4000, 300).size() / 300, 73);
+  EXPECT_EQ(layout.shards().of(7, 4096), IntervalSet(Range{0, 300'000}));
+  EXPECT_EQ(layout.shards().of(4000, 300).size() / 300, 73);
 }
 
 TEST(Layout, BadRunsAreRefused) {
-  const auto with = [](Run run) { return [=] { Layout::from_runs(10, {{run}, {{0, 1, 5}}}); }; };
+  const auto with = [](weft::Run run) {
+    return [=] { Layout::from_runs(10, {{run}, {{0, 1, 5}}}); };
+  };
   EXPECT_EQ(Layout::from_runs(10, {{{5, 1, 5}}, {{0, 1, 5}}}).tokens_of(0), 5);
-  refusal(with({4, 1, 5}));                                  // overlap
-  refusal(with({5, 1, 4}));                                  // 9 is missing
-  refusal(with({4, 1, 6}));                                  // one too many
-  refusal(with({6, 1, 5}));                                  // ends outside
-  refusal(with({5, 2, 5}));                                  // strides outside
+  refusal(with({4, 1, 5}));  // overlap
+  refusal(with({5, 1, 4}));  // 9 is missing
+  refusal(with({4, 1, 6}));  // one too many
+  refusal(with({6, 1, 5}));  // ends outside
+  refusal(with({5, 2, 5}));  // strides outside
   refusal(with({-1, 1, 5}));
   refusal(with({5, 0, 5}));
   refusal(with({9, -1, 5}));
@@ -326,16 +331,16 @@ TEST(Layout, BadRunsAreRefused) {
   }
   refusal([] { Layout::from_runs(10, {}); });
   refusal([] { Layout::from_runs(10, {{}, {}}); });
-  refusal([] { Layout::from_runs(4, {{{0, 1, 2}, {1, 1, 2}}}); });          // 1 twice, 3 missing
-  refusal([] { Layout::from_runs(4, {{{0, 2, 2}}, {{1, 1, 2}}}); });        // 2 twice, 3 missing
-  refusal([] { Layout::from_runs(4, {std::vector<Run>(1000, {0, 1, 4})}); });
+  refusal([] { Layout::from_runs(4, {{{0, 1, 2}, {1, 1, 2}}}); });    // 1 twice, 3 missing
+  refusal([] { Layout::from_runs(4, {{{0, 2, 2}}, {{1, 1, 2}}}); });  // 2 twice, 3 missing
+  refusal([] { Layout::from_runs(4, {std::vector<weft::Run>(1000, {0, 1, 4})}); });
   for (int64_t bad : {int64_t{0}, int64_t{-1}, kMost + 1, kHuge, -kHuge - 1}) {
     refusal([&] { Layout::from_runs(bad, {{{0, 1, bad}}}); });
   }
   // The whole range claimed by a few runs, with a position missing: no table of its size.
   refusal([] { Layout::from_runs(kMost, {{{0, 1, kMost - 1}}}); });
   refusal([] { Layout::from_runs(kMost, {{{0, 1, kMost}}, {{5, 1, 1}}}); });
-  refusal([] { Layout::from_runs(10, std::vector<std::vector<Run>>(65537)); });
+  refusal([] { Layout::from_runs(10, std::vector<std::vector<weft::Run>>(65537)); });
 }
 
 TEST(Layout, EmptyRunsAndRanksAreFine) {
@@ -358,7 +363,7 @@ TEST(Axis, RunsInsideASlotInterval) {
     const int64_t begin = random.uniform(-3, tokens + 3);
     const Range wanted{begin, begin + random.uniform(-1, tokens)};
     int64_t next = std::max<int64_t>(begin, 0);
-    axis.for_each_run(wanted, [&](Range slots, Run run) {
+    axis.for_each_run(wanted, [&](Range slots, weft::Run run) {
       ASSERT_EQ(slots.begin, next);
       ASSERT_EQ(slots.size(), run.count);
       ASSERT_GT(run.count, 0);
@@ -373,8 +378,8 @@ TEST(Axis, RunsInsideASlotInterval) {
 }
 
 TEST(Axis, TheExampleOfTheHeader) {
-  const Axis axis = Axis::from_runs(
-      {{.base = 0, .stride = 2, .count = 3}, {.base = 1, .stride = 2, .count = 2}});
+  const Axis axis =
+      Axis::from_runs({{.base = 0, .stride = 2, .count = 3}, {.base = 1, .stride = 2, .count = 2}});
   EXPECT_EQ(axis.position(2), 4);
   EXPECT_EQ(axis.position(3), 1);
   EXPECT_TRUE(Axis::identity(5).is_identity());
@@ -391,9 +396,18 @@ TEST(NextTokenLabels, StayInsideTheirDocument) {
   EXPECT_EQ(labels({}, {}), (std::vector<int64_t>{}));
   const std::vector<int64_t> ids = {1, 2, 3}, one = {3};
   EXPECT_EQ(next_token_labels(ids, one, -1), (std::vector<int64_t>{2, 3, -1}));
-  for (const std::vector<int64_t>& bad :
-       {std::vector<int64_t>{}, {2}, {4}, {2, 2}, {3, 0}, {0, 3}, {4, -1}, {-1, 4}, {kHuge},
-        {-kHuge - 1}, {kHuge, kHuge, 5}, {3, kHuge, -kHuge}}) {
+  for (const std::vector<int64_t>& bad : {std::vector<int64_t>{},
+                                          {2},
+                                          {4},
+                                          {2, 2},
+                                          {3, 0},
+                                          {0, 3},
+                                          {4, -1},
+                                          {-1, 4},
+                                          {kHuge},
+                                          {-kHuge - 1},
+                                          {kHuge, kHuge, 5},
+                                          {3, kHuge, -kHuge}}) {
     refusal([&] { labels({1, 2, 3}, bad); });
   }
 }

@@ -132,7 +132,8 @@ TEST(Band, AreaIsExactUpToTwoToThe31) {
     return random.uniform(3) == 0 ? most - random.uniform(4) : random.uniform(most + 1);
   };
   for (int trial = 0; trial < 50000; ++trial) {
-    BandRectangle band{.q = {near_the_end(), near_the_end()}, .k = {near_the_end(), near_the_end()}};
+    BandRectangle band{.q = {near_the_end(), near_the_end()},
+                       .k = {near_the_end(), near_the_end()}};
     if (random.uniform(2) == 0) band.q.begin = random.uniform(3);
     if (random.uniform(2) == 0) band.k.begin = random.uniform(3);
     if (random.uniform(4) != 0) {

@@ -97,7 +97,8 @@ MaskRule random_rule(Random& random) {
 
 BandRectangle random_band(Random& random, int64_t queries, int64_t keys) {
   const int64_t q = random.uniform(queries), k = random.uniform(keys);
-  BandRectangle band{.q = {q, random.uniform(q, queries + 1)}, .k = {k, random.uniform(k, keys + 1)}};
+  BandRectangle band{.q = {q, random.uniform(q, queries + 1)},
+                     .k = {k, random.uniform(k, keys + 1)}};
   if (random.uniform(2) == 0) band.lo = random.uniform(-keys, keys + 1);
   if (random.uniform(2) == 0) band.hi = random.uniform(-keys, keys + 1);
   return band;
@@ -142,12 +143,35 @@ TEST(MaskRule, GoodTextsAreReadAndPrinted) {
 }
 
 TEST(MaskRule, BadTextsAreRefused) {
-  for (const char* text :
-       {"", " ", "Full", "full ", " full", "causal+", "causal+full", "causal+causal", "window",
-        "window:", "window:0", "window:-1", "window:+1", "window: 1", "window:1 ", "window:1.5",
-        "window:1e3", "window:0x10", "window:2147483648", "window:99999999999999999999999",
-        "window:-99999999999999999999999", "causal+window:", "causal+window:0", "window:5+causal",
-        "causal window:5", "causal,window:5", "fullcausal", "sliding", "windows:5"}) {
+  for (const char* text : {"",
+                           " ",
+                           "Full",
+                           "full ",
+                           " full",
+                           "causal+",
+                           "causal+full",
+                           "causal+causal",
+                           "window",
+                           "window:",
+                           "window:0",
+                           "window:-1",
+                           "window:+1",
+                           "window: 1",
+                           "window:1 ",
+                           "window:1.5",
+                           "window:1e3",
+                           "window:0x10",
+                           "window:2147483648",
+                           "window:99999999999999999999999",
+                           "window:-99999999999999999999999",
+                           "causal+window:",
+                           "causal+window:0",
+                           "window:5+causal",
+                           "causal window:5",
+                           "causal,window:5",
+                           "fullcausal",
+                           "sliding",
+                           "windows:5"}) {
     const std::string message = refusal([&] { parse_mask_rule(text); });
     EXPECT_NE(message.find("causal+window:W"), std::string::npos) << message;
   }
@@ -221,8 +245,7 @@ TEST(Mask, BandsMustLieInside) {
 
 TEST(Mask, DiagonalsMayHaveAnyValue) {
   const auto area = [](int64_t lo, int64_t hi) {
-    const Mask mask =
-        Mask::from_bands(10, 20, {{.q = {0, 10}, .k = {0, 20}, .lo = lo, .hi = hi}});
+    const Mask mask = Mask::from_bands(10, 20, {{.q = {0, 10}, .k = {0, 20}, .lo = lo, .hi = hi}});
     EXPECT_EQ(mask.transposed().area(), mask.area());
     EXPECT_EQ(mask.transposed().transposed(), mask);
     return mask.area();
@@ -296,8 +319,10 @@ TEST(Mask, ComplementaryTrianglesShareABox) {
 TEST(Mask, OverlapNamesTheRectanglesAsTheyWereGiven) {
   const std::string message = refusal([&] {
     Mask::from_bands(9, 9,
-                     {{.q = {6, 9}, .k = {6, 9}}, {.q = {0, 2}, .k = {0, 2}},
-                      {.q = {3, 5}, .k = {3, 5}}, {.q = {1, 2}, .k = {1, 3}}});
+                     {{.q = {6, 9}, .k = {6, 9}},
+                      {.q = {0, 2}, .k = {0, 2}},
+                      {.q = {3, 5}, .k = {3, 5}},
+                      {.q = {1, 2}, .k = {1, 3}}});
   });
   EXPECT_NE(message.find("rectangles 1 and 3 overlap"), std::string::npos) << message;
 }
