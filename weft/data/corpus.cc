@@ -92,8 +92,9 @@ void Corpus::read(int64_t document, Range range, std::vector<int64_t>& out) {
     mapped_document_ = document;
     if (static_cast<int64_t>(mapped_->bytes().size()) < source.bytes) {
       mapped_document_ = -1;
-      throw Error(ErrorCode::io, file_of(source) + " has become shorter since the start; do not change "
-                                                   "the text while it is read");
+      throw Error(ErrorCode::io, file_of(source) +
+                                     " has become shorter since the start; do not change "
+                                     "the text while it is read");
     }
   }
   const std::byte* bytes = mapped_->bytes().data();

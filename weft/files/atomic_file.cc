@@ -145,7 +145,8 @@ std::string read_file(const std::string& path, size_t max_bytes) {
 void make_folder(const std::string& path) {
   std::error_code error;
   fs::create_directories(path, error);
-  if (!error && !fs::is_directory(path, error)) error = std::make_error_code(std::errc::not_a_directory);
+  if (!error && !fs::is_directory(path, error))
+    error = std::make_error_code(std::errc::not_a_directory);
   if (error) throw Error(ErrorCode::io, "cannot create folder " + path + ": " + error.message());
 }
 

@@ -70,7 +70,8 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
 
   bool string(string_t& value) override {
     if (in_metadata_) {
-      if (!metadata.emplace(key_, value).second) return wrong("key " + in_quotes(key_) + " is there twice");
+      if (!metadata.emplace(key_, value).second)
+        return wrong("key " + in_quotes(key_) + " is there twice");
       return true;
     }
     if (depth_ != 2 || in_list_ || key_ != "dtype") return refuse("a text");
@@ -234,8 +235,9 @@ SafetensorsFile::SafetensorsFile(const std::string& path)
     const StoredTensor& tensor = tensors_[i];
     if (tensor.bytes.begin != end) {
       throw fail("tensor " + in_quotes(tensor.name) + " begins at byte " +
-                 std::to_string(tensor.bytes.begin) + " of the data, but the one before it ends at " +
-                 std::to_string(end) + "; neither holes nor overlaps are allowed");
+                 std::to_string(tensor.bytes.begin) +
+                 " of the data, but the one before it ends at " + std::to_string(end) +
+                 "; neither holes nor overlaps are allowed");
     }
     end = tensor.bytes.end;
     by_name_.emplace(tensor.name, i);

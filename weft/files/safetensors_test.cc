@@ -136,24 +136,24 @@ TEST_F(SafetensorsTest, RefusesHostileHeaders) {
       {"{\"a\":{\"b\":{}}}", 0},
       {"{\"a\":{\"shape\":[[1]]}}", 0},
       {"{\"\xff\":{}}", 0},
-      {"{" + tensor("a", f, "[2]", "[0,8]") + "}", 7},                  // data cut
-      {"{" + tensor("a", f, "[2]", "[0,8]") + "}", 9},                  // data left over
-      {"{" + tensor("a", f, "[3]", "[0,8]") + "}", 8},                  // shape and bytes differ
-      {"{" + tensor("a", f, "[2]", "[8,0]") + "}", 8},                  // end before begin
-      {"{" + tensor("a", f, "[2]", "[0,8,16]") + "}", 8},               // three offsets
-      {"{" + tensor("a", f, "[2]", "[0]") + "}", 8},                    // one offset
-      {"{" + tensor("a", f, "[-2]", "[0,8]") + "}", 8},                 // negative extent
-      {"{" + tensor("a", f, "[2.0]", "[0,8]") + "}", 8},                // fraction
-      {"{" + tensor("a", f, "[\"2\"]", "[0,8]") + "}", 8},              // text
-      {"{" + tensor("a", f, "2", "[0,8]") + "}", 8},                    // no list
-      {"{" + tensor("a", "\"F31\"", "[2]", "[0,8]") + "}", 8},          // unknown type
-      {"{" + tensor("a", "null", "[2]", "[0,8]") + "}", 8},             //
-      {"{" + tensor("a", f, "[2]", "[4,12]") + "}", 12},                // hole in front
+      {"{" + tensor("a", f, "[2]", "[0,8]") + "}", 7},          // data cut
+      {"{" + tensor("a", f, "[2]", "[0,8]") + "}", 9},          // data left over
+      {"{" + tensor("a", f, "[3]", "[0,8]") + "}", 8},          // shape and bytes differ
+      {"{" + tensor("a", f, "[2]", "[8,0]") + "}", 8},          // end before begin
+      {"{" + tensor("a", f, "[2]", "[0,8,16]") + "}", 8},       // three offsets
+      {"{" + tensor("a", f, "[2]", "[0]") + "}", 8},            // one offset
+      {"{" + tensor("a", f, "[-2]", "[0,8]") + "}", 8},         // negative extent
+      {"{" + tensor("a", f, "[2.0]", "[0,8]") + "}", 8},        // fraction
+      {"{" + tensor("a", f, "[\"2\"]", "[0,8]") + "}", 8},      // text
+      {"{" + tensor("a", f, "2", "[0,8]") + "}", 8},            // no list
+      {"{" + tensor("a", "\"F31\"", "[2]", "[0,8]") + "}", 8},  // unknown type
+      {"{" + tensor("a", "null", "[2]", "[0,8]") + "}", 8},     //
+      {"{" + tensor("a", f, "[2]", "[4,12]") + "}", 12},        // hole in front
       {"{" + tensor("a", f, "[1]", "[0,4]") + "," + tensor("b", f, "[1]", "[8,12]") + "}", 12},
       {"{" + tensor("a", f, "[2]", "[0,8]") + "," + tensor("b", f, "[1]", "[4,8]") + "}", 8},
       {"{" + tensor("a", f, "[1]", "[0,4]") + "," + tensor("a", f, "[1]", "[4,8]") + "}", 8},
-      {"{" + tensor("a", f, "[1],\"shape\":[1]", "[0,4]") + "}", 4},    // field twice
-      {"{" + tensor("a", f, "[1],\"color\":\"red\"", "[0,4]") + "}", 4},  // unknown field
+      {"{" + tensor("a", f, "[1],\"shape\":[1]", "[0,4]") + "}", 4},        // field twice
+      {"{" + tensor("a", f, "[1],\"color\":\"red\"", "[0,4]") + "}", 4},    // unknown field
       {"{" + tensor("a", f, "[4611686018427387904,4]", "[0,0]") + "}", 0},  // 2^64 wraps to 0
       {"{" + tensor("a", f, "[2147483648,2147483648,4]", "[0,0]") + "}", 0},
       {"{" + tensor("a", f, "[18446744073709551615]", "[0,8]") + "}", 8},
@@ -200,9 +200,9 @@ TEST_F(SafetensorsTest, RandomDamageNeverCrashes) {
 
 TEST_F(SafetensorsTest, RefusesToWriteANameTwice) {
   const float x = 0;
-  EXPECT_THROW(write_safetensors(path_, {{"a", StoredType::f32, {1}, &x},
-                                         {"a", StoredType::f32, {1}, &x}}),
-               Error);
+  EXPECT_THROW(
+      write_safetensors(path_, {{"a", StoredType::f32, {1}, &x}, {"a", StoredType::f32, {1}, &x}}),
+      Error);
   EXPECT_FALSE(std::filesystem::exists(path_));
 }
 
