@@ -48,7 +48,7 @@ say "running tests under the address and undefined-behaviour sanitizers"
 run_ctest build-asan $sanitizer_level . 1800 || failed+=("address sanitizer (build-asan)")
 
 say "running tests under the thread sanitizer"
-if runner=$(tsan_runner build-tsan/weft/weft_base_test); then
+if runner=$(tsan_runner build-tsan/layers/weft_base_test); then
   $runner env WEFT_TEST_LEVEL=$sanitizer_level ctest --test-dir build-tsan -R "$tsan_tests" -j "$jobs" --timeout 1800 \
     --output-on-failure --no-tests=error || failed+=("thread sanitizer (build-tsan)")
 else
