@@ -1,9 +1,9 @@
 # Each path's file gets exactly the instructions it may use; nothing is ever compiled for "the machine at hand".
 # Included by weft/CMakeLists.txt, which creates the library: source properties count only in that folder's scope.
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-  # 512-bit registers are really wanted; the warning is a false one inside gcc 12's own AVX-512 headers.
+  # 512-bit registers are really wanted; the warnings are false ones inside gcc 12's own AVX-512 headers.
   set_source_files_properties(kernels/path_avx2.cc PROPERTIES COMPILE_OPTIONS "-O2;-mavx2;-mfma;-mf16c;-fno-math-errno")
   set_source_files_properties(kernels/path_avx512.cc PROPERTIES COMPILE_OPTIONS
-    "-O2;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mfma;-mf16c;-mprefer-vector-width=512;-fno-math-errno;-Wno-maybe-uninitialized")
+    "-O2;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mfma;-mf16c;-mprefer-vector-width=512;-fno-math-errno;-Wno-uninitialized;-Wno-maybe-uninitialized")
 endif()
 set_source_files_properties(kernels/path_portable.cc PROPERTIES COMPILE_OPTIONS "-O2;-fno-math-errno")
