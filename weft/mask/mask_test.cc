@@ -316,6 +316,18 @@ TEST(Mask, ComplementaryTrianglesShareABox) {
   EXPECT_NE(message.find("rectangles 0 and 1 overlap"), std::string::npos) << message;
 }
 
+// A diagonal runs into a column that another rectangle keeps it apart from at first.
+TEST(Mask, OverlapIsFoundAfterWhatLiesBetweenEnds) {
+  const BandRectangle between{.q = {0, 4}, .k = {5, 6}};
+  const BandRectangle column{.q = {1, 9}, .k = {7, 8}};
+  BandRectangle diagonal{.q = {2, 9}, .k = {0, 9}, .lo = 0, .hi = 0};
+  const BandRectangle later{.q = {6, 9}, .k = {0, 1}};
+  refusal([&] { Mask::from_bands(9, 9, {between, column, diagonal}); });
+  refusal([&] { Mask::from_bands(9, 9, {later, diagonal, column, between}); });
+  diagonal.q.end = 7;  // the row before they meet
+  EXPECT_EQ(Mask::from_bands(9, 9, {later, diagonal, column, between}).area(), 4 + 8 + 5 + 3);
+}
+
 TEST(Mask, OverlapNamesTheRectanglesAsTheyWereGiven) {
   const std::string message = refusal([&] {
     Mask::from_bands(9, 9,
