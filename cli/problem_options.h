@@ -1,0 +1,59 @@
+// The options that describe one attention problem, shared by show, verify, check and bench.
+//
+//   ProblemOptions options;
+//   add_problem_options(command, options);
+//   ...                                    // once the arguments are read:
+//   options.check();                       // what the options say together
+//   Mask mask = options.mask();
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "cli/command.h"
+#include "weft/base/dtype.h"
+#include "weft/mask/mask.h"
+
+namespace weft::cli {
+
+inline constexpr Limits kRankLimits{.min = 1, .max = 65536};
+inline constexpr Limits kTokenLimits{.min = 1, .max = (int64_t{1} << 31) - 1};
+inline constexpr Limits kHeadLimits{.min = 1, .max = 65536};
+inline constexpr Limits kHeadDimLimits{.min = 1, .max = 65536};
+
+struct ProblemOptions {
+  int64_t ranks = 0;          // 0: not given
+  int64_t tokens = 0;         // 0: not given; after check() the length of the sequence
+  std::vector<int64_t> docs;  // empty: one document
+  MaskRule rule{.causal = true};
+  int64_t heads = 8;
+  int64_t kv_heads = 0;  // 0: not given; after check() set
+  int64_t head_dim = 64;
+  DType dtype = DType::fp32;
+  int64_t seed = 0;
+  double scale = 0;    // 0: 1 / sqrt(head_dim)
+  std::string layout;  // empty: the method's own
+  std::map<std::string, std::string> method_options;
+  bool backward = false;
+  bool json = false;
+
+  // Checks what single options cannot, and fills in `tokens` and `kv_heads`. Throws Error(usage).
+  void check();
+  // After check(): the packed documents, one for a single sequence; and the mask over them.
+  std::vector<int64_t> lengths() const;
+  Mask mask() const;
+};
+
+// Adds all of them to a command's table; `options` must outlive it. The setters check each option
+// by itself.
+void add_problem_options(Command& command, ProblemOptions& options);
+
+// Parts of it, for commands that take some only.
+void add_ranks_option(Command& command, int64_t* ranks);
+void add_method_options(Command& command, std::string* layout,
+                        std::map<std::string, std::string>* options);
+void add_json_option(Command& command, bool* json);
+
+}  // namespace weft::cli
