@@ -7,6 +7,8 @@
 #include "weft/kernels/microkernel.inc.h"
 #include "weft/kernels/band_range.inc.h"
 #include "weft/kernels/rows.inc.h"
+#include "weft/kernels/convert_rows.inc.h"
+#include "weft/kernels/transpose.inc.h"
 #include "weft/kernels/pack.inc.h"
 #include "weft/kernels/forward_tile.inc.h"
 #include "weft/kernels/backward_tile.inc.h"
