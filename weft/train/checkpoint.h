@@ -1,7 +1,8 @@
 // A training run at one moment, as a folder: everything that decides how it goes on.
 //
-//   write_checkpoint("out/checkpoints", state, map, arrays);
-//   Checkpoint c = read_checkpoint("out");            // the latest below, or a step-N folder itself
+//   write_checkpoint("out/checkpoints", state, map, weights, first, second);
+//   std::string folder = find_checkpoint("out");      // out/checkpoints/step-N of the largest N
+//   CheckpointState state = read_checkpoint_state(folder);
 //
 // out/checkpoints/step-N holds config.json and model.safetensors (a Hugging Face folder),
 // optimizer.safetensors (first and second moments by parameter name) and state.json (step, place in
@@ -41,7 +42,8 @@ void read_checkpoint_arrays(const std::string& folder, const ParameterMap& map,
                             std::span<float> weights, std::span<float> first_moment,
                             std::span<float> second_moment);
 
-// Removes the oldest step-N below `folder` until `keep` are left; 0 keeps all.
-void remove_old_checkpoints(const std::string& folder, int64_t keep);
+// Removes the oldest step-N below `folder` until `keep` of those up to `newest` are left; 0 keeps
+// all. Later ones, of a run that this one began in the middle of, stay.
+void remove_old_checkpoints(const std::string& folder, int64_t keep, int64_t newest);
 
 }  // namespace weft

@@ -31,10 +31,11 @@ class RankGroup {
   void all_reduce_sum(int rank, std::span<float> buffer);
   double all_reduce_sum(int rank, double value);
 
-  // The first call wins; error may be null for an interrupt.
+  // The first call wins, except that a cause replaces an Error(stopped): that one only tells that
+  // somebody else failed. error may be null for an interrupt.
   void abort(std::exception_ptr error);
   bool aborted() const;
-  // The exception of the first abort().
+  // The exception of the call that won.
   std::exception_ptr error() const;
 
   // Seconds that `rank` has waited in these calls so far. Called from that rank's thread.

@@ -39,7 +39,7 @@ class SequencePlan {
   virtual void abort() {}
 
   // Seconds that `rank` has spent waiting for others inside attention since the plan was made.
-  virtual double waiting_seconds(int rank) const { (void)rank; return 0; }
+  virtual double waiting_seconds(int /*rank*/) const { return 0; }
 };
 
 // What a plan is made for.

@@ -47,6 +47,8 @@ struct TrainOptions {
   uint64_t seed = 0;
   int64_t checkpoint_every = 100;  // 0: only after the last step
   int64_t keep_checkpoints = 3;    // older ones of this run are removed; 0: keep all
+  // Remove the checkpoints that another run has left in `out`; without it such a folder is refused.
+  bool overwrite = false;
   // Kept in checkpoints for the caller, e.g. the name of the method.
   std::map<std::string, std::string> notes;
 
@@ -62,7 +64,7 @@ struct StepReport {
   double learning_rate = 0;
   int64_t tokens = 0;  // labelled tokens of the step
   double seconds = 0;
-  double tokens_per_second = 0;  // all tokens of the step, over all ranks
+  double tokens_per_second = 0;  // all tokens of the step, labelled or not, over all ranks
   double waiting_share = 0;      // of the ranks' time, waiting for each other
 };
 
