@@ -31,8 +31,8 @@ struct Ring {
 // A rank's view of its ring. Values are the rank's own; `kv` holds the keys of its place for `kv_heads`.
 class RingPass {
  public:
-  RingPass(Builder& builder, std::shared_ptr<const Ring> ring, int place, Set kv_heads)
-      : b_(builder), ring_(std::move(ring)), me_(place), d_(ring_->direction), kv_heads_(kv_heads) {}
+  RingPass(Builder& builder, std::shared_ptr<const Ring> members, int place, Set kv_heads)
+      : b_(builder), ring_(std::move(members)), me_(place), d_(ring_->direction), kv_heads_(kv_heads) {}
 
   int steps() const { return ring_->size(); }
 

@@ -65,7 +65,6 @@ Set Builder::queries_needed(const IntervalSet& queries, const IntervalSet& keys)
 }
 
 Instruction& Builder::record(Op op) {
-  WEFT_CHECK(outgoing_.empty() && incoming_.empty());  // an exchange was put together and never issued
   const bool is_exchange = op == Op::exchange;
   instructions_.push_back(
       {.op = op, .step = step_, .first = static_cast<uint32_t>(is_exchange ? parts_.size() : slices_.size())});
@@ -223,6 +222,7 @@ void Builder::wait(int lane) { record(Op::wait).lane = static_cast<uint8_t>(lane
 void Builder::begin_backward() { record(Op::begin_backward); }
 
 Block Builder::take() {
+  WEFT_CHECK(outgoing_.empty() && incoming_.empty());  // an exchange was put together and never issued
   ++step_;
   return {instructions_, slices_, parts_};
 }

@@ -31,7 +31,7 @@ class Set {
   SetId id() const { return id_; }
   bool empty() const { return id_ == SetId::empty; }
   int64_t size() const { return empty() ? 0 : pool_->size(id_); }
-  const IntervalSet& intervals() const { return (*pool_)[id_]; }
+  IntervalSet intervals() const { return empty() ? IntervalSet() : (*pool_)[id_]; }
   friend Set operator|(Set a, Set b) { return a.empty() ? b : Set(*a.pool_, a.pool_->unite(a.id_, b.id_)); }
   friend Set operator&(Set a, Set b) { return a.empty() ? a : Set(*a.pool_, a.pool_->intersect(a.id_, b.id_)); }
   friend Set operator-(Set a, Set b) { return a.empty() ? a : Set(*a.pool_, a.pool_->subtract(a.id_, b.id_)); }

@@ -1,0 +1,167 @@
+// Exchanges in the symbolic run of a rank: issue, matching of parts, completion, and the bytes they hold.
+#include <algorithm>
+
+#include "weft/verify/rank_run.h"
+
+namespace weft::verify_internal {
+
+void RankRun::issue(const Instruction& i) {
+  exchange_ = &i;
+  outgoing_.clear();
+  incoming_.clear();
+  unmatched = 0;
+  check_exchange(i);
+  const auto pend = [&](std::span<const Part> parts, std::vector<PendingMessage>& messages) {
+    for_each_message(parts, [&](int peer, std::span<const Part> message) {
+      if (peer == rank_ || peer < 0 || peer >= problem_.ranks()) return;
+      messages.push_back({peer, message, false});
+      ++unmatched;
+    });
+  };
+  pend(block_.outgoing(i), outgoing_);
+  pend(block_.incoming(i), incoming_);
+  for (const PendingMessage& message : outgoing_) {
+    ++report_.messages;
+    for (const Part& part : message.parts) {
+      const size_t id = static_cast<size_t>(part.slice.value);
+      const Form form = id < values_.size() ? values_[id].form : Form::whole;
+      report_.bytes_sent += pool_.size(part.slice.tokens) * pool_.size(part.slice.heads) *
+                            problem_.wire_bytes_per_row(part.slice.fields, form);
+    }
+  }
+
+  const uint64_t number = dependencies_.issue(block_, i);
+  FlightState& flight = flights_.emplace_back();
+  for (const Part& part : block_.outgoing(i)) {
+    const size_t id = static_cast<size_t>(part.slice.value);
+    if (id >= values_.size() || !values_[id].exists) continue;
+    std::vector<uint64_t>& readers = values_[id].flights;
+    if (readers.empty() || readers.back() != number) readers.push_back(number);
+  }
+  for (const Part& part : block_.incoming(i)) {
+    if (part.combine == Combine::copy) continue;
+    flight.staging += pool_.size(part.slice.tokens) * pool_.size(part.slice.heads) *
+                      problem_.wire_bytes_per_row(part.slice.fields, Form::accumulating);
+  }
+  add_live(flight.staging);
+}
+
+void RankRun::check_exchange(const Instruction& i) {
+  const auto out = block_.outgoing(i), in = block_.incoming(i);
+  const auto by_peer = [](const Part& a, const Part& b) { return a.peer < b.peer; };
+  if (!std::is_sorted(out.begin(), out.end(), by_peer) || !std::is_sorted(in.begin(), in.end(), by_peer)) {
+    note("operand", "exchange: parts are not ordered by peer");
+  }
+  const auto check_part = [&](const Part& part, const char* role) {
+    if (part.peer < 0 || part.peer >= problem_.ranks()) {
+      note("message", std::string(role) + " rank " + std::to_string(part.peer) + ", but ranks are 0.." +
+                          std::to_string(problem_.ranks() - 1));
+      return;
+    }
+    if (part.slice.tokens == SetId::empty || part.slice.heads == SetId::empty) {
+      note("operand", std::string("exchange: an empty part ") + role + " rank " + std::to_string(part.peer));
+    }
+  };
+  std::vector<ValueId> accumulators;  // sent from: nothing may arrive in them at the same time
+  for (const Part& part : out) {
+    check_part(part, "to");
+    ValueState* value = find(part.slice, "exchange: send");
+    if (!value) continue;
+    if (value->form == Form::whole) {
+      is_whole(part.slice, "exchange: send", part.slice.fields);
+    } else if (accumulator(part.slice, "exchange: send")) {
+      if (accumulators.empty() || accumulators.back() != part.slice.value) accumulators.push_back(part.slice.value);
+    }
+  }
+  for (const Part& part : in) {
+    check_part(part, "from");
+    ValueState* value = find(part.slice, "exchange: receive");
+    if (!value) continue;
+    const bool partial = part.slice.fields == (Field::out | Field::lse);
+    if (part.combine != Combine::copy &&
+        (value->form == Form::whole || partial != (part.combine == Combine::merge))) {
+      note("operand", std::string("exchange: ") + name_of(part.combine) + " of " +
+                          (value->form == Form::whole ? "whole " : "") + to_string(part.slice.fields) +
+                          "; partial results merge, sums add, whole values are copied");
+    }
+    if (value->form == Form::accumulating) accumulator(part.slice, "exchange: receive");
+    if (std::find(accumulators.begin(), accumulators.end(), part.slice.value) == accumulators.end()) continue;
+    for (const Part& sent : out) {
+      if (sent.slice.value == part.slice.value && pool_.intersects(sent.slice.tokens, part.slice.tokens) &&
+          pool_.intersects(sent.slice.heads, part.slice.heads)) {
+        note("operand", "exchange: rows " + to_string(pool_[part.slice.tokens]) + " of value " +
+                            std::to_string(static_cast<size_t>(part.slice.value)) + " are sent and received at once");
+      }
+    }
+  }
+}
+
+void RankRun::receive(RankRun& sender, std::span<const Part> sent, std::span<const Part> expected) {
+  if (sent.size() != expected.size()) {
+    note("message", "rank " + std::to_string(sender.rank_) + " sends " + std::to_string(sent.size()) +
+                        " parts (its instruction " + std::to_string(sender.instruction()) + "), but " +
+                        std::to_string(expected.size()) + " are expected");
+  }
+  for (size_t n = 0; n < std::min(sent.size(), expected.size()); ++n) {
+    const Slice &from = sent[n].slice, &to = expected[n].slice;
+    if (from.tokens != to.tokens || from.heads != to.heads || from.fields != to.fields) {
+      note("message", "rank " + std::to_string(sender.rank_) + " sends " + describe(from) + " (its instruction " +
+                          std::to_string(sender.instruction()) + "), but " + describe(to) + " is expected");
+      continue;
+    }
+    const size_t a = static_cast<size_t>(from.value), b = static_cast<size_t>(to.value);
+    if (a >= sender.values_.size() || b >= values_.size()) continue;
+    ValueState &source = sender.values_[a], &target = values_[b];
+    if (!source.exists || !target.exists) continue;
+    if (source.form != target.form) {
+      note("message", "rank " + std::to_string(sender.rank_) + " sends " +
+                          (source.form == Form::whole ? "whole " : "accumulating ") + describe(from) +
+                          ", but it is received as the other form");
+      continue;
+    }
+    if (target.form != Form::accumulating) continue;  // whole values become defined in complete_exchange
+    take(source, from, target, to, expected[n].combine == Combine::copy);
+    if (!trace_) continue;
+    source.contributions.for_each(pool_, {query_heads(to), to.tokens}, [&](Box box, const IntervalSet& other) {
+      if (!trace_->concerns(to.fields, pool_, box.heads, box.own, other)) return;
+      trace_->events.push_back({sender.rank_, sender.instruction(), "sent to rank " + std::to_string(rank_)});
+    });
+  }
+}
+
+void RankRun::complete_exchange() {
+  const Instruction& i = *exchange_;
+  // To oneself: the k-th part sent is the k-th received.
+  const auto own = [&](std::span<const Part> parts) {
+    const auto is_own = [&](const Part& part) { return part.peer == rank_; };
+    const auto begin = std::find_if(parts.begin(), parts.end(), is_own);
+    const auto end = std::find_if_not(begin, parts.end(), is_own);
+    return std::span<const Part>(begin, end);
+  };
+  const auto sent = own(block_.outgoing(i)), expected = own(block_.incoming(i));
+  if (!sent.empty() || !expected.empty()) receive(*this, sent, expected);
+  for (const Part& part : block_.incoming(i)) {
+    const size_t id = static_cast<size_t>(part.slice.value);
+    if (id >= values_.size() || !values_[id].exists || values_[id].form != Form::whole) continue;
+    if (!values_[id].defined.define(pool_, part.slice)) {
+      note("lifetime", describe(part.slice) + " is received, but was written before");
+    }
+  }
+  exchange_ = nullptr;
+}
+
+void RankRun::complete_flight(uint64_t number) {
+  FlightState& flight = flights_[number - first_flight_];
+  flight.complete = true;
+  add_live(-flight.staging);
+  for (size_t index : flight.held) {
+    if (--held_[index].pending == 0) add_live(-held_[index].bytes);
+  }
+  while (!flights_.empty() && flights_.front().complete) {
+    flights_.pop_front();
+    ++first_flight_;
+  }
+  if (flights_.empty()) held_.clear();
+}
+
+}  // namespace weft::verify_internal

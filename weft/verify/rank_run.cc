@@ -1,0 +1,469 @@
+#include "weft/verify/rank_run.h"
+
+#include <algorithm>
+
+namespace weft::verify_internal {
+namespace {
+
+constexpr Fields kPartial = Field::out | Field::lse;
+
+}  // namespace
+
+RankRun::RankRun(const Schedule& schedule, int rank, SetPool& pool, std::function<void(Finding)> note, Trace* trace)
+    : problem_(schedule.problem()), pool_(pool), rank_(rank), note_(std::move(note)), trace_(trace),
+      program_(schedule.open(rank, pool)), dependencies_(pool) {
+  all_queries_ = pool.intern(Range{0, problem_.query_layout.tokens()});
+  all_keys_ = pool.intern(Range{0, problem_.key_layout.tokens()});
+  my_queries_ = pool.intern(problem_.query_layout.shard(rank));
+  my_keys_ = pool.intern(problem_.key_layout.shard(rank));
+  all_heads_ = pool.intern(Range{0, problem_.heads});
+  all_kv_heads_ = pool.intern(Range{0, problem_.kv_heads});
+}
+
+void RankRun::note(const char* kind, const std::string& text) { note_({rank_, instruction(), kind, text}); }
+
+std::string RankRun::describe(const Slice& slice) const {
+  return to_string(slice.fields) + " " + to_string(pool_[slice.tokens]) + ", heads " + to_string(pool_[slice.heads]);
+}
+
+bool RankRun::run() {
+  if (exchange_) complete_exchange();
+  while (true) {
+    if (next_ == block_.instructions.size()) {
+      next_ = 0;
+      if (!program_->next(block_)) {
+        block_ = {};
+        end_of_program();
+        return false;
+      }
+    }
+    while (next_ < block_.instructions.size()) {
+      const Instruction& i = block_.instructions[next_++];
+      ++count_;
+      dependencies_.before(block_, i, [&](uint64_t number) { complete_flight(number); });
+      if (i.op != Op::exchange) {
+        execute(i);
+        continue;
+      }
+      issue(i);
+      if (unmatched > 0) return true;
+      complete_exchange();
+    }
+  }
+}
+
+void RankRun::execute(const Instruction& i) {
+  switch (i.op) {
+    case Op::create:
+    case Op::input: return create(i);
+    case Op::drop: return drop(i);
+    case Op::result: return result(i);
+    case Op::attend: return attend(i);
+    case Op::attend_backward: return attend_backward(i);
+    case Op::prepare_backward: return prepare_backward(i);
+    case Op::finish: return finish(i);
+    case Op::merge:
+    case Op::add: return combine(i);
+    case Op::begin_backward: return begin_backward();
+    case Op::wait:
+    case Op::exchange: return;
+  }
+}
+
+// ---- values
+
+RankRun::ValueState* RankRun::find(const Slice& slice, const char* role) {
+  const size_t id = static_cast<size_t>(slice.value);
+  if (id >= values_.size() || !values_[id].exists) {
+    note("lifetime", std::string(role) + ": value " + std::to_string(id) + " does not exist here");
+    return nullptr;
+  }
+  ValueState& value = values_[id];
+  if (slice.fields.empty() || !value.all.fields.includes(slice.fields) ||
+      !pool_.includes(value.all.tokens, slice.tokens) || !pool_.includes(value.all.heads, slice.heads)) {
+    note("operand", std::string(role) + ": slice " + describe(slice) + " is not inside value " + std::to_string(id) +
+                        " (" + describe(value.all) + ")");
+    return nullptr;
+  }
+  return &value;
+}
+
+bool RankRun::is_whole(const Slice& slice, const char* role, Fields needed) {
+  ValueState* value = find(slice, role);
+  if (!value) return false;
+  if (value->form != Form::whole || !slice.fields.includes(needed)) {
+    note("operand", std::string(role) + " needs whole " + to_string(needed) + ", but value " +
+                        std::to_string(static_cast<size_t>(slice.value)) + " is " +
+                        (value->form == Form::whole ? "whole " : "accumulating ") + to_string(slice.fields));
+    return false;
+  }
+  if (!value->defined.covers(pool_, {slice.value, slice.tokens, slice.heads, needed})) {
+    note("lifetime", std::string(role) + ": " + describe(slice.only(needed)) + " is used before it is defined");
+    return false;
+  }
+  return true;
+}
+
+RankRun::ValueState* RankRun::accumulator(const Slice& slice, const char* role) {
+  ValueState* value = find(slice, role);
+  if (!value) return nullptr;
+  if (value->form != Form::accumulating || slice.fields != value->all.fields) {
+    note("operand", std::string(role) + " needs all fields of an accumulating value, but is given " +
+                        to_string(slice.fields) + " of value " + std::to_string(static_cast<size_t>(slice.value)));
+    return nullptr;
+  }
+  return value;
+}
+
+SetId RankRun::query_heads(const Slice& slice) {
+  return is_key_side(slice.fields) ? pool_.expand(slice.heads, problem_.group()) : slice.heads;
+}
+
+bool RankRun::same_rows(const Slice& a, const Slice& b, const char* what) {
+  if (a.tokens == b.tokens && a.heads == b.heads && a.fields == b.fields) return true;
+  note("operand", std::string(what) + " of different rows: " + describe(a) + " and " + describe(b));
+  return false;
+}
+
+void RankRun::add_live(int64_t bytes) {
+  live_ += bytes;
+  report_.live_bytes = std::max(report_.live_bytes, live_);
+}
+
+void RankRun::create(const Instruction& i) {
+  for (const Slice& slice : block_.targets(i)) {
+    const size_t id = static_cast<size_t>(slice.value);
+    if (id >= (1u << 24)) return note("lifetime", "value number " + std::to_string(id) + " is too large");
+    if (id >= values_.size()) values_.resize(id + 1);
+    ValueState& value = values_[id];
+    if (value.exists) return note("lifetime", "value " + std::to_string(id) + " is created twice");
+    const bool key_side = is_key_side(slice.fields);
+    const Form form = i.op == Op::input ? Form::whole : i.form;
+    const bool one_side = (key_side ? kKeyFields : kQueryFields).includes(slice.fields) && !slice.fields.empty();
+    const Fields sums = Field::dk | Field::dv;
+    const bool legal_sum = slice.fields == kPartial || slice.fields == Fields(Field::dq) || sums.includes(slice.fields);
+    if (!one_side || (form == Form::accumulating && !legal_sum)) {
+      return note("operand", "a value cannot hold " + to_string(slice.fields) +
+                                 (form == Form::accumulating ? " as sums" : " together"));
+    }
+    if (!pool_.includes(key_side ? all_keys_ : all_queries_, slice.tokens) ||
+        !pool_.includes(key_side ? all_kv_heads_ : all_heads_, slice.heads) || slice.tokens == SetId::empty ||
+        slice.heads == SetId::empty) {
+      return note("operand", "value " + std::to_string(id) + " (" + describe(slice) + ") is empty or lies outside of the problem");
+    }
+    value.exists = true;
+    value.is_input = i.op == Op::input;
+    value.is_result = false;
+    value.form = form;
+    value.all = slice;
+    value.defined.clear();
+    value.contributions.clear();
+    value.flights.clear();
+    value.bytes = pool_.size(slice.tokens) * pool_.size(slice.heads) * problem_.bytes_per_row(slice.fields, form);
+    add_live(value.bytes);
+    if (i.op != Op::input) continue;
+    const Fields given = backward_ ? Field::q | Field::k | Field::v | Field::out | Field::lse | Field::dout
+                                   : Field::q | Field::k | Fields(Field::v);
+    if (!given.includes(slice.fields)) {
+      note("operand", "the caller does not give " + to_string(slice.fields) + (backward_ ? " in backward" : " in forward"));
+    }
+    if (!pool_.includes(key_side ? my_keys_ : my_queries_, slice.tokens)) {
+      note("operand", "the caller gives only this rank's own tokens, not " + to_string(pool_[slice.tokens]));
+    }
+    const Fields produced = slice.fields & kPartial;
+    if (!produced.empty() && !results_.covers(pool_, {slice.value, slice.tokens, slice.heads, produced})) {
+      note("operand", "backward asks for " + to_string(produced) + ", which forward did not give as a result");
+    }
+    value.defined.define(pool_, slice);
+  }
+}
+
+void RankRun::drop(const Instruction& i) {
+  for (const Slice& slice : block_.sources(i)) {
+    const size_t id = static_cast<size_t>(slice.value);
+    if (id >= values_.size() || !values_[id].exists) {
+      return note("lifetime", "drop of value " + std::to_string(id) + ", which does not exist here");
+    }
+    ValueState& value = values_[id];
+    if (trace_) {
+      value.contributions.for_each(pool_, {query_heads(value.all), value.all.tokens}, [&](Box box, const IntervalSet& other) {
+        if (trace_->concerns(value.all.fields, pool_, box.heads, box.own, other)) {
+          trace_->events.push_back({rank_, instruction(), "dropped"});
+        }
+      });
+    }
+    value.exists = false;
+    std::erase_if(value.flights, [&](uint64_t n) { return n < first_flight_ || flights_[n - first_flight_].complete; });
+    if (value.flights.empty()) {
+      add_live(-value.bytes);
+      continue;
+    }
+    held_.push_back({value.bytes, static_cast<int>(value.flights.size())});
+    for (uint64_t number : value.flights) flights_[number - first_flight_].held.push_back(held_.size() - 1);
+  }
+}
+
+void RankRun::result(const Instruction& i) {
+  for (const Slice& slice : block_.sources(i)) {
+    if (!is_whole(slice, "result", slice.fields)) continue;
+    const bool key_side = is_key_side(slice.fields);
+    const Fields wanted = backward_ ? Field::dq | Field::dk | Field::dv : kPartial;
+    if (!wanted.includes(slice.fields)) {
+      note("result", to_string(slice.fields) + " is no result of " + (backward_ ? "backward" : "forward"));
+    } else if (!pool_.includes(key_side ? my_keys_ : my_queries_, slice.tokens)) {
+      note("result", "result " + describe(slice) + " does not belong to this rank");
+    } else if (!results_.define(pool_, slice)) {
+      note("result", "result " + describe(slice) + " is given twice");
+    }
+    values_[static_cast<size_t>(slice.value)].is_result = true;
+  }
+}
+
+// ---- compute
+
+void RankRun::attend(const Instruction& i) {
+  for (const Slice& q : block_.queries(i)) {
+    if (!is_whole(q, "attend: queries", Field::q)) continue;
+    for (const Slice& k : block_.keys(i)) {
+      if (!is_whole(k, "attend: keys", Field::k | Field::v)) continue;
+      if (!pool_.includes(k.heads, pool_.contract(q.heads, problem_.group()))) {
+        note("operand", "attend: the keys lack kv heads that query heads " + to_string(pool_[q.heads]) + " read");
+        continue;
+      }
+      report_.work += problem_.pairs.area(pool_[q.tokens], pool_[k.tokens]) * pool_.size(q.heads);
+      ValueState* into = nullptr;
+      for (const Slice& target : block_.targets(i)) {
+        if (!pool_.includes(target.tokens, q.tokens) || !pool_.includes(target.heads, q.heads)) continue;
+        into = accumulator(target, "attend: partial");
+        if (into && target.fields != kPartial) {
+          note("operand", "attend: the target holds " + to_string(target.fields) + ", not out+lse");
+          into = nullptr;
+        }
+        break;
+      }
+      if (!into) {
+        note("operand", "attend: no partial result for queries " + to_string(pool_[q.tokens]) + ", heads " +
+                            to_string(pool_[q.heads]));
+        continue;
+      }
+      const IntervalSet& keys = pool_[k.tokens];
+      into->contributions.add(pool_, {q.heads, q.tokens}, keys, [&](Box box, const IntervalSet& both) {
+        const int64_t pairs = problem_.pairs.area(pool_[box.own], both);
+        if (pairs > 0) {
+          note("coverage", "out of queries " + to_string(pool_[box.own]) + ", heads " + to_string(pool_[box.heads]) +
+                               ": " + std::to_string(pairs) + " pairs with keys " + to_string(both) + " are attended twice");
+        }
+      });
+      if (trace_ && trace_->concerns(kPartial, pool_, q.heads, q.tokens, keys)) {
+        trace_->events.push_back({rank_, instruction(), "attended"});
+      }
+    }
+  }
+}
+
+void RankRun::attend_backward(const Instruction& i) {
+  for (const Slice& q : block_.queries(i)) {
+    if (!is_whole(q, "attend_backward: queries", Field::q)) continue;
+    bool complete = true;
+    for (Field field : {Field::dout, Field::lse, Field::delta}) {
+      const Slice* found = nullptr;
+      for (const Slice& slice : block_.bundles(i)) {
+        if (slice.fields.has(field) && pool_.includes(slice.tokens, q.tokens) && pool_.includes(slice.heads, q.heads)) {
+          found = &slice;
+          break;
+        }
+      }
+      if (!found) {
+        note("operand", std::string("attend_backward: no ") + name_of(field) + " for queries " + to_string(pool_[q.tokens]));
+        complete = false;
+      } else {
+        complete &= is_whole({found->value, q.tokens, q.heads, found->fields}, "attend_backward: bundle", field);
+      }
+    }
+    if (!complete) continue;
+    for (const Slice& k : block_.keys(i)) {
+      if (!is_whole(k, "attend_backward: keys", Field::k | Field::v)) continue;
+      if (!pool_.includes(k.heads, pool_.contract(q.heads, problem_.group()))) {
+        note("operand", "attend_backward: the keys lack kv heads that query heads " + to_string(pool_[q.heads]) + " read");
+        continue;
+      }
+      report_.work_backward += problem_.pairs.area(pool_[q.tokens], pool_[k.tokens]) * pool_.size(q.heads);
+      contribute_gradients(i, q, k);
+    }
+  }
+}
+
+void RankRun::contribute_gradients(const Instruction& i, const Slice& q, const Slice& k) {
+  for (Field field : {Field::dq, Field::dk, Field::dv}) {
+    const bool key_side = field != Field::dq;
+    const SetId rows = key_side ? k.tokens : q.tokens, others = key_side ? q.tokens : k.tokens;
+    const SetId heads = key_side ? pool_.contract(q.heads, problem_.group()) : q.heads;
+    bool wanted = false, found = false;
+    for (const Slice& target : block_.targets(i)) {
+      if (!target.fields.has(field)) continue;
+      wanted = true;
+      if (!pool_.includes(target.tokens, rows) || !pool_.includes(target.heads, heads)) continue;
+      found = true;
+      if (field == Field::dv && target.fields.has(Field::dk)) break;  // one value: contributed with dk
+      ValueState* into = accumulator(target, "attend_backward: gradient");
+      if (!into) break;
+      into->contributions.add(pool_, {q.heads, rows}, pool_[others], [&](Box box, const IntervalSet& both) {
+        const int64_t pairs = key_side ? problem_.pairs.area(both, pool_[box.own]) : problem_.pairs.area(pool_[box.own], both);
+        if (pairs > 0) {
+          note("coverage", to_string(target.fields) + " of " + (key_side ? "keys " : "queries ") + to_string(pool_[box.own]) +
+                               ", query heads " + to_string(pool_[box.heads]) + ": " + std::to_string(pairs) +
+                               " pairs with " + (key_side ? "queries " : "keys ") + to_string(both) + " are added twice");
+        }
+      });
+      if (trace_ && trace_->concerns(target.fields, pool_, q.heads, rows, pool_[others])) {
+        trace_->events.push_back({rank_, instruction(), "computed"});
+      }
+      break;
+    }
+    if (wanted && !found) {
+      note("operand", std::string("attend_backward: no ") + name_of(field) + " rows for " + (key_side ? "keys " : "queries ") +
+                          to_string(pool_[rows]) + ", heads " + to_string(pool_[heads]));
+    }
+  }
+}
+
+void RankRun::prepare_backward(const Instruction& i) {
+  const auto sources = block_.sources(i), targets = block_.targets(i);
+  if (sources.size() != 2 || targets.size() != 1) return note("operand", "prepare_backward takes out and dout and gives delta");
+  if (!is_whole(sources[0], "prepare_backward: out", Field::out)) return;
+  if (!is_whole(sources[1], "prepare_backward: dout", Field::dout)) return;
+  ValueState* delta = find(targets[0], "prepare_backward: delta");
+  if (!delta) return;
+  const Slice& to = targets[0];
+  for (const Slice& from : sources) {
+    if (from.tokens != to.tokens || from.heads != to.heads) {
+      return note("operand", "prepare_backward of different rows: " + describe(from) + " and " + describe(to));
+    }
+  }
+  if (delta->form != Form::whole || to.fields != Fields(Field::delta)) {
+    return note("operand", "prepare_backward gives whole delta, not " + to_string(to.fields));
+  }
+  if (!delta->defined.define(pool_, to)) note("lifetime", "delta " + describe(to) + " is written twice");
+}
+
+int64_t RankRun::missing_pairs(bool key_side, SetId own, const IntervalSet& other) const {
+  return key_side ? problem_.pairs.area(other, pool_[own]) : problem_.pairs.area(pool_[own], other);
+}
+
+void RankRun::finish(const Instruction& i) {
+  const auto sources = block_.sources(i), targets = block_.targets(i);
+  if (sources.size() != 1 || targets.size() != 1) return note("operand", "finish takes one slice of sums and gives one whole one");
+  ValueState* from = find(sources[0], "finish: sums");
+  ValueState* to = find(targets[0], "finish: result");
+  if (!from || !to || !same_rows(sources[0], targets[0], "finish")) return;
+  if (from->form != Form::accumulating || to->form != Form::whole) {
+    return note("operand", "finish turns an accumulating value into a whole one");
+  }
+  const bool key_side = is_key_side(sources[0].fields);
+  const IntervalSet& all = pool_[key_side ? all_queries_ : all_keys_];
+  const auto lacks = [&](Box box, const IntervalSet& missing) {
+    const int64_t pairs = missing_pairs(key_side, box.own, missing);
+    if (pairs == 0) return;
+    const SetId missing_id = pool_.intern(missing);
+    const IntervalSet rows = key_side ? problem_.pairs.keys_needed(missing, pool_[box.own])
+                                      : problem_.pairs.queries_needed(pool_[box.own], missing);
+    const IntervalSet what = key_side ? problem_.pairs.queries_needed(pool_[missing_id], rows)
+                                      : problem_.pairs.keys_needed(rows, pool_[missing_id]);
+    if (trace_ && trace_->fields.empty()) {  // the first thing missing is what the explanation follows
+      trace_->fields = from->all.fields;
+      trace_->head = pool_[box.heads].hull().begin;
+      trace_->own = rows.hull().begin;
+      const IntervalSet one(Range{trace_->own, trace_->own + 1});
+      const IntervalSet lost = key_side ? problem_.pairs.queries_needed(what, one) : problem_.pairs.keys_needed(one, what);
+      trace_->other = lost.hull().begin;
+    }
+    note("coverage", to_string(sources[0].fields) + " of " + (key_side ? "keys " : "queries ") + to_string(rows) +
+                         ", query heads " + to_string(pool_[box.heads]) + " lacks " + std::to_string(pairs) +
+                         " pairs with " + (key_side ? "queries " : "keys ") + to_string(what));
+  };
+  const Box rows{query_heads(sources[0]), sources[0].tokens};
+  from->contributions.for_each(pool_, rows, [&](Box box, const IntervalSet& other) { lacks(box, subtract(all, other)); });
+  from->contributions.for_each_empty(pool_, rows, [&](Box box) { lacks(box, all); });
+  if (!to->defined.define(pool_, targets[0])) note("lifetime", describe(targets[0]) + " is written twice");
+}
+
+void RankRun::take(ValueState& from, const Slice& source, ValueState& to, const Slice& target, bool into_identity) {
+  (void)source;
+  const Box rows{query_heads(target), target.tokens};
+  const bool key_side = is_key_side(target.fields);
+  if (into_identity) {
+    to.contributions.for_each(pool_, rows, [&](Box box, const IntervalSet&) {
+      note("lifetime", "rows " + to_string(pool_[box.own]) + " of " + to_string(target.fields) +
+                           " are received by copy, but hold something already");
+    });
+  }
+  // `from` and `to` may be one value of one rank in a broken schedule: collect before adding.
+  std::vector<std::pair<Box, IntervalSet>> moved;
+  from.contributions.for_each(pool_, rows, [&](Box box, const IntervalSet& other) { moved.emplace_back(box, other); });
+  for (const auto& [box, other] : moved) {
+    to.contributions.add(pool_, box, other, [&](Box twice, const IntervalSet& both) {
+      const int64_t pairs = missing_pairs(key_side, twice.own, both);
+      if (pairs > 0) {
+        note("coverage", to_string(target.fields) + " of " + (key_side ? "keys " : "queries ") + to_string(pool_[twice.own]) +
+                             ", query heads " + to_string(pool_[twice.heads]) + ": " + std::to_string(pairs) +
+                             " pairs with " + (key_side ? "queries " : "keys ") + to_string(both) + " arrive twice");
+      }
+    });
+  }
+}
+
+void RankRun::combine(const Instruction& i) {
+  const auto sources = block_.sources(i), targets = block_.targets(i);
+  if (sources.size() != 1 || targets.size() != 1) return note("operand", std::string(name_of(i.op)) + " takes one slice into one slice");
+  ValueState* from = accumulator(sources[0], "source");
+  ValueState* to = accumulator(targets[0], "target");
+  if (!from || !to || !same_rows(sources[0], targets[0], name_of(i.op))) return;
+  if ((targets[0].fields == kPartial) != (i.op == Op::merge)) {
+    return note("operand", std::string(name_of(i.op)) + " of " + to_string(targets[0].fields) + "; partial results merge, sums add");
+  }
+  if (from == to) return note("coverage", std::string(name_of(i.op)) + " of a value with itself");
+  take(*from, sources[0], *to, targets[0], false);
+}
+
+// ---- phases
+
+void RankRun::begin_backward() {
+  if (backward_) return note("lifetime", "backward begins twice");
+  check_results();
+  backward_ = true;
+  for (const ValueState& value : values_) {
+    if (value.exists && !value.is_input && !value.is_result) report_.saved_bytes += value.bytes;
+  }
+}
+
+void RankRun::check_results() {
+  const auto require = [&](Fields fields, SetId tokens, SetId heads) {
+    if (tokens == SetId::empty) return;
+    fields.for_each([&](Field field) {
+      if (!results_.covers(pool_, {ValueId{}, tokens, heads, field})) {
+        note("result", std::string("not all rows of ") + weft::name_of(field) + " are given as a result; this rank owes " +
+                           to_string(pool_[tokens]) + ", heads " + to_string(pool_[heads]));
+      }
+    });
+  };
+  if (backward_) {
+    require(Field::dq, my_queries_, all_heads_);
+    require(Field::dk | Field::dv, my_keys_, all_kv_heads_);
+  } else {
+    require(problem_.return_lse ? kPartial : Fields(Field::out), my_queries_, all_heads_);
+  }
+}
+
+void RankRun::end_of_program() {
+  ++count_;  // findings at the end name the place after the last instruction
+  dependencies_.finish([&](uint64_t number) { complete_flight(number); });
+  if (problem_.backward && !backward_) note("result", "the problem asks for backward, but the program has only forward");
+  check_results();
+  for (size_t id = 0; id < values_.size(); ++id) {
+    if (values_[id].exists) note("lifetime", "value " + std::to_string(id) + " (" + describe(values_[id].all) + ") is never dropped");
+  }
+  --count_;
+  finished_ = true;
+}
+
+}  // namespace weft::verify_internal

@@ -1,0 +1,128 @@
+// One rank's program, run symbolically: everything in the proof that needs no other rank.
+//
+// The scheduler in verify.cc lets each rank run until it blocks at an exchange, matches messages, and lets it go on.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "weft/schedule/dependencies.h"
+#include "weft/schedule/schedule.h"
+#include "weft/verify/content.h"
+#include "weft/verify/trace.h"
+#include "weft/verify/verify.h"
+
+namespace weft::verify_internal {
+
+// One message of the exchange at which a rank is blocked.
+struct PendingMessage {
+  int peer = 0;
+  std::span<const Part> parts;
+  bool matched = false;
+};
+
+class RankRun {
+ public:
+  // `note` receives what is wrong; `trace` follows one contribution, or is null.
+  RankRun(const Schedule& schedule, int rank, SetPool& pool, std::function<void(Finding)> note, Trace* trace);
+
+  // Runs until the next exchange with a message, or to the end. Returns false at the end.
+  bool run();
+  bool finished() const { return finished_; }
+
+  // ---- while blocked at an exchange
+  std::vector<PendingMessage>& outgoing() { return outgoing_; }
+  std::vector<PendingMessage>& incoming() { return incoming_; }
+  int unmatched = 0;  // messages of the exchange that have not met their other end
+  // Moves what `sender` sends in these parts into this rank's parts, after comparing them. Part by part.
+  void receive(RankRun& sender, std::span<const Part> sent, std::span<const Part> expected);
+
+  int rank() const { return rank_; }
+  int64_t instruction() const { return count_ - 1; }  // the one being run
+  int64_t instructions() const { return count_; }
+  const RankReport& report() const { return report_; }
+  void note(const char* kind, const std::string& text);
+
+ private:
+  struct ValueState {
+    bool exists = false;
+    bool is_input = false;
+    bool is_result = false;
+    Form form{};
+    Slice all;  // tokens, heads and fields of the value
+    int64_t bytes = 0;
+    Defined defined;
+    Contributions contributions;
+    std::vector<uint64_t> flights;  // exchanges issued that read it
+  };
+  // Bytes that outlive their drop until the exchanges that read them are complete.
+  struct Held {
+    int64_t bytes = 0;
+    int pending = 0;
+  };
+  struct FlightState {
+    int64_t staging = 0;
+    bool complete = false;
+    std::vector<size_t> held;
+  };
+
+  void execute(const Instruction& i);
+  void create(const Instruction& i);
+  void drop(const Instruction& i);
+  void result(const Instruction& i);
+  void attend(const Instruction& i);
+  void attend_backward(const Instruction& i);
+  void contribute_gradients(const Instruction& i, const Slice& q, const Slice& k);
+  void prepare_backward(const Instruction& i);
+  void finish(const Instruction& i);
+  void combine(const Instruction& i);
+  void begin_backward();
+  void end_of_program();
+  void issue(const Instruction& i);
+  void check_exchange(const Instruction& i);
+  void complete_exchange();  // all messages met: what came in is there
+  void complete_flight(uint64_t number);
+
+  // The value of a slice, or null after noting what is wrong with it.
+  ValueState* find(const Slice& slice, const char* role);
+  bool is_whole(const Slice& slice, const char* role, Fields needed);
+  bool same_rows(const Slice& a, const Slice& b, const char* what);
+  ValueState* accumulator(const Slice& slice, const char* role);
+  void take(ValueState& from, const Slice& source, ValueState& to, const Slice& target, bool into_identity);
+  // Query heads of a slice: kv heads expanded.
+  SetId query_heads(const Slice& slice);
+  bool is_key_side(Fields fields) const { return !(fields & kKeyFields).empty(); }
+  int64_t missing_pairs(bool key_side, SetId own, const IntervalSet& other) const;
+  void add_live(int64_t bytes);
+  std::string describe(const Slice& slice) const;
+  void check_results();
+
+  const Problem& problem_;
+  SetPool& pool_;
+  int rank_;
+  std::function<void(Finding)> note_;
+  Trace* trace_;
+  std::unique_ptr<Program> program_;
+  Block block_;
+  size_t next_ = 0;
+  int64_t count_ = 0;
+  bool finished_ = false;
+  bool backward_ = false;
+  std::vector<ValueState> values_;
+  Defined results_;
+  Dependencies dependencies_;
+  std::deque<FlightState> flights_;
+  uint64_t first_flight_ = 0;
+  std::vector<Held> held_;
+  int64_t live_ = 0;
+  RankReport report_;
+  std::vector<PendingMessage> outgoing_, incoming_;
+  const Instruction* exchange_ = nullptr;
+  SetId all_queries_, all_keys_, my_queries_, my_keys_, all_heads_, all_kv_heads_;
+};
+
+}  // namespace weft::verify_internal

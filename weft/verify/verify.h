@@ -1,0 +1,57 @@
+// Verify: a proof that a schedule is right, or the place where it is wrong.
+//
+// All programs run symbolically over sets of tokens. The proof covers: every allowed (query, key) pair is attended
+// exactly once and every gradient contribution comes home exactly once; every message is received as it was sent; the
+// schedule finishes even when every exchange blocks at its issue; nothing is used before it is defined or after it
+// ended. The same run counts work, bytes and messages, and bounds the live bytes of each rank in program order.
+// docs/schedule.md has the rules; the method is that of a small abstract interpreter whose domain is interval sets.
+//
+//   Report report = verify(make_schedule("zigzag", problem));
+//   if (!report.ok()) std::cerr << report.problems[0].text;
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "weft/base/stop.h"
+#include "weft/schedule/schedule.h"
+
+namespace weft {
+
+// What one rank does, summed over its program. Bytes as laid out in memory or on the wire; self-sends do not count.
+struct RankReport {
+  int64_t work = 0;           // forward (query, key) pairs x query heads attended here
+  int64_t work_backward = 0;  // the same in backward
+  int64_t bytes_sent = 0;
+  int64_t messages = 0;    // sent: one per exchange and peer
+  int64_t live_bytes = 0;  // largest sum of values, receive buffers and staging alive at one moment
+  int64_t saved_bytes = 0;  // values that forward keeps for backward, without inputs and results
+};
+
+// One thing that is wrong, at the instruction where it shows.
+struct Finding {
+  int rank = 0;
+  int64_t instruction = 0;  // index in the rank's program
+  std::string kind;         // coverage, message, deadlock, lifetime, operand, result
+  std::string text;
+};
+
+struct Report {
+  std::vector<RankReport> ranks;
+  std::vector<Finding> problems;  // empty: proved right
+  int64_t instructions = 0;       // of all ranks
+  bool ok() const { return problems.empty(); }
+};
+
+struct VerifyOptions {
+  int max_problems = 20;                    // stop after so many
+  bool explain = true;                      // run again to say where missing contributions were lost
+  const StopFlag* stop = nullptr;           // polled now and then
+  std::function<void(double)> progress;     // called now and then with the share of ranks that have finished
+};
+
+Report verify(const Schedule& schedule, const VerifyOptions& options = {});
+
+}  // namespace weft
