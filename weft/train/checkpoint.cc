@@ -154,8 +154,8 @@ CheckpointState read_checkpoint_state(const std::string& folder) {
   try {
     const Json document = Json::parse(read_file(path, size_t{16} << 20));
     if (document.at("format") != "weft-checkpoint" || document.at("version") != kVersion) {
-      throw Error(ErrorCode::format, path + " is not a weft checkpoint of version " +
-                                         std::to_string(kVersion));
+      throw Error(ErrorCode::format,
+                  path + " is not a weft checkpoint of version " + std::to_string(kVersion));
     }
     document.at("step").get_to(state.step);
     const Json& data = document.at("data");
@@ -178,7 +178,8 @@ void read_checkpoint_arrays(const std::string& folder, const ParameterMap& map,
   map.load(folder, weights);
   const SafetensorsFile file(folder + "/optimizer.safetensors");
   for (const Parameter& parameter : map.parameters()) {
-    for (const auto& [prefix, array] : {std::pair{kFirst, first_moment}, {kSecond, second_moment}}) {
+    for (const auto& [prefix, array] :
+         {std::pair{kFirst, first_moment}, {kSecond, second_moment}}) {
       const StoredTensor* tensor = file.find(prefix + parameter.name);
       if (tensor == nullptr || tensor->type != StoredType::f32 ||
           tensor->shape != parameter.shape) {

@@ -50,10 +50,9 @@ EvalResult evaluate(const EvalOptions& options, const PlanFactory& factory,
 
   const ModelConfig config = read_config(options.model + "/config.json");
   if (config.vocab_size < kByteVocabulary) {
-    throw Error(ErrorCode::usage, options.model + " has a vocabulary of " +
-                                      std::to_string(config.vocab_size) +
-                                      "; byte tokens need at least " +
-                                      std::to_string(kByteVocabulary));
+    throw Error(ErrorCode::usage,
+                options.model + " has a vocabulary of " + std::to_string(config.vocab_size) +
+                    "; byte tokens need at least " + std::to_string(kByteVocabulary));
   }
   const ParameterMap map(config);
   at::Tensor weights = at::zeros({map.size()}, at::kFloat);
@@ -102,7 +101,8 @@ EvalResult evaluate(const EvalOptions& options, const PlanFactory& factory,
                static_cast<double>(count));
     if (rank == 0) result.loss = total;
   };
-  run_ranks(group, interrupt, [&] { board.abort(); }, work);
+  run_ranks(
+      group, interrupt, [&] { board.abort(); }, work);
   return result;
 }
 

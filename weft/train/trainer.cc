@@ -96,7 +96,8 @@ class TrainingRun {
     summary_.steps = options_.steps;
     summary_.parameters = options_.model.parameter_count();
     try {
-      run_ranks(group_, interrupt, [this] { board_.abort(); }, [this](int rank) { work(rank); });
+      run_ranks(
+          group_, interrupt, [this] { board_.abort(); }, [this](int rank) { work(rank); });
     } catch (const Error& error) {
       if (error.code() != ErrorCode::stopped || !interrupt.raised()) throw;
       throw Error(ErrorCode::stopped,
@@ -128,10 +129,9 @@ class TrainingRun {
     }
     ModelConfig& model = state.options.model;
     if (model.vocab_size < kByteVocabulary) {
-      throw Error(ErrorCode::usage, "the model has a vocabulary of " +
-                                        std::to_string(model.vocab_size) +
-                                        "; byte tokens need at least " +
-                                        std::to_string(kByteVocabulary));
+      throw Error(ErrorCode::usage,
+                  "the model has a vocabulary of " + std::to_string(model.vocab_size) +
+                      "; byte tokens need at least " + std::to_string(kByteVocabulary));
     }
     model.max_position_embeddings = std::max(model.max_position_embeddings, options_.tokens);
     return state;
@@ -205,8 +205,8 @@ class TrainingRun {
                  static_cast<double>(labels_));
       group_.all_reduce_sum(rank, span_of(gradients));
       const double norm = update(rank, step, gradients);
-      const double waited = group_.all_reduce_sum(
-          rank, group_.waiting_seconds(rank) - waited_before + waited_inside);
+      const double waited =
+          group_.all_reduce_sum(rank, group_.waiting_seconds(rank) - waited_before + waited_inside);
       if (rank == 0) finish_step(step, loss, norm, seconds_since(begin), waited);
     }
   }
@@ -244,11 +244,10 @@ class TrainingRun {
     const double scale = options_.clip > 0 && norm > options_.clip ? options_.clip / norm : 1;
     const LearningRate rate = learning_rate();
     const int64_t size = map_.size();
-    adamw_update(options_.adam, map_,
-                 {size * rank / options_.ranks, size * (rank + 1) / options_.ranks}, step,
-                 rate.at(step), scale,
-                 {span_of(weights_), span_of(gradients), span_of(first_moment_),
-                  span_of(second_moment_)});
+    adamw_update(
+        options_.adam, map_, {size * rank / options_.ranks, size * (rank + 1) / options_.ranks},
+        step, rate.at(step), scale,
+        {span_of(weights_), span_of(gradients), span_of(first_moment_), span_of(second_moment_)});
     group_.barrier(rank);
     return norm;
   }

@@ -34,7 +34,7 @@ struct TrainOptions {
   std::string init;    // Hugging Face folder to start from; its config replaces `model`
   std::string resume;  // checkpoint, or a folder that has some (the latest is used)
   ModelConfig model = model_preset("small");
-  DType dtype = DType::fp32;       // of activations: fp32 or bf16
+  DType dtype = DType::fp32;  // of activations: fp32 or bf16
   int ranks = 1;
   int64_t tokens = 8192;           // of one packed sequence, over all ranks
   int64_t sequences_per_step = 1;  // gradients are accumulated over them
@@ -75,14 +75,15 @@ struct TrainSummary {
   double last_loss = 0;
   int64_t parameters = 0;
   double seconds = 0;
-  std::string model_folder;     // empty if nothing was written
+  std::string model_folder;  // empty if nothing was written
   std::string last_checkpoint;
 };
 
 // Calls `on_step` after each step, on a rank's thread while the others wait. Throws what the first
 // failing rank threw; Error(stopped) with the last checkpoint's name when `interrupt` was raised.
 TrainSummary train(const TrainOptions& options, const PlanFactory& factory,
-                   const std::function<void(const StepReport&)>& on_step, const StopFlag& interrupt);
+                   const std::function<void(const StepReport&)>& on_step,
+                   const StopFlag& interrupt);
 
 // The options that a checkpoint was written with, to be changed (ranks, steps, out, ...) and given
 // to train() with `resume` set. `folder` as TrainOptions::resume.
