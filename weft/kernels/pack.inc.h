@@ -60,11 +60,27 @@ static void pack_rows(const RowsIn& from, int64_t width, float factor, float* to
   }
 }
 
-// Copies one group of columns of some rows; fewer columns than `width` are followed by zeros.
+// Copies one group of `width` columns of some rows; fewer columns are followed by zeros.
 WEFT_INLINE void copy_group(Piece from, int64_t rows, int64_t columns, int64_t width, float* to) {
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < width; ++c) to[r * width + c] = c < columns ? from.data[r * from.stride + c] : 0.0f;
   }
+}
+
+// The same for whole strips and panels. Panels move as whole vectors where both sides have room for one: the input
+// has columns to spare, and what a row spoils of the next is written after it (so not in the last row).
+WEFT_INLINE void copy_strip(Piece from, int64_t rows, float* to) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* row = from.data + r * from.stride;
+    const Vec low = load(row), high = load(row + kLanes);
+    store(to + r * kStrip, low);
+    store(to + r * kStrip + kLanes, high);
+  }
+}
+WEFT_INLINE void copy_panel(Piece from, int64_t rows, bool spare_columns, float* to) {
+  const int64_t whole = spare_columns ? rows - 1 : 0;
+  for (int64_t r = 0; r < whole; ++r) store(to + r * kPanel, load(from.data + r * from.stride));
+  copy_group({from.data + whole * from.stride, from.stride}, rows - whole, kPanel, kPanel, to + whole * kPanel);
 }
 
 static void pack_columns(const RowsIn& from, int64_t width, int64_t rows, float* to) {
@@ -81,9 +97,9 @@ static void pack_columns(const RowsIn& from, int64_t width, int64_t rows, float*
         if (c + width > n) {
           copy_group(group, count, n - c, width, target);
         } else if (width == kStrip) {
-          copy_group(group, count, kStrip, kStrip, target);
+          copy_strip(group, count, target);
         } else {
-          copy_group(group, count, kPanel, kPanel, target);
+          copy_panel(group, count, c + kLanes <= n, target);
         }
       }
     }

@@ -25,10 +25,10 @@ namespace weft::kernels {
 inline constexpr int64_t kForwardKeyTile = 192;
 inline constexpr int64_t kBackwardKeyTile = 96;
 // Queries per tile, a multiple of every strip width.
-inline constexpr int64_t kForwardQueryTile = 192;
-inline constexpr int64_t kBackwardQueryTile = 128;
+inline constexpr int64_t kForwardQueryTile = 384;
+inline constexpr int64_t kBackwardQueryTile = 256;
 // Keys packed at once and then used by all query tiles and all heads of a group.
-inline constexpr int64_t kForwardKeyBlock = 1536;
+inline constexpr int64_t kForwardKeyBlock = 2304;
 inline constexpr int64_t kBackwardKeyBlock = 768;
 
 // Contiguous columns of some rows in memory, of any 16-bit or fp32 type.
