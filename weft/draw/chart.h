@@ -17,8 +17,8 @@ struct Chart {
   std::string title;
   std::string x_label, y_label;
   std::vector<Series> series;
-  std::string subtitle;   // may be empty
-  bool log_y = false;     // logarithmic y axis, when all values are positive
+  std::string subtitle;  // may be empty
+  bool log_y = false;    // logarithmic y axis, when all values are positive
 };
 
 std::string draw_chart(const Chart& chart);

@@ -16,10 +16,12 @@ namespace weft {
 
 // Pairs of one step between a rank's queries and keys that live on one rank.
 struct Share {
-  int owner = 0;       // rank whose keys these are, by the layout
-  int64_t work = 0;    // allowed pairs x query heads
-  std::string keys;    // which of the owner's keys: "" all, "lo" or "hi" the first or last of them, "part"
-  std::string rows;    // which of the rank's own queries, in the same words; "other" when they live elsewhere
+  int owner = 0;     // rank whose keys these are, by the layout
+  int64_t work = 0;  // allowed pairs x query heads
+  std::string
+      keys;  // which of the owner's keys: "" all, "lo" or "hi" the first or last of them, "part"
+  std::string
+      rows;  // which of the rank's own queries, in the same words; "other" when they live elsewhere
 };
 
 // One message.
@@ -31,24 +33,24 @@ struct Flow {
 };
 
 struct Cell {
-  std::vector<Share> shares;   // in the order in which they are computed
-  std::vector<Flow> sends;     // in order of issue
+  std::vector<Share> shares;  // in the order in which they are computed
+  std::vector<Flow> sends;    // in order of issue
   std::vector<Flow> receives;
   int64_t work() const;
 };
 
 struct RankTotals {
-  int64_t work = 0;            // pairs x query heads, forward
+  int64_t work = 0;  // pairs x query heads, forward
   int64_t work_backward = 0;
   int64_t bytes_sent = 0;
-  int64_t messages = 0;        // sent
+  int64_t messages = 0;  // sent
 };
 
 struct Summary {
-  int ranks = 0;               // of the schedule
-  int shown = 0;               // ranks that were read: 0 .. shown - 1
-  int forward_steps = 0;       // cells[0 .. forward_steps - 1]; what follows is backward
-  bool truncated = false;      // there were more steps than were asked for
+  int ranks = 0;                         // of the schedule
+  int shown = 0;                         // ranks that were read: 0 .. shown - 1
+  int forward_steps = 0;                 // cells[0 .. forward_steps - 1]; what follows is backward
+  bool truncated = false;                // there were more steps than were asked for
   std::vector<std::vector<Cell>> cells;  // [step][rank]
   std::vector<RankTotals> totals;        // [rank]
 

@@ -12,7 +12,7 @@
 namespace weft {
 
 struct SvgOptions {
-  int max_ranks = 128;   // the first ones; the picture says how many there are
+  int max_ranks = 128;  // the first ones; the picture says how many there are
   int max_steps = 300;
 };
 

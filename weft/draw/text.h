@@ -15,7 +15,7 @@
 namespace weft {
 
 struct TextOptions {
-  int max_ranks = 16;   // the first ones; the text says how many there are
+  int max_ranks = 16;  // the first ones; the text says how many there are
   int max_steps = 200;
 };
 

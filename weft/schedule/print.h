@@ -14,7 +14,7 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
+#include <unordered_map>
 
 #include "weft/schedule/instruction.h"
 
@@ -26,7 +26,7 @@ class ValueNumbers {
   // To be called for every instruction in order, before its values are named.
   void follow(const Block& block, const Instruction& instruction);
   // The number of a value. One that was never made gets the next number, which it keeps.
-  uint32_t of(ValueId id);
+  uint32_t of(ValueId id) { return entry(id).number; }
 
  private:
   enum class State : uint8_t { unseen, named, alive, dropped };
@@ -36,13 +36,14 @@ class ValueNumbers {
   };
   Entry& entry(ValueId id);
 
-  std::vector<Entry> entries_;
+  std::unordered_map<uint32_t, Entry> entries_;  // a map: wrong schedules may name any id
   uint32_t next_ = 0;
 };
 
 // "kv#2 512..1024", and the heads where they are not all heads of that side.
-std::string print(const Problem& problem, const SetPool& pool, ValueNumbers& numbers, const Slice& slice);
-std::string print(const Problem& problem, const SetPool& pool, ValueNumbers& numbers, const Block& block,
-                  const Instruction& instruction);
+std::string print(const Problem& problem, const SetPool& pool, ValueNumbers& numbers,
+                  const Slice& slice);
+std::string print(const Problem& problem, const SetPool& pool, ValueNumbers& numbers,
+                  const Block& block, const Instruction& instruction);
 
 }  // namespace weft
