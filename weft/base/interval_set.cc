@@ -89,6 +89,18 @@ void IntervalSet::unite(const IntervalSet& other) {
   *this = weft::unite(*this, other);
 }
 
+void IntervalSet::unite(Range range) {
+  if (range.empty()) return;
+  if (count_ == 0) return append(range);
+  Range& last = data()[count_ - 1];
+  if (range.begin > last.end) return append(range);
+  if (range.begin >= last.begin) {  // grows the last interval, or lies inside it
+    last.end = std::max(last.end, range.end);
+    return;
+  }
+  *this = weft::unite(*this, IntervalSet(range));
+}
+
 void IntervalSet::reserve(uint32_t capacity) {
   if (capacity <= capacity_) return;
   auto larger = std::make_unique<Range[]>(capacity);

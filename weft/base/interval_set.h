@@ -51,7 +51,7 @@ class IntervalSet {
   // Adds a range that begins at or after the end of the last one: O(1). Empty ranges are ignored.
   void append(Range range);
   void unite(const IntervalSet& other);
-  void unite(Range range) { unite(IntervalSet(range)); }
+  void unite(Range range);
 
   friend bool operator==(const IntervalSet& a, const IntervalSet& b);
 

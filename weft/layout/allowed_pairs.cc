@@ -79,50 +79,52 @@ IntervalSet AllowedPairs::queries_needed(const IntervalSet& queries, const Inter
 }
 
 IntervalSet AllowedPairs::keys_needed(const Side& side, const IntervalSet& queries, const IntervalSet& keys) {
-  if (queries.empty() || keys.empty()) return {};
-  std::vector<Range> found;
-  const auto note = [&](const BandRectangle& band) {
-    found.push_back(band.k);
-    return true;
-  };
-  if (side.queries.is_identity()) {
-    for_each_band(side, queries, keys, note);
-    return IntervalSet(std::span<const Range>(found));
-  }
-  // Strided queries: a set of many residues is a long list of runs, yet one or two of them usually need everything
-  // that any of them can need. So look at the last and the first run before the others, and stop as soon as
-  // all keys are found that queries at *every* position between the outermost ones would need.
-  std::vector<std::pair<Range, Run>> runs;
-  for (const Range& q : queries.ranges()) {
-    side.queries.for_each_run(q, [&](Range slots, Run run) { runs.emplace_back(slots, run); });
-  }
-  if (runs.empty()) return {};
-  if (runs.size() > 2) std::swap(runs[1], runs.back());
-  Range hull{runs[0].second.base, runs[0].second.base + 1};
-  for (const auto& [slots, run] : runs) {
-    hull.begin = std::min(hull.begin, run.base);
-    hull.end = std::max(hull.end, run.base + (run.count - 1) * run.stride + 1);
-  }
   IntervalSet result;
-  for (const Range& k : keys.ranges()) {
-    found.clear();
-    side.keys.for_each_run(k, [&](Range slots, Run run) {
-      const Range k_hull{run.base, run.base + (run.count - 1) * run.stride + 1};
-      for (const BandRectangle& rule : side.mask.bands_meeting(hull, k_hull)) {
-        const Range seen = shrink(cut(rule, hull, k_hull)).k;  // positions; runs thin them out
+  if (queries.empty() || keys.empty()) return result;
+  if (side.queries.is_identity() && side.keys.is_identity()) {
+    const int64_t all = keys.size();
+    for_each_band(side, queries, keys, [&](const BandRectangle& band) {
+      result.unite(band.k);
+      return result.size() < all;
+    });
+    return result;
+  }
+  for (const Range& k : keys.ranges()) result.unite(keys_needed_on_runs(side, queries, k));
+  return result;
+}
+
+// Strided queries: a set of many residues is a long list of runs, yet one or two of them usually need everything that
+// any of them can need. So look at the outermost runs of each interval before the others, and stop as soon as all
+// keys are found that queries at *every* position around them would need.
+IntervalSet AllowedPairs::keys_needed_on_runs(const Side& side, const IntervalSet& queries, Range keys) {
+  const auto at_most = [&](Range positions) {
+    IntervalSet bound;
+    side.keys.for_each_run(keys, [&](Range slots, Run run) {
+      const Range hull{run.base, run.base + (run.count - 1) * run.stride + 1};
+      for (const BandRectangle& rule : side.mask.bands_meeting(positions, hull)) {
+        const Range seen = shrink(cut(rule, positions, hull)).k;  // positions; the run thins them out
+        if (seen.empty()) continue;
         const Range i = intersect({ceil_div(seen.begin - run.base, run.stride), ceil_div(seen.end - run.base, run.stride)},
                                   {0, run.count});
-        if (!seen.empty() && !i.empty()) found.push_back({slots.begin + i.begin, slots.begin + i.end});
+        bound.unite({slots.begin + i.begin, slots.begin + i.end});
       }
     });
-    const int64_t at_most = IntervalSet(std::span<const Range>(found)).size();
-    IntervalSet here;
-    for (size_t r = 0; r < runs.size() && here.size() < at_most; ++r) {
-      found.clear();
-      for_each_band(side, runs[r].first, k, note);
-      here.unite(IntervalSet(std::span<const Range>(found)));
-    }
-    result.unite(here);
+    return bound;
+  };
+  IntervalSet result;
+  for (const Range& q : queries.ranges()) {
+    const auto [begin, end] = side.queries.runs_in(q);
+    if (begin == end) continue;
+    const IntervalSet bound = at_most(side.queries.hull_of_runs(begin, end));
+    const auto look = [&](size_t run) {
+      for_each_band(side, side.queries.part_of(run, q).slots, keys, [&](const BandRectangle& band) {
+        result.unite(band.k);
+        return true;
+      });
+    };
+    look(end - 1);
+    if (end - begin > 1) look(begin);
+    for (size_t run = begin + 1; run + 1 < end && !result.includes(bound); ++run) look(run);
   }
   return result;
 }

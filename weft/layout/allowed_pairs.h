@@ -47,6 +47,7 @@ class AllowedPairs {
     Axis keys;
   };
   static IntervalSet keys_needed(const Side& side, const IntervalSet& queries, const IntervalSet& keys);
+  static IntervalSet keys_needed_on_runs(const Side& side, const IntervalSet& queries, Range keys);
   template <typename F>
   static bool for_each_band(const Side& side, Range queries, Range keys, F&& f);
   template <typename F>

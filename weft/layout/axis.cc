@@ -23,12 +23,36 @@ Axis Axis::from_runs(const std::vector<Run>& runs) {
     axis.first_slot_.push_back(axis.tokens_);
     axis.tokens_ += run.count;
   }
+  std::vector<Range> hulls;
+  for (const Run& run : axis.runs_) hulls.push_back({run.base, run.base + (run.count - 1) * run.stride + 1});
+  axis.hulls_.push_back(std::move(hulls));
+  for (size_t width = 2; width <= axis.runs_.size(); width *= 2) {
+    const std::vector<Range>& half = axis.hulls_.back();
+    std::vector<Range> level(axis.runs_.size() - width + 1);
+    for (size_t i = 0; i < level.size(); ++i) {
+      level[i] = {std::min(half[i].begin, half[i + width / 2].begin), std::max(half[i].end, half[i + width / 2].end)};
+    }
+    axis.hulls_.push_back(std::move(level));
+  }
   axis.identity_ = axis.runs_.size() == 1 && axis.runs_[0].base == 0 && axis.runs_[0].stride == 1;
   return axis;
 }
 
 size_t Axis::run_of(int64_t slot) const {
   return static_cast<size_t>(std::upper_bound(first_slot_.begin(), first_slot_.end(), slot) - first_slot_.begin()) - 1;
+}
+
+std::pair<size_t, size_t> Axis::runs_in(Range slots) const {
+  slots = intersect(slots, {0, tokens_});
+  if (slots.empty()) return {0, 0};
+  return {run_of(slots.begin), run_of(slots.end - 1) + 1};
+}
+
+Range Axis::hull_of_runs(size_t begin, size_t end) const {
+  size_t level = 0;
+  while ((size_t{2} << level) <= end - begin) ++level;
+  const Range &a = hulls_[level][begin], &b = hulls_[level][end - (size_t{1} << level)];
+  return {std::min(a.begin, b.begin), std::max(a.end, b.end)};
 }
 
 int64_t Axis::position(int64_t slot) const {

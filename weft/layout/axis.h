@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "weft/base/range.h"
@@ -39,14 +40,27 @@ class Axis {
   // Slots that the axis does not have are left out.
   template <typename F>
   void for_each_run(Range slots, F&& f) const {
-    slots = intersect(slots, {0, tokens_});
-    if (slots.empty()) return;
-    for (size_t i = run_of(slots.begin); i < runs_.size() && first_slot_[i] < slots.end; ++i) {
-      const Range part = intersect(slots, {first_slot_[i], first_slot_[i] + runs_[i].count});
-      const int64_t skipped = part.begin - first_slot_[i];
-      f(part, Run{runs_[i].base + skipped * runs_[i].stride, runs_[i].stride, part.size()});
+    const auto [begin, end] = runs_in(slots);
+    for (size_t i = begin; i < end; ++i) {
+      const RunPart part = part_of(i, slots);
+      f(part.slots, part.run);
     }
   }
+
+  // The same, for readers that do not go in order: run numbers [begin, end) that hold some of the slots, and the
+  // part of one of them that lies inside.
+  struct RunPart {
+    Range slots;
+    Run run;
+  };
+  std::pair<size_t, size_t> runs_in(Range slots) const;
+  RunPart part_of(size_t run, Range slots) const {
+    const Range part = intersect(slots, {first_slot_[run], first_slot_[run] + runs_[run].count});
+    const int64_t skipped = part.begin - first_slot_[run];
+    return {part, {runs_[run].base + skipped * runs_[run].stride, runs_[run].stride, part.size()}};
+  }
+  // Smallest range that holds every position of the runs [begin, end), begin < end. O(1).
+  Range hull_of_runs(size_t begin, size_t end) const;
 
   friend bool operator==(const Axis& a, const Axis& b) { return a.runs_ == b.runs_; }
 
@@ -58,6 +72,7 @@ class Axis {
   bool identity_ = false;
   std::vector<Run> runs_;
   std::vector<int64_t> first_slot_;
+  std::vector<std::vector<Range>> hulls_;  // hulls_[k][i]: positions of the runs i .. i + 2^k - 1
 };
 
 }  // namespace weft

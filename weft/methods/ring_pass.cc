@@ -28,18 +28,27 @@ void RingPass::forward(int t, const Value& q, const Value& acc, Value& current) 
 void RingPass::backward(int t, const Value& q, const Value& kv, const Slices& bundle, const Value& dq, Value& current,
                         Value& sums) {
   const int j = me_ + d_ * (t + 1);  // owner of the current block; the own one comes last
+  Set arriving;                      // what of the next block comes from the neighbour, who works on it now
   Value next;
   if (t + 2 < steps()) {
-    next = b_.whole(Field::k | Field::v, ahead(j + d_, me_), kv_heads_);
-    const int x = me_ - d_ * (t + 2);  // works on my block in the next step: send it what forward left behind there
+    const Set needed = ahead(j + d_, me_);
+    arriving = ahead(j + d_, me_ + d_);
+    next = b_.whole(Field::k | Field::v, needed, kv_heads_);
+    // Place x works on my block in the next step. Forward left some of it behind there: send what it had beyond what
+    // the place before it hands over.
+    const int x = me_ - d_ * (t + 2);
+    if (t == 0) mine_ahead_ = ahead(me_, x + d_);
+    const Set ahead_of_x = ahead(me_, x);
     Exchange hop = b_.exchange(0);
     hop.send(peer(me_ - d_), current);
-    hop.send(peer(x), kv[left(me_, x)]);
-    hop.receive(peer(me_ + d_), next[ahead(j + d_, me_ + d_)]);
-    hop.receive(peer(j + d_), next[left(j + d_, me_)]);
+    hop.send(peer(x), kv[ahead_of_x - mine_ahead_]);
+    hop.receive(peer(me_ + d_), next[arriving]);
+    hop.receive(peer(j + d_), next[needed - arriving]);
     hop.issue();
+    mine_ahead_ = ahead_of_x;
   } else if (t + 2 == steps()) {
     next = kv;  // the own block never left
+    arriving = ahead(j + d_, me_ + d_);
   }
 
   if (t == 0) {  // the block held last holds nothing but what I need
@@ -57,7 +66,7 @@ void RingPass::backward(int t, const Value& q, const Value& kv, const Slices& bu
     Value home = b_.sums(Field::dk | Field::dv, next.tokens(), kv_heads_);
     Exchange hop = b_.exchange(1);
     hop.send(peer(me_ - d_), sums);
-    hop.receive(peer(me_ + d_), home[ahead(j + d_, me_ + d_)]);
+    hop.receive(peer(me_ + d_), home[arriving]);
     hop.issue();
     sums = std::move(home);
     current = std::move(next);

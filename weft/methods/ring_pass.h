@@ -48,14 +48,12 @@ class RingPass {
   int peer(int p) const { return ring_->rank(p); }
   // Keys of place j that place p or a later one on the way p, p + d, ..., j - d needs.
   Set ahead(int j, int p);
-  // Keys of place j that stay behind at p: needed there, but by none after it.
-  Set left(int j, int p) { return ahead(j, p) - ahead(j, p + d_); }
-
   Builder& b_;
   std::shared_ptr<const Ring> ring_;
   int me_;
   int d_;
   Set kv_heads_;
+  Set mine_ahead_;  // backward: what of my own block the last rank I sent to, or one after it, needed in forward
 };
 
 }  // namespace weft::methods

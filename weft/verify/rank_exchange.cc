@@ -31,7 +31,7 @@ void RankRun::issue(const Instruction& i) {
   }
 
   const uint64_t number = dependencies_.issue(block_, i);
-  FlightState& flight = flights_.emplace_back();
+  FlightState flight{number, 0};
   for (const Part& part : block_.outgoing(i)) {
     const size_t id = static_cast<size_t>(part.slice.value);
     if (id >= values_.size() || !values_[id].exists) continue;
@@ -43,6 +43,7 @@ void RankRun::issue(const Instruction& i) {
     flight.staging += pool_.size(part.slice.tokens) * pool_.size(part.slice.heads) *
                       problem_.wire_bytes_per_row(part.slice.fields, Form::accumulating);
   }
+  flights_.push_back(flight);
   add_live(flight.staging);
 }
 
@@ -151,17 +152,17 @@ void RankRun::complete_exchange() {
 }
 
 void RankRun::complete_flight(uint64_t number) {
-  FlightState& flight = flights_[number - first_flight_];
-  flight.complete = true;
-  add_live(-flight.staging);
-  for (size_t index : flight.held) {
-    if (--held_[index].pending == 0) add_live(-held_[index].bytes);
-  }
-  while (!flights_.empty() && flights_.front().complete) {
-    flights_.pop_front();
-    ++first_flight_;
-  }
-  if (flights_.empty()) held_.clear();
+  std::erase_if(flights_, [&](const FlightState& flight) {
+    if (flight.number != number) return false;
+    add_live(-flight.staging);
+    return true;
+  });
+  std::erase_if(held_by_, [&](const HeldBy& by) {
+    if (by.flight != number) return false;
+    if (--held_[by.held].pending == 0) add_live(-held_[by.held].bytes);
+    return true;
+  });
+  if (held_by_.empty()) held_.clear();
 }
 
 }  // namespace weft::verify_internal

@@ -193,13 +193,15 @@ void RankRun::drop(const Instruction& i) {
       });
     }
     value.exists = false;
-    std::erase_if(value.flights, [&](uint64_t n) { return n < first_flight_ || flights_[n - first_flight_].complete; });
+    std::erase_if(value.flights, [&](uint64_t number) {
+      return std::none_of(flights_.begin(), flights_.end(), [&](const FlightState& f) { return f.number == number; });
+    });
     if (value.flights.empty()) {
       add_live(-value.bytes);
       continue;
     }
     held_.push_back({value.bytes, static_cast<int>(value.flights.size())});
-    for (uint64_t number : value.flights) flights_[number - first_flight_].held.push_back(held_.size() - 1);
+    for (uint64_t number : value.flights) held_by_.push_back({number, held_.size() - 1});
   }
 }
 

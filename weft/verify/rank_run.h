@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
@@ -64,10 +63,13 @@ class RankRun {
     int64_t bytes = 0;
     int pending = 0;
   };
+  struct HeldBy {
+    uint64_t flight;
+    size_t held;
+  };
   struct FlightState {
+    uint64_t number = 0;
     int64_t staging = 0;
-    bool complete = false;
-    std::vector<size_t> held;
   };
 
   void execute(const Instruction& i);
@@ -115,9 +117,9 @@ class RankRun {
   std::vector<ValueState> values_;
   Defined results_;
   Dependencies dependencies_;
-  std::deque<FlightState> flights_;
-  uint64_t first_flight_ = 0;
+  std::vector<FlightState> flights_;  // the few in flight
   std::vector<Held> held_;
+  std::vector<HeldBy> held_by_;
   int64_t live_ = 0;
   RankReport report_;
   std::vector<PendingMessage> outgoing_, incoming_;
