@@ -1,0 +1,118 @@
+// Execution: runs one rank's program on real memory, with a set of kernels and a transport.
+//
+//   BufferPool pool;                                           // one per rank, kept between runs
+//   Executor executor(schedule, rank, endpoint, cpu_kernels(), pool);
+//   std::unique_ptr<Execution> run = executor.start();
+//   run->forward({.q = {q}, .k = {k}, .v = {v}}, {.out = out, .lse = lse});
+//   run->backward({.q = {q}, .k = {k}, .v = {v}, .out = {out}, .lse = {lse}, .dout = {dout}},
+//                 {.dq = dq, .dk = dk, .dv = dv});
+//
+// Every rank does the same on its own thread (transport/run_threads.h). The caller's tensors hold
+// the rank's own tokens in local order: [tokens, heads, columns] in the element type; lse in the
+// accumulator type. They are used until the call returns and not after, neither here nor on any
+// other rank. What the program keeps for backward lives in the Execution.
+//
+// An exchange is posted at its place in the program and waited for at the first conflicting use
+// (schedule/dependencies.h); values travel without a copy where they may be shared. An error on any
+// rank stops all: it is thrown once, as weft::Error with rank, instruction and text, by the rank it
+// happened on; the others throw Error(stopped).
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "weft/execute/buffer_pool.h"
+#include "weft/kernels/kernels.h"
+#include "weft/schedule/schedule.h"
+#include "weft/transport/transport.h"
+
+namespace weft {
+
+namespace execute_internal {
+struct Context;
+}
+
+// A tensor of the caller: rows of contiguous [heads, columns].
+struct ConstTensor {
+  const void* data = nullptr;
+  int64_t row_stride = 0;  // elements from row to row; 0: contiguous
+};
+
+// What the caller gives: q, k, v; in backward also out, lse and dout, as far as the program reads
+// them.
+struct Inputs {
+  ConstTensor q, k, v, out, lse, dout;
+};
+
+// Where results go. Null: the execution provides the memory.
+struct Destinations {
+  void *out = nullptr, *lse = nullptr;               // forward
+  void *dq = nullptr, *dk = nullptr, *dv = nullptr;  // backward
+};
+
+// A result in local order: the caller's destination, or memory that `owner` keeps. Null when the
+// rank has no tokens or the program does not give it (lse without Problem::return_lse).
+struct Result {
+  void* data = nullptr;
+  std::shared_ptr<const void> owner;
+};
+struct Results {
+  Result out, lse;
+  Result dq, dk, dv;
+};
+
+// One instruction as it was executed. Seconds of a steady clock.
+struct TraceEvent {
+  int rank = 0;
+  int64_t instruction = 0;
+  Op op{};
+  int lane = 0;
+  uint32_t step = 0;
+  double begin = 0;
+  double end = 0;
+  double waiting = 0;  // part of end - begin in which the rank was blocked
+};
+
+struct ExecuteOptions {
+  bool overlap = true;      // false: every exchange blocks at its issue until all its messages met
+  bool poison = false;      // debugging: memory that nobody may read holds NaN (pass a poison pool)
+  uint64_t delay_seed = 0;  // debugging: not 0: random pauses between instructions
+  std::function<void(const TraceEvent&)> trace;  // called on the rank's thread
+};
+
+// One run of a rank's program: forward, then backward if there is one.
+class Execution {
+ public:
+  virtual ~Execution() = default;
+  // Runs the program to its second phase, or to the end.
+  virtual Results forward(const Inputs& inputs, const Destinations& destinations = {}) = 0;
+  // Goes on to the end.
+  virtual Results backward(const Inputs& inputs, const Destinations& destinations = {}) = 0;
+
+  // Bytes of this rank's values, inputs and results included, of what it is receiving, and of
+  // staging: the measure that the verifier bounds. Borrowed values count where they are held.
+  virtual int64_t live_bytes() const = 0;
+  virtual int64_t peak_bytes() const = 0;
+  // How long this run was blocked.
+  virtual double waiting_seconds() const = 0;
+};
+
+// Runs a rank's program any number of times; remembers what does not change from run to run.
+class Executor {
+ public:
+  // Endpoint, kernels and pool must outlive the executor.
+  Executor(const Schedule& schedule, int rank, Endpoint& endpoint,
+           const kernels::KernelSet& kernels, BufferPool& pool, ExecuteOptions options = {});
+  ~Executor();
+  Executor(const Executor&) = delete;
+  Executor& operator=(const Executor&) = delete;
+
+  // Several runs may be under way, say one per layer of a model; one thread at a time uses them.
+  // They must end before the executor.
+  std::unique_ptr<Execution> start();
+
+ private:
+  std::unique_ptr<execute_internal::Context> context_;
+};
+
+}  // namespace weft
