@@ -1,8 +1,11 @@
 // weft methods: what is there to choose from.
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
 #include "cli/problem_options.h"
+#include "weft/base/table.h"
+#include "weft/methods/registry.h"
 
 namespace weft::cli {
 namespace {
@@ -11,7 +14,42 @@ struct Options {
   bool json = false;
 };
 
-int run(const Options&, Context&) { throw Error(ErrorCode::unsupported, "methods: not there yet"); }
+std::string as_json() {
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  for (const Method* method : all_methods()) {
+    nlohmann::ordered_json entry = {{"name", method->name},   {"paper", method->paper},
+                                    {"summary", method->summary}, {"masks", method->masks},
+                                    {"backward", true},       {"needs", method->needs}};
+    entry["options"] = nlohmann::ordered_json::array();
+    for (const MethodOption& option : method->options) {
+      entry["options"].push_back({{"name", option.name},
+                                  {"default", option.fallback},
+                                  {"allowed", option.allowed},
+                                  {"meaning", option.meaning}});
+    }
+    list.push_back(std::move(entry));
+  }
+  return list.dump(2) + "\n";
+}
+
+std::string as_text() {
+  Table table({{"method"}, {"idea"}, {"paper"}});
+  std::string options;
+  for (const Method* method : all_methods()) {
+    table.add_row({std::string(method->name), std::string(method->summary), std::string(method->paper)});
+    for (const MethodOption& option : method->options) {
+      options += "  " + std::string(method->name) + ": " + std::string(option.name) + " = " + std::string(option.allowed) +
+                 " (default " + std::string(option.fallback) + "): " + std::string(option.meaning) + "\n";
+    }
+  }
+  return table.text() + "\nAll have forward and backward, on every mask: full, causal, sliding window, packed documents.\n"
+                        "\nOptions, given as --option key=value:\n" + options;
+}
+
+int run(const Options& options, Context& context) {
+  context.out.write(options.json ? as_json() : as_text());
+  return kExitFine;
+}
 
 }  // namespace
 

@@ -1,8 +1,16 @@
 // weft verify: proves that a schedule is right, or says where it is wrong.
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
 #include "cli/problem_options.h"
+#include "cli/schedules.h"
+#include "weft/base/progress.h"
+#include "weft/base/table.h"
+#include "weft/files/atomic_file.h"
+#include "weft/methods/registry.h"
+#include "weft/schedule/json.h"
+#include "weft/verify/verify.h"
 
 namespace weft::cli {
 namespace {
@@ -13,7 +21,123 @@ struct Options {
   ProblemOptions problem;
 };
 
-int run(const Options&, Context&) { throw Error(ErrorCode::unsupported, "verify: not there yet"); }
+using Json = nlohmann::ordered_json;
+
+Report prove(const Schedule& schedule, Context& context) {
+  Progress progress("verify " + schedule.method(), 1000);
+  return verify(schedule, {.stop = &context.stop,
+                           .progress = [&](double share) { progress.update(static_cast<int64_t>(1000 * share)); }});
+}
+
+Json as_json(const Schedule& schedule, const Report& report) {
+  Json json = {{"ok", report.ok()},
+               {"method", schedule.method()},
+               {"tokens", schedule.problem().query_layout.tokens()},
+               {"area", schedule.problem().mask.area()},
+               {"instructions", report.instructions},
+               {"ranks", Json::array()},
+               {"problems", Json::array()}};
+  for (size_t rank = 0; rank < report.ranks.size(); ++rank) {
+    const RankReport& r = report.ranks[rank];
+    json["ranks"].push_back({{"rank", rank},
+                             {"work", r.work},
+                             {"work_backward", r.work_backward},
+                             {"bytes_sent", r.bytes_sent},
+                             {"messages", r.messages},
+                             {"live_bytes", r.live_bytes},
+                             {"saved_bytes", r.saved_bytes}});
+  }
+  for (const Finding& f : report.problems) {
+    json["problems"].push_back({{"rank", f.rank}, {"instruction", f.instruction}, {"kind", f.kind}, {"text", f.text}});
+  }
+  return json;
+}
+
+// One line for people: the verdict and the largest numbers of any rank.
+std::vector<std::string> as_row(const Schedule& schedule, const Report& report) {
+  int64_t most_work = 0, work = 0, bytes = 0, messages = 0, live = 0;
+  for (const RankReport& r : report.ranks) {
+    work += r.work;
+    most_work = std::max(most_work, r.work);
+    bytes = std::max(bytes, r.bytes_sent);
+    messages = std::max(messages, r.messages);
+    live = std::max(live, r.live_bytes);
+  }
+  const double mean = static_cast<double>(work) / static_cast<double>(report.ranks.size());
+  return {schedule.method(), report.ok() ? "right" : "WRONG", format_count(static_cast<double>(report.instructions)),
+          work > 0 ? format_fixed(static_cast<double>(most_work) / mean, 3) : "-", format_bytes(bytes),
+          std::to_string(messages), format_bytes(live)};
+}
+
+Table result_table() {
+  return Table({{"method"}, {"verdict"}, {"instructions", Align::right}, {"busiest/mean", Align::right},
+                {"bytes sent", Align::right}, {"messages", Align::right}, {"live bytes", Align::right}});
+}
+
+std::string problems_as_text(const Report& report) {
+  std::string text;
+  for (const Finding& f : report.problems) {
+    text += "rank " + std::to_string(f.rank) + ", instruction " + std::to_string(f.instruction) + ", " + f.kind + ": " + f.text + "\n";
+  }
+  return text;
+}
+
+int verify_one(const Schedule& schedule, bool json, Context& context) {
+  const Report report = prove(schedule, context);
+  if (json) {
+    context.out.write(as_json(schedule, report).dump(2) + "\n");
+  } else {
+    Table table = result_table();
+    table.add_row(as_row(schedule, report));
+    context.out.write(table.text() + problems_as_text(report) +
+                      (report.ok() ? "Proved: every allowed pair once, every message matched, no deadlock, no misuse of values.\n" : ""));
+  }
+  return report.ok() ? kExitFine : kExitWrong;
+}
+
+int verify_all(const Options& options, Context& context) {
+  Json results = Json::array();
+  Table table = result_table();
+  std::string refusals, problems;
+  bool ok = true;
+  for (const Method* method : all_methods()) {
+    const std::string name(method->name);
+    try {
+      const Schedule schedule = schedule_for(name, options.problem, options.problem.backward);
+      const Report report = prove(schedule, context);
+      ok &= report.ok();
+      results.push_back(as_json(schedule, report));
+      table.add_row(as_row(schedule, report));
+      problems += problems_as_text(report);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::unsupported) throw;
+      results.push_back({{"method", name}, {"refused", error.what()}});
+      refusals += name + " refuses: " + error.what() + "\n";
+    }
+  }
+  context.out.write(options.problem.json ? Json{{"ok", ok}, {"results", results}}.dump(2) + "\n" : table.text() + refusals + problems);
+  return ok ? kExitFine : kExitWrong;
+}
+
+int run(const Options& given, Context& context) {
+  Options options = given;
+  if (!options.file.empty()) {
+    if (!options.method.empty()) {
+      throw Error(ErrorCode::usage, "a method and --file are both given; the file says which method wrote it");
+    }
+    return verify_one(schedule_from_json(read_file(options.file)), options.problem.json, context);
+  }
+  require_method(options.method, "verify");
+  if (options.method != "all") find_method(options.method);
+  options.problem.check();
+  if (options.method == "all") {
+    if (!options.problem.method_options.empty()) {
+      throw Error(ErrorCode::usage, "--option goes with one method, not with all; leave it out");
+    }
+    return verify_all(options, context);
+  }
+  return verify_one(schedule_for(options.method, options.problem, options.problem.backward), options.problem.json, context);
+}
 
 }  // namespace
 
