@@ -1,7 +1,6 @@
 #include "weft/model/llama.h"
 
 #include <ATen/ops/embedding.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/silu.h>
 
 #include <string>
@@ -49,27 +48,21 @@ Llama::Llama(const ModelConfig& config, const at::Tensor& weights, const at::Ten
 
 at::Tensor Llama::layer(const Layer& layer, const at::Tensor& x, const at::Tensor& cos,
                         const at::Tensor& sin, const AttentionFunction& attention) const {
-  // The cast is part of the graph: its backward brings the gradient home in fp32.
-  const auto multiply = [&](const at::Tensor& input, const at::Tensor& weight) {
-    return at::linear(input, weight.to(compute_));
-  };
   const auto heads_of = [&](const at::Tensor& flat, int64_t heads) {
     return flat.view({flat.size(0), heads, config_.head_dim});
   };
   const at::Tensor h = rms_norm(x, layer.input_norm, config_.rms_norm_eps);
-  const at::Tensor q =
-      rotate(heads_of(multiply(h, layer.q), config_.num_attention_heads), cos, sin);
-  const at::Tensor k =
-      rotate(heads_of(multiply(h, layer.k), config_.num_key_value_heads), cos, sin);
-  const at::Tensor v = heads_of(multiply(h, layer.v), config_.num_key_value_heads);
+  const at::Tensor q = rotate(heads_of(linear(h, layer.q), config_.num_attention_heads), cos, sin);
+  const at::Tensor k = rotate(heads_of(linear(h, layer.k), config_.num_key_value_heads), cos, sin);
+  const at::Tensor v = heads_of(linear(h, layer.v), config_.num_key_value_heads);
   const at::Tensor attended = attention(q, k, v);  // [tokens, heads, head_dim]
   WEFT_CHECK(attended.sizes() == q.sizes());
   const at::Tensor joined =
       attended.reshape({x.size(0), config_.num_attention_heads * config_.head_dim});
-  const at::Tensor y = x.add(multiply(joined, layer.o));
+  const at::Tensor y = x.add(linear(joined, layer.o));
   const at::Tensor m = rms_norm(y, layer.post_norm, config_.rms_norm_eps);
-  const at::Tensor gated = at::silu(multiply(m, layer.gate)).mul(multiply(m, layer.up));
-  return y.add(multiply(gated, layer.down));
+  const at::Tensor gated = at::silu(linear(m, layer.gate)).mul(linear(m, layer.up));
+  return y.add(linear(gated, layer.down));
 }
 
 at::Tensor Llama::hidden(const at::Tensor& ids, const at::Tensor& positions,
@@ -81,11 +74,9 @@ at::Tensor Llama::hidden(const at::Tensor& ids, const at::Tensor& positions,
 }
 
 at::Tensor Llama::loss(const at::Tensor& hidden, const at::Tensor& labels, double scale) const {
-  return cross_entropy_sum(hidden, output_.to(compute_), labels, scale);
+  return cross_entropy_sum(hidden, output_, labels, scale);
 }
 
-at::Tensor Llama::logits(const at::Tensor& hidden) const {
-  return at::linear(hidden, output_.to(compute_));
-}
+at::Tensor Llama::logits(const at::Tensor& hidden) const { return linear(hidden, output_); }
 
 }  // namespace weft

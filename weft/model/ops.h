@@ -14,6 +14,10 @@
 
 namespace weft {
 
+// x weight^T for x [rows, in] and weight [out, in], in x's type whatever the weight's is. Sums are
+// formed in fp32 or wider, also where the processor has no fast bf16 products.
+at::Tensor linear(const at::Tensor& x, const at::Tensor& weight);
+
 // x / sqrt(mean(x^2) + eps) * weight over the last dimension, computed in fp32 (fp64 for fp64).
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
 
@@ -32,7 +36,7 @@ at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& 
 // scale * sum over rows with label != -100 of -log softmax(hidden weight^T)[label], as one number in
 // fp32 (fp64 if hidden is). Works through the rows in chunks of at most `chunk_logits` logits, and
 // computes the gradients on the way, so that no logits are kept.
-//   hidden [tokens, hidden], weight [vocab, hidden], labels int64 [tokens]
+//   hidden [tokens, hidden], weight [vocab, hidden] of any type, labels int64 [tokens]
 at::Tensor cross_entropy_sum(const at::Tensor& hidden, const at::Tensor& weight,
                              const at::Tensor& labels, double scale,
                              int64_t chunk_logits = int64_t{1} << 20);
