@@ -1,7 +1,7 @@
-// What every rank does in every step, added up for pictures: pairs computed by owner of the keys, bytes by peer.
+// What every rank does in every step, added up for pictures: pairs computed by owner of the tokens, bytes by peer.
 //
 //   Summary summary = summarise(schedule, 16);
-//   summary.cells[step][rank].work;
+//   summary.cells[step][rank].work();
 //
 // Programs are read step by step and nothing of them is kept.
 #pragma once
@@ -14,14 +14,20 @@
 
 namespace weft {
 
-// Pairs of one step between a rank's queries and keys that live on one rank.
+// One attend, in a few characters. "lo" and "hi" are the first and the last rows of a shard.
+struct Computed {
+  std::string queries;  // "" all of the rank's own; "q hi", "q3", "q0-3", "q3 lo"
+  std::string keys;     // "k3", "k0-3", "k3 lo"
+  std::string heads;    // "" all heads, else "h0-1"
+  int64_t work = 0;     // allowed pairs x query heads
+
+  std::string label() const;  // "q hi x k3"
+};
+
+// Pairs of one step whose keys (or queries) live on one rank; -1: on several.
 struct Share {
-  int owner = 0;     // rank whose keys these are, by the layout
-  int64_t work = 0;  // allowed pairs x query heads
-  std::string
-      keys;  // which of the owner's keys: "" all, "lo" or "hi" the first or last of them, "part"
-  std::string
-      rows;  // which of the rank's own queries, in the same words; "other" when they live elsewhere
+  int owner = 0;
+  int64_t work = 0;
 };
 
 // One message.
@@ -33,10 +39,14 @@ struct Flow {
 };
 
 struct Cell {
-  std::vector<Share> shares;  // in the order in which they are computed
-  std::vector<Flow> sends;    // in order of issue
+  std::vector<Computed> computed;  // in order of issue, equal neighbours joined
+  std::vector<Share> key_owners;   // in order of first use
+  std::vector<Share> query_owners;
+  std::vector<Flow> sends;  // in order of issue
   std::vector<Flow> receives;
+
   int64_t work() const;
+  bool idle() const { return computed.empty() && sends.empty() && receives.empty(); }
 };
 
 struct RankTotals {
@@ -49,19 +59,22 @@ struct RankTotals {
 struct Summary {
   int ranks = 0;                         // of the schedule
   int shown = 0;                         // ranks that were read: 0 .. shown - 1
-  int forward_steps = 0;                 // cells[0 .. forward_steps - 1]; what follows is backward
+  int forward_rows = 0;                  // cells[0 .. forward_rows - 1]; the rest is backward
   bool truncated = false;                // there were more steps than were asked for
-  std::vector<std::vector<Cell>> cells;  // [step][rank]
-  std::vector<RankTotals> totals;        // [rank]
+  std::vector<std::vector<Cell>> cells;  // [row][rank]; rows in which nothing happens are left out
+  std::vector<RankTotals> totals;        // [rank], steps that are not shown included
 
-  int steps() const { return static_cast<int>(cells.size()); }
+  int rows() const { return static_cast<int>(cells.size()); }
 };
 
-// Reads the programs of the first `max_ranks` ranks; steps beyond `max_steps` count in the totals only.
-// The backward phase of every rank starts in the same row.
+// Reads the programs of the first `max_ranks` ranks. Steps from `max_steps` of a phase on count in the totals only.
+// The backward phases of all ranks start in the same row.
 Summary summarise(const Schedule& schedule, int max_ranks, int max_steps = 4096);
 
-// "full", "causal", "window 256", "3 documents, causal": a mask in a few words, as far as its bands tell.
+// "causal", "window:256", "3 documents, full": a mask in a few words, as far as its bands tell.
 std::string describe(const Mask& mask);
+
+// The schedule's problem in one line: "4096 tokens, causal, 8 heads of 64 (2 kv heads), fp32".
+std::string describe(const Problem& problem);
 
 }  // namespace weft
