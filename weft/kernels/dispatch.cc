@@ -1,5 +1,10 @@
 // Which CPU path runs: the registry of paths and the choice among them.
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
+#include <memory>
 #include <string>
 
 #include "weft/kernels/cpu_kernels.h"
@@ -42,6 +47,14 @@ class CpuKernels final : public KernelSet {
   const TileOps& ops_;
 };
 
+#if defined(__x86_64__)
+// clang 14's __builtin_cpu_supports does not know f16c. That the system saves wide registers is part of "avx2".
+bool has_f16c() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+}
+#endif
+
 struct Path {
   std::string_view name;
   bool (*available)();
@@ -55,7 +68,7 @@ constexpr Path kPaths[] = {
     {"avx2",
      [] {
        __builtin_cpu_init();
-       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
      },
      avx2_tile_ops},
     {"avx512",
@@ -79,9 +92,9 @@ std::string joined(const std::vector<std::string_view>& names) {
 
 // One object per path, made on first use.
 const KernelSet& kernels_of(const Path& path) {
-  static const std::vector<const KernelSet*> sets = [] {
-    std::vector<const KernelSet*> all;
-    for (const Path& each : kPaths) all.push_back(new CpuKernels(each.ops()));  // lives as long as the program
+  static const std::vector<std::unique_ptr<KernelSet>> sets = [] {
+    std::vector<std::unique_ptr<KernelSet>> all;
+    for (const Path& each : kPaths) all.push_back(std::make_unique<CpuKernels>(each.ops()));
     return all;
   }();
   return *sets[&path - kPaths];
