@@ -1,4 +1,5 @@
-// Every CPU path that this machine can run, against the reference kernels in fp64 on the same inputs.
+// Every CPU path that this machine can run, against the reference kernels in fp64 on the same
+// inputs.
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -8,9 +9,9 @@
 namespace weft::kernels {
 namespace {
 
-// Bounds relative to the largest value. fp32 sums of n products of comparable size are wrong by about
-// sqrt(n) * 6e-8; the cases have up to 600 keys and 256 columns, and their scores (up to about 5, wrong by 1e-6) enter
-// exponentials.
+// Bounds relative to the largest value. fp32 sums of n products of comparable size are wrong by
+// about sqrt(n) * 6e-8; the cases have up to 600 keys and 256 columns, and their scores (up to
+// about 5, wrong by 1e-6) enter exponentials.
 constexpr double kBound = 1e-5;
 
 class Paths : public testing::Environment {
@@ -29,7 +30,8 @@ class Paths : public testing::Environment {
 };
 const auto* const kPaths = testing::AddGlobalTestEnvironment(new Paths);
 
-void expect_forward(const KernelSet& kernels, const AttentionCase& start, double bound, const std::string& what) {
+void expect_forward(const KernelSet& kernels, const AttentionCase& start, double bound,
+                    const std::string& what) {
   AttentionCase actual = start, expected = start.in_fp64();
   kernels.attend(actual.forward());
   reference_kernels().attend(expected.forward());
@@ -38,14 +40,19 @@ void expect_forward(const KernelSet& kernels, const AttentionCase& start, double
   EXPECT_TRUE(actual.o.gaps_intact() && actual.lse.gaps_intact()) << what;
 }
 
-void expect_backward(const KernelSet& kernels, const AttentionCase& start, double bound, const std::string& what) {
+void expect_backward(const KernelSet& kernels, const AttentionCase& start, double bound,
+                     const std::string& what) {
   AttentionCase actual = start, expected = start.in_fp64();
   kernels.attend_backward(actual.backward());
   reference_kernels().attend_backward(expected.backward());
-  EXPECT_LT(relative_error(actual.dq, expected.dq), bound) << "dq, " << what << ": " << start.describe();
-  EXPECT_LT(relative_error(actual.dk, expected.dk), bound) << "dk, " << what << ": " << start.describe();
-  EXPECT_LT(relative_error(actual.dv, expected.dv), bound) << "dv, " << what << ": " << start.describe();
-  EXPECT_TRUE(actual.dq.gaps_intact() && actual.dk.gaps_intact() && actual.dv.gaps_intact()) << what;
+  EXPECT_LT(relative_error(actual.dq, expected.dq), bound)
+      << "dq, " << what << ": " << start.describe();
+  EXPECT_LT(relative_error(actual.dk, expected.dk), bound)
+      << "dk, " << what << ": " << start.describe();
+  EXPECT_LT(relative_error(actual.dv, expected.dv), bound)
+      << "dv, " << what << ": " << start.describe();
+  EXPECT_TRUE(actual.dq.gaps_intact() && actual.dk.gaps_intact() && actual.dv.gaps_intact())
+      << what;
 }
 
 class AttentionPath : public testing::TestWithParam<std::string_view> {
@@ -58,7 +65,8 @@ INSTANTIATE_TEST_SUITE_P(All, AttentionPath, testing::ValuesIn(available_cpu_pat
 TEST_P(AttentionPath, ForwardOfRandomCases) {
   for (DType type : {DType::fp32, DType::bf16, DType::fp16}) {
     for (uint64_t seed = 0; seed < 40; ++seed) {
-      const AttentionCase c = random_case(seed, {.type = type, .max_rows = seed % 4 == 0 ? 300 : 90});
+      const AttentionCase c =
+          random_case(seed, {.type = type, .max_rows = seed % 4 == 0 ? 300 : 90});
       expect_forward(kernels(), c, kBound, "seed " + std::to_string(seed));
       if (HasFailure()) return;
     }
@@ -89,7 +97,8 @@ TEST_P(AttentionPath, EveryHeadDim) {
 }
 
 // One head, one block of given shape: the edges of tiles, panels and packed key blocks.
-AttentionCase single_block(int64_t q_rows, int64_t k_rows, int64_t lo, int64_t hi, int64_t dim = 8) {
+AttentionCase single_block(int64_t q_rows, int64_t k_rows, int64_t lo, int64_t hi,
+                           int64_t dim = 8) {
   AttentionCase c;
   Random random(q_rows * 10007 + k_rows);
   c.q_rows = q_rows;
@@ -101,8 +110,8 @@ AttentionCase single_block(int64_t q_rows, int64_t k_rows, int64_t lo, int64_t h
   c.q = c.o = c.dout = c.dq = Field({q_rows, 1, dim}, DType::fp32);
   c.k = c.v = c.dk = c.dv = Field({k_rows, 1, dim}, DType::fp32);
   c.lse = c.bundle_lse = c.delta = Field({q_rows, 1, 1}, DType::fp32);
-  // Gradients are added to random values: their error is then measured on the scale of these, not of a dp - delta
-  // that happens to cancel.
+  // Gradients are added to random values: their error is then measured on the scale of these, not
+  // of a dp - delta that happens to cancel.
   for (Field* f : {&c.q, &c.k, &c.v, &c.dout, &c.delta, &c.dq, &c.dk, &c.dv}) f->randomize(random);
   c.lse.fill([](int64_t, int64_t, int64_t) { return kNoKeys; });
   return c;
@@ -112,8 +121,8 @@ TEST_P(AttentionPath, TileEdges) {
   constexpr int64_t kLow = kUnboundedBelow, kHigh = kUnboundedAbove;
   for (int64_t q : {1, 15, 16, 17, 33, 127, 129, 193}) {
     for (int64_t k : {1, 5, 6, 7, 12, 95, 97, 192, 193}) {
-      const std::pair<int64_t, int64_t> bands[] = {{kLow, kHigh}, {kLow, 0}, {-3, 3}, {0, 0}, {k - q, kHigh},
-                                                   {-q / 2, -1}};
+      const std::pair<int64_t, int64_t> bands[] = {{kLow, kHigh}, {kLow, 0},      {-3, 3},
+                                                   {0, 0},        {k - q, kHigh}, {-q / 2, -1}};
       for (auto [lo, hi] : bands) {
         AttentionCase c = single_block(q, k, lo, hi);
         expect_forward(kernels(), c, kBound, "edges");
@@ -136,10 +145,12 @@ TEST_P(AttentionPath, ManyKeys) {
   expect_backward(kernels(), window, kBound, "window");
 }
 
-// Scores around 1e4 are known to about 1e-3 in fp32 (their own rounding), and so are the weights made of them.
+// Scores around 1e4 are known to about 1e-3 in fp32 (their own rounding), and so are the weights
+// made of them.
 TEST_P(AttentionPath, HugeLogits) {
   for (uint64_t seed = 300; seed < 312; ++seed) {
-    const AttentionCase c = random_case(seed, {.dim = 16, .max_rows = 120, .logit_deviation = 3000});
+    const AttentionCase c =
+        random_case(seed, {.dim = 16, .max_rows = 120, .logit_deviation = 3000});
     expect_forward(kernels(), c, 2e-2, "huge logits");
     if (HasFailure()) return;
   }
@@ -174,7 +185,8 @@ TEST_P(AttentionPath, EmptyAccumulatorMayHoldAnything) {
 }
 
 TEST_P(AttentionPath, NotANumberIsNotHidden) {
-  for (int64_t k_rows = 25; k_rows <= 37; ++k_rows) {  // with and without masked rows in the last panel
+  for (int64_t k_rows = 25; k_rows <= 37;
+       ++k_rows) {  // with and without masked rows in the last panel
     AttentionCase c = single_block(40, k_rows, kUnboundedBelow, kUnboundedAbove);
     c.q.set(3, 0, 2, std::numeric_limits<double>::quiet_NaN());
     kernels().attend(c.forward());

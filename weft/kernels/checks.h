@@ -12,7 +12,8 @@ namespace weft::kernels {
 void check(const AttendArgs& args);
 void check(const AttendBackwardArgs& args);
 
-// Query heads that read the same key-value head, in order of first appearance: the order in which kernels work.
+// Query heads that read the same key-value head, in order of first appearance: the order in which
+// kernels work.
 struct HeadGroup {
   int32_t kv_head = 0;
   std::vector<int32_t> heads;

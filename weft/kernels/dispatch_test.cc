@@ -12,12 +12,16 @@ class Forced {
  public:
   explicit Forced(const char* path) {
     if (const char* old = std::getenv("WEFT_KERNEL")) old_ = old;
-    if (path) setenv("WEFT_KERNEL", path, 1);
-    else unsetenv("WEFT_KERNEL");
+    if (path)
+      setenv("WEFT_KERNEL", path, 1);
+    else
+      unsetenv("WEFT_KERNEL");
   }
   ~Forced() {
-    if (old_.empty()) unsetenv("WEFT_KERNEL");
-    else setenv("WEFT_KERNEL", old_.c_str(), 1);
+    if (old_.empty())
+      unsetenv("WEFT_KERNEL");
+    else
+      setenv("WEFT_KERNEL", old_.c_str(), 1);
   }
 
  private:

@@ -1,5 +1,6 @@
-// Packing operands into strip and column form, and unpacking results (the forms are defined in tile_ops.h). These cost
-// little beside the products as long as they stay near one cycle per element, hence transposes in registers.
+// Packing operands into strip and column form, and unpacking results (the forms are defined in
+// tile_ops.h). These cost little beside the products as long as they stay near one cycle per
+// element, hence transposes in registers.
 #pragma once
 
 namespace weft::kernels {
@@ -11,23 +12,29 @@ struct Piece {
   const float* data;
   int64_t stride;
 };
-WEFT_INLINE Piece piece(const RowsIn& from, int64_t row, int64_t rows, int64_t column, int64_t columns, float* chunk) {
-  if (from.type == DType::fp32) return {(const float*)from.data + row * from.stride + column, from.stride};
+WEFT_INLINE Piece piece(const RowsIn& from, int64_t row, int64_t rows, int64_t column,
+                        int64_t columns, float* chunk) {
+  if (from.type == DType::fp32)
+    return {(const float*)from.data + row * from.stride + column, from.stride};
   for (int64_t r = 0; r < rows; ++r) {
-    to_float((const uint16_t*)from.data + (row + r) * from.stride + column, from.type, chunk + r * kChunk, columns);
+    to_float((const uint16_t*)from.data + (row + r) * from.stride + column, from.type,
+             chunk + r * kChunk, columns);
   }
   return {chunk, kChunk};
 }
 
-// Transposes `rows` rows into to[column * width + row]. Stores whole vectors: where the rows are fewer than kLanes,
-// zeros follow them, which the next column or panel overwrites and for which scratch buffers have room at their end.
-WEFT_INLINE void pack_piece(Piece from, int64_t rows, int64_t columns, int64_t width, float factor, float* to) {
+// Transposes `rows` rows into to[column * width + row]. Stores whole vectors: where the rows are
+// fewer than kLanes, zeros follow them, which the next column or panel overwrites and for which
+// scratch buffers have room at their end.
+WEFT_INLINE void pack_piece(Piece from, int64_t rows, int64_t columns, int64_t width, float factor,
+                            float* to) {
   const Vec scale = broadcast(factor);
   int64_t c = 0;
   for (; c + kLanes <= columns; c += kLanes) {
     Vec v[kLanes];
     WEFT_UNROLL
-    for (int r = 0; r < kLanes; ++r) v[r] = r < rows ? load(from.data + r * from.stride + c) * scale : Vec{};
+    for (int r = 0; r < kLanes; ++r)
+      v[r] = r < rows ? load(from.data + r * from.stride + c) * scale : Vec{};
     transpose(v);
     WEFT_UNROLL
     for (int j = 0; j < kLanes; ++j) store(to + (c + j) * width, v[j]);
@@ -43,15 +50,18 @@ static void pack_rows(const RowsIn& from, int64_t width, float factor, float* to
   float chunk[kLanes * kChunk];
   for (int64_t base = 0; base < from.rows; base += width) {
     for (int64_t r = 0; r < width; r += kLanes) {
-      // Panels lower than a vector are one piece; strips are two, the second perhaps without any row.
+      // Panels lower than a vector are one piece; strips are two, the second perhaps without any
+      // row.
       const int64_t rows = larger(0, smaller(smaller(kLanes, width - r), from.rows - base - r));
       for (int64_t column = 0; column < from.columns; column += kChunk) {
         const int64_t n = smaller(kChunk, from.columns - column);
         float* target = to + base * from.columns + column * width + r;
         if (rows == kLanes) {
-          pack_piece(piece(from, base + r, kLanes, column, n, chunk), kLanes, n, width, factor, target);
+          pack_piece(piece(from, base + r, kLanes, column, n, chunk), kLanes, n, width, factor,
+                     target);
         } else if (rows == kPanel) {
-          pack_piece(piece(from, base + r, kPanel, column, n, chunk), kPanel, n, width, factor, target);
+          pack_piece(piece(from, base + r, kPanel, column, n, chunk), kPanel, n, width, factor,
+                     target);
         } else {
           pack_piece(piece(from, base + r, rows, column, n, chunk), rows, n, width, factor, target);
         }
@@ -63,12 +73,14 @@ static void pack_rows(const RowsIn& from, int64_t width, float factor, float* to
 // Copies one group of `width` columns of some rows; fewer columns are followed by zeros.
 WEFT_INLINE void copy_group(Piece from, int64_t rows, int64_t columns, int64_t width, float* to) {
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < width; ++c) to[r * width + c] = c < columns ? from.data[r * from.stride + c] : 0.0f;
+    for (int64_t c = 0; c < width; ++c)
+      to[r * width + c] = c < columns ? from.data[r * from.stride + c] : 0.0f;
   }
 }
 
-// The same for whole strips and panels. Panels move as whole vectors where both sides have room for one: the input
-// has columns to spare, and what a row spoils of the next is written after it (so not in the last row).
+// The same for whole strips and panels. Panels move as whole vectors where both sides have room for
+// one: the input has columns to spare, and what a row spoils of the next is written after it (so
+// not in the last row).
 WEFT_INLINE void copy_strip(Piece from, int64_t rows, float* to) {
   for (int64_t r = 0; r < rows; ++r) {
     const float* row = from.data + r * from.stride;
@@ -80,7 +92,8 @@ WEFT_INLINE void copy_strip(Piece from, int64_t rows, float* to) {
 WEFT_INLINE void copy_panel(Piece from, int64_t rows, bool spare_columns, float* to) {
   const int64_t whole = spare_columns ? rows - 1 : 0;
   for (int64_t r = 0; r < whole; ++r) store(to + r * kPanel, load(from.data + r * from.stride));
-  copy_group({from.data + whole * from.stride, from.stride}, rows - whole, kPanel, kPanel, to + whole * kPanel);
+  copy_group({from.data + whole * from.stride, from.stride}, rows - whole, kPanel, kPanel,
+             to + whole * kPanel);
 }
 
 static void pack_columns(const RowsIn& from, int64_t width, int64_t rows, float* to) {
@@ -128,8 +141,8 @@ static void transpose_strip(const float* strip, int64_t columns, float* rows, in
   }
 }
 
-static void add_strips(const float* from, int64_t padded, float factor, int64_t rows, int64_t columns, float* to,
-                       int64_t to_stride, float* scratch) {
+static void add_strips(const float* from, int64_t padded, float factor, int64_t rows,
+                       int64_t columns, float* to, int64_t to_stride, float* scratch) {
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t lane = row % kStrip;
     if (lane == 0) transpose_strip(from + row * padded, padded, scratch, padded);
@@ -137,12 +150,14 @@ static void add_strips(const float* from, int64_t padded, float factor, int64_t 
   }
 }
 
-static void add_panels(const float* from, float factor, int64_t rows, int64_t columns, float* to, int64_t to_stride) {
+static void add_panels(const float* from, float factor, int64_t rows, int64_t columns, float* to,
+                       int64_t to_stride) {
   const int64_t padded = round_up(columns, kStrip);
   for (int64_t row = 0; row < rows; ++row) {
     const float* panel = from + row / kPanel * kPanel * padded + row % kPanel * kStrip;
     for (int64_t c = 0; c < columns; c += kStrip) {
-      scale_add(to + row * to_stride + c, 1, panel + c * kPanel, factor, smaller(kStrip, columns - c));
+      scale_add(to + row * to_stride + c, 1, panel + c * kPanel, factor,
+                smaller(kStrip, columns - c));
     }
   }
 }

@@ -3,6 +3,7 @@
 
 #include "weft/kernels/tile_ops.h"
 // The order matters: each builds on those before it.
+// clang-format off
 #include "weft/kernels/vector.inc.h"
 #include "weft/kernels/microkernel.inc.h"
 #include "weft/kernels/band_range.inc.h"
@@ -12,6 +13,7 @@
 #include "weft/kernels/pack.inc.h"
 #include "weft/kernels/forward_tile.inc.h"
 #include "weft/kernels/backward_tile.inc.h"
+// clang-format on
 
 namespace weft::kernels {
 namespace {
@@ -20,8 +22,9 @@ static_assert(kForwardKeyTile % kPanel == 0 && kBackwardKeyTile % kPanel == 0);
 static_assert(kForwardQueryTile % kStrip == 0 && kBackwardQueryTile % kStrip == 0);
 
 constexpr TileOps tile_ops(const char* name) {
-  return {name,     kStrip,         kPanel,        pack_rows,  pack_columns, forward_tile, finish_forward,
-          backward_tile, add_strips, add_panels, scale_add,  dot,          to_float,     from_float};
+  return {name,           kStrip,        kPanel,     pack_rows,  pack_columns, forward_tile,
+          finish_forward, backward_tile, add_strips, add_panels, scale_add,    dot,
+          to_float,       from_float};
 }
 
 }  // namespace

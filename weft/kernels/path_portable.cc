@@ -1,4 +1,5 @@
-// The portable path: no instruction beyond the compiler's baseline. Compiled with flags of its own: see flags.cmake.
+// The portable path: no instruction beyond the compiler's baseline. Compiled with flags of its own:
+// see flags.cmake.
 #include "weft/kernels/simd_portable.inc.h"
 //
 #include "weft/kernels/path.inc.h"

@@ -1,4 +1,5 @@
-// Per-thread working memory of the CPU kernels: grows to what a call needs and is kept for the next call.
+// Per-thread working memory of the CPU kernels: grows to what a call needs and is kept for the next
+// call.
 #pragma once
 
 #include <cstdint>
@@ -24,8 +25,8 @@ class ScratchBuffer {
 struct Scratch {
   ScratchBuffer q, dout, q_columns, dout_columns;  // packed queries
   ScratchBuffer k, v, k_columns;                   // packed keys
-  ScratchBuffer rows, state, o;                    // per query: lse and delta; maximum and sum; outputs
-  ScratchBuffer dq, dk, dv;                        // gradients being summed
+  ScratchBuffer rows, state, o;  // per query: lse and delta; maximum and sum; outputs
+  ScratchBuffer dq, dk, dv;      // gradients being summed
   ScratchBuffer scores, gradients, transposed;
 };
 Scratch& thread_scratch();

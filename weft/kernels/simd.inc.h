@@ -1,8 +1,10 @@
-// What the SIMD types of all paths share. The compilers' vector extension gives arithmetic, comparison and shifts for
-// any width; a path adds only what needs its instructions: its lane count, fma, max and the fp16 conversions.
+// What the SIMD types of all paths share. The compilers' vector extension gives arithmetic,
+// comparison and shifts for any width; a path adds only what needs its instructions: its lane
+// count, fma, max and the fp16 conversions.
 //
-// Files named *.inc.h are compiled once per path inside anonymous namespaces, so nothing in them can be merged by the
-// linker with code for another processor. For the same reason they use nothing of the standard library.
+// Files named *.inc.h are compiled once per path inside anonymous namespaces, so nothing in them
+// can be merged by the linker with code for another processor. For the same reason they use nothing
+// of the standard library.
 #pragma once
 
 #define WEFT_INLINE static inline __attribute__((always_inline))

@@ -1,4 +1,5 @@
-// SIMD type of the portable path: four lanes of the compiler's own vectors (SSE2 on x86-64, NEON on ARM).
+// SIMD type of the portable path: four lanes of the compiler's own vectors (SSE2 on x86-64, NEON on
+// ARM).
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,8 @@ namespace weft::kernels {
 namespace {
 
 inline constexpr int kLanes = 4;
-inline constexpr int kPanel = 4;  // 8 accumulators, 2 right operands, 1 broadcast, 1 product: 12 of 16 registers
+inline constexpr int kPanel =
+    4;  // 8 accumulators, 2 right operands, 1 broadcast, 1 product: 12 of 16 registers
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef int32_t IVec __attribute__((vector_size(4 * kLanes)));
 

@@ -1,17 +1,22 @@
-// The contract between the drivers (forward.cc, backward.cc, elementwise.cc: compiled once, for any processor) and the
-// arithmetic on tiles that is compiled once per instruction set (path_*.cc).
+// The contract between the drivers (forward.cc, backward.cc, elementwise.cc: compiled once, for any
+// processor) and the arithmetic on tiles that is compiled once per instruction set (path_*.cc).
 //
-// Everything here is plain data and raw pointers on purpose. A path's file is compiled with instructions that this
-// processor may lack, so it must not emit an inline function that the linker could share with the rest of the program.
+// Everything here is plain data and raw pointers on purpose. A path's file is compiled with
+// instructions that this processor may lack, so it must not emit an inline function that the linker
+// could share with the rest of the program.
 //
-// Orientation: scores are kept transposed, S^T[key][query], with queries side by side in vector lanes. Maximum, sum and
-// masking over keys are then vertical vector operations without any shuffle, and every product of attention but two
-// becomes the same micro-kernel: a packed `panel` of a few rows, broadcast, times a packed `strip` of lanes.
+// Orientation: scores are kept transposed, S^T[key][query], with queries side by side in vector
+// lanes. Maximum, sum and masking over keys are then vertical vector operations without any
+// shuffle, and every product of attention but two becomes the same micro-kernel: a packed `panel`
+// of a few rows, broadcast, times a packed `strip` of lanes.
 //
-//   strip form of X[rows][columns]:   [ceil(rows / width)][columns][width]   rows in lanes (pack_rows)
-//   column form of X[rows][columns]:  [ceil(columns / width)][rows][width]   columns in lanes (pack_columns)
+//   strip form of X[rows][columns], rows in lanes (pack_rows):
+//     [ceil(rows / width)][columns][width]
+//   column form of X[rows][columns], columns in lanes (pack_columns):
+//     [ceil(columns / width)][rows][width]
 //
-// Width is `strip` for right operands and `panel` for left operands; missing rows and columns are zero.
+// Width is `strip` for right operands and `panel` for left operands; missing rows and columns are
+// zero.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +25,8 @@
 
 namespace weft::kernels {
 
-// Keys whose scores are held at once, a multiple of every panel height; sized so that the scores of one strip
-// (forward) or of one query tile (backward) stay in the nearest caches.
+// Keys whose scores are held at once, a multiple of every panel height; sized so that the scores of
+// one strip (forward) or of one query tile (backward) stay in the nearest caches.
 inline constexpr int64_t kForwardKeyTile = 192;
 inline constexpr int64_t kBackwardKeyTile = 96;
 // Queries per tile, a multiple of every strip width.
@@ -40,14 +45,16 @@ struct RowsIn {
   int64_t columns;
 };
 
-// Queries against one packed block of keys. Pair (q, k) counts when lo <= k - q <= hi, in row numbers of the tile.
+// Queries against one packed block of keys. Pair (q, k) counts when lo <= k - q <= hi, in row
+// numbers of the tile.
 struct ForwardTile {
   int64_t queries, keys, dim, dim_v;
   int64_t lo, hi;
   const float* q;  // strip form, strip wide, multiplied by scale * log2(e)
   const float* k;  // strip form, panel wide
   const float* v;  // column form, panel wide, `keys` rows
-  // State, all strips of the tile: running maximum (base 2) and sum per query, and O^T unnormalised.
+  // State, all strips of the tile: running maximum (base 2) and sum per query, and O^T
+  // unnormalised.
   float* maximum;  // [strips * strip]
   float* sum;      // [strips * strip]
   float* o;        // [strips][dim_v rounded up to panel][strip]
@@ -66,20 +73,20 @@ struct ForwardResult {
 struct BackwardTile {
   int64_t queries, keys, dim, dim_v;
   int64_t lo, hi;
-  const float* q;             // strip form, strip wide, multiplied by scale * log2(e)
-  const float* dout;          // strip form, strip wide
-  const float* q_columns;     // column form, strip wide, rows = strips * strip; null: dk is not wanted
+  const float* q;          // strip form, strip wide, multiplied by scale * log2(e)
+  const float* dout;       // strip form, strip wide
+  const float* q_columns;  // column form, strip wide, rows = strips * strip; null: dk is not wanted
   const float* dout_columns;  // the same of dout; null: dv is not wanted
   const float* lse;           // [strips * strip], base 2, +inf for rows that contribute nothing
   const float* delta;         // [strips * strip], 0 for those rows
   const float* k;             // strip form, panel wide
   const float* v;             // strip form, panel wide
   const float* k_columns;     // column form, panel wide, `keys` rows; null: dq is not wanted
-  float* dq;                  // added to: [strips][dim rounded up to panel][strip], without the factor scale
-  float* dk;                  // added to: [key panels][ceil(dim / strip)][panel][strip], without the factor scale
-  float* dv;                  // added to: [key panels][ceil(dim_v / strip)][panel][strip]
-  float* p;                   // scratch: kBackwardQueryTile * kBackwardKeyTile
-  float* ds;                  // scratch: the same
+  float* dq;  // added to: [strips][dim rounded up to panel][strip], without the factor scale
+  float* dk;  // added to: [key panels][ceil(dim / strip)][panel][strip], without the factor scale
+  float* dv;  // added to: [key panels][ceil(dim_v / strip)][panel][strip]
+  float* p;   // scratch: kBackwardQueryTile * kBackwardKeyTile
+  float* ds;  // scratch: the same
 };
 
 // One instruction set's arithmetic. Every function is free of allocation and of state.
@@ -98,10 +105,11 @@ struct TileOps {
 
   void (*backward)(const BackwardTile& tile);
   // to[row][c] += factor * X[row][c], X in strip form, `padded` columns per strip.
-  void (*add_strips)(const float* from, int64_t padded, float factor, int64_t rows, int64_t columns, float* to,
-                     int64_t to_stride, float* scratch);
+  void (*add_strips)(const float* from, int64_t padded, float factor, int64_t rows, int64_t columns,
+                     float* to, int64_t to_stride, float* scratch);
   // The same for X as BackwardTile::dk.
-  void (*add_panels)(const float* from, float factor, int64_t rows, int64_t columns, float* to, int64_t to_stride);
+  void (*add_panels)(const float* from, float factor, int64_t rows, int64_t columns, float* to,
+                     int64_t to_stride);
 
   // Single rows: to = a * to + b * from; sum of x * y; conversion between fp32 and any 16-bit type.
   void (*scale_add)(float* to, float a, const float* from, float b, int64_t n);

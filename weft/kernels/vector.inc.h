@@ -13,7 +13,9 @@ typedef float UnalignedVec __attribute__((vector_size(4 * kLanes), aligned(4), m
 
 WEFT_INLINE Vec load(const float* p) { return *(const UnalignedVec*)p; }
 WEFT_INLINE void store(float* p, Vec v) { *(UnalignedVec*)p = v; }
-WEFT_INLINE Vec broadcast(float x) { return x - Vec{}; }  // x - 0 keeps the sign of zero and folds to a broadcast
+WEFT_INLINE Vec broadcast(float x) {
+  return x - Vec{};
+}  // x - 0 keeps the sign of zero and folds to a broadcast
 WEFT_INLINE IVec broadcast_int(int32_t x) { return x - IVec{}; }
 
 WEFT_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -40,9 +42,11 @@ WEFT_INLINE float sum_of_lanes(Vec v) {
   return sum;
 }
 
-// 2^x for x <= 127, relative error 1.2e-7; exactly 1 at 0, exactly 0 below -126.5 and at -inf; NaN stays NaN.
+// 2^x for x <= 127, relative error 1.2e-7; exactly 1 at 0, exactly 0 below -126.5 and at -inf; NaN
+// stays NaN.
 WEFT_INLINE Vec exp2(Vec x) {
-  // Adding 1.5 * 2^23 + 127 rounds x to an integer n and leaves n + 127, a float's exponent, in the low bits.
+  // Adding 1.5 * 2^23 + 127 rounds x to an integer n and leaves n + 127, a float's exponent, in the
+  // low bits.
   const Vec shift = broadcast(12582912.0f + 127.0f);
   x = max(broadcast(-127.0f), x);
   const Vec shifted = x + shift;
