@@ -4,6 +4,8 @@
 #include <map>
 #include <unordered_map>
 
+#include "weft/base/text.h"
+
 namespace weft {
 namespace {
 
@@ -69,7 +71,7 @@ std::string compact(const std::vector<int>& numbers) {
   return compact(std::vector<Range>(set.ranges().begin(), set.ranges().end()));
 }
 
-void add_share(std::vector<Share>& shares, int owner, int64_t work) {
+void add_share(std::vector<Share>& shares, int owner, double work) {
   if (work == 0) return;
   for (Share& share : shares) {
     if (share.owner == owner) {
@@ -144,7 +146,8 @@ class RankReader {
       const IntervalSet& all = pool_[k.tokens];
       for (int owner : keys_.of(all)) {
         const IntervalSet theirs = intersect(all, problem_.key_layout.shard(owner));
-        const int64_t work = problem_.pairs.area(rows, theirs) * pool_.size(q.heads);
+        const double work = static_cast<double>(problem_.pairs.area(rows, theirs)) *
+                            static_cast<double>(pool_.size(q.heads));
         if (work == 0) continue;
         computed.work += work;
         add_share(cell.key_owners, owner, work);
@@ -186,8 +189,9 @@ class RankReader {
         for (const Part& part : message) {
           const Form form = forms_[static_cast<uint32_t>(part.slice.value)];
           flow.fields = flow.fields | part.slice.fields;
-          flow.bytes += pool_.size(part.slice.tokens) * pool_.size(part.slice.heads) *
-                        problem_.wire_bytes_per_row(part.slice.fields, form);
+          flow.bytes += static_cast<double>(pool_.size(part.slice.tokens)) *
+                        static_cast<double>(pool_.size(part.slice.heads)) *
+                        static_cast<double>(problem_.wire_bytes_per_row(part.slice.fields, form));
         }
         to.push_back(flow);
       });
@@ -221,8 +225,8 @@ std::string Computed::label() const {
   return heads.empty() ? text : text + " " + heads;
 }
 
-int64_t Cell::work() const {
-  int64_t sum = 0;
+double Cell::work() const {
+  double sum = 0;
   for (const Computed& one : computed) sum += one.work;
   return sum;
 }
@@ -250,6 +254,10 @@ Summary summarise(const Schedule& schedule, int max_ranks, int max_steps) {
     summary.cells.push_back(std::move(row));
   }
   return summary;
+}
+
+std::string bytes_text(double bytes) {
+  return format_bytes(static_cast<int64_t>(std::min(bytes, 9e18)));
 }
 
 std::string describe(const Mask& mask) {

@@ -3,7 +3,8 @@
 //   Summary summary = summarise(schedule, 16);
 //   summary.cells[step][rank].work();
 //
-// Programs are read step by step and nothing of them is kept.
+// Programs are read step by step and nothing of them is kept. Work and bytes are floating point: a document may hold a
+// schedule of any size, right or wrong, and its picture must not overflow.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +20,7 @@ struct Computed {
   std::string queries;  // "" all of the rank's own; "q hi", "q3", "q0-3", "q3 lo"
   std::string keys;     // "k3", "k0-3", "k3 lo"
   std::string heads;    // "" all heads, else "h0-1"
-  int64_t work = 0;     // allowed pairs x query heads
+  double work = 0;      // allowed pairs x query heads
 
   std::string label() const;  // "q hi x k3"
 };
@@ -27,13 +28,13 @@ struct Computed {
 // Pairs of one step whose keys (or queries) live on one rank; -1: on several.
 struct Share {
   int owner = 0;
-  int64_t work = 0;
+  double work = 0;
 };
 
 // One message.
 struct Flow {
   int peer = 0;
-  int64_t bytes = 0;
+  double bytes = 0;
   Fields fields;
   uint8_t lane = 0;
 };
@@ -45,14 +46,14 @@ struct Cell {
   std::vector<Flow> sends;  // in order of issue
   std::vector<Flow> receives;
 
-  int64_t work() const;
+  double work() const;
   bool idle() const { return computed.empty() && sends.empty() && receives.empty(); }
 };
 
 struct RankTotals {
-  int64_t work = 0;  // pairs x query heads, forward
-  int64_t work_backward = 0;
-  int64_t bytes_sent = 0;
+  double work = 0;  // pairs x query heads, forward
+  double work_backward = 0;
+  double bytes_sent = 0;
   int64_t messages = 0;  // sent
 };
 
@@ -70,6 +71,9 @@ struct Summary {
 // Reads the programs of the first `max_ranks` ranks. Steps from `max_steps` of a phase on count in the totals only.
 // The backward phases of all ranks start in the same row.
 Summary summarise(const Schedule& schedule, int max_ranks, int max_steps = 4096);
+
+// As format_bytes.
+std::string bytes_text(double bytes);
 
 // "causal", "window:256", "3 documents, full": a mask in a few words, as far as its bands tell.
 std::string describe(const Mask& mask);

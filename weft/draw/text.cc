@@ -31,7 +31,7 @@ std::vector<std::string> arrows(const std::vector<Flow>& flows) {
     Fields fields;
     int peer;
     int messages;
-    int64_t bytes;
+    double bytes;
   };
   std::vector<Bundle> bundles;
   const bool many = flows.size() > 3;
@@ -50,7 +50,7 @@ std::vector<std::string> arrows(const std::vector<Flow>& flows) {
   for (const Bundle& bundle : bundles) {
     const std::string to = bundle.messages > 1 && many ? std::to_string(bundle.messages) + " ranks"
                                                        : std::to_string(bundle.peer);
-    lines.push_back(short_name(bundle.fields) + ">" + to + " " + format_bytes(bundle.bytes));
+    lines.push_back(short_name(bundle.fields) + ">" + to + " " + bytes_text(bundle.bytes));
   }
   return lines;
 }
@@ -114,7 +114,7 @@ class TextDrawing {
       for (const Computed& one : cell.computed) {
         const std::string label = one.label();
         lines.push_back(label + std::string(width - label.size() + 1, ' ') +
-                        percent(static_cast<double>(one.work), total_));
+                        percent(one.work, total_));
       }
       if (lines.empty()) lines.push_back("-");
       lines.resize(std::max<size_t>(height, 1));
@@ -128,7 +128,10 @@ class TextDrawing {
     std::vector<Flow> sent;
     for (const Cell& cell : row) {
       auto& lines = cells.emplace_back();
-      for (const Computed& one : cell.computed) lines.push_back(one.label());
+      for (const Computed& one : cell.computed) {
+        const std::string label = one.label();
+        lines.push_back(label.starts_with("q ") ? label.substr(2) : label);
+      }
       if (lines.empty()) lines.push_back("-");
       for (Flow flow : cell.sends) {
         const auto same = std::find_if(sent.begin(), sent.end(),
@@ -144,7 +147,7 @@ class TextDrawing {
     }
     auto& lines = cells.emplace_back();
     for (const Flow& flow : sent) {
-      lines.push_back(short_name(flow.fields) + " " + format_bytes(flow.bytes) + " in " +
+      lines.push_back(short_name(flow.fields) + " " + bytes_text(flow.bytes) + " in " +
                       std::to_string(flow.peer) + (flow.peer == 1 ? " message" : " messages"));
     }
     add_rows(name, cells);
@@ -157,12 +160,10 @@ class TextDrawing {
       for (const RankTotals& totals : summary_.totals) cells.push_back({text_of(totals)});
       add_rows(name, cells);
     };
-    row("work", [&](const RankTotals& t) { return percent(static_cast<double>(t.work), total_); });
+    row("work", [&](const RankTotals& t) { return percent(t.work, total_); });
     if (problem_.backward)
-      row("back", [&](const RankTotals& t) {
-        return percent(static_cast<double>(t.work_backward), total_);
-      });
-    row("sent", [&](const RankTotals& t) { return format_bytes(t.bytes_sent); });
+      row("back", [&](const RankTotals& t) { return percent(t.work_backward, total_); });
+    row("sent", [&](const RankTotals& t) { return bytes_text(t.bytes_sent); });
     row("msgs", [&](const RankTotals& t) { return std::to_string(t.messages); });
   }
 
