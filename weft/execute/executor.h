@@ -41,7 +41,8 @@ struct ConstTensor {
 // What the caller gives: q, k, v; in backward also out, lse and dout, as far as the program reads
 // them.
 struct Inputs {
-  ConstTensor q, k, v, out, lse, dout;
+  ConstTensor q = {}, k = {}, v = {};
+  ConstTensor out = {}, lse = {}, dout = {};
 };
 
 // Where results go. Null: the execution provides the memory.
@@ -110,6 +111,9 @@ class Executor {
   // Several runs may be under way, say one per layer of a model; one thread at a time uses them.
   // They must end before the executor.
   std::unique_ptr<Execution> start();
+
+  const Problem& problem() const;
+  int rank() const;
 
  private:
   std::unique_ptr<execute_internal::Context> context_;

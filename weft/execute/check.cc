@@ -1,0 +1,279 @@
+#include "weft/execute/check.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <thread>
+
+#include "weft/base/random.h"
+#include "weft/execute/dense.h"
+#include "weft/transport/run_threads.h"
+
+namespace weft {
+namespace {
+
+// ---- tensors of the ranks
+
+int64_t heads_of(const Problem& problem, Field field) {
+  return kKeyFields.has(field) ? problem.kv_heads : problem.heads;
+}
+
+const Layout& layout_of(const Problem& problem, Field field) {
+  return kKeyFields.has(field) ? problem.key_layout : problem.query_layout;
+}
+
+HostTensor make(const Problem& problem, Field field, int64_t rows) {
+  return {problem.type_of(field, Form::whole), rows, heads_of(problem, field),
+          problem.columns_of(field)};
+}
+
+HostTensor make_global(const Problem& problem, Field field) {
+  return make(problem, field, layout_of(problem, field).tokens());
+}
+
+int64_t bytes_per_row(const HostTensor& tensor) {
+  return tensor.heads * tensor.columns * size_of(tensor.type);
+}
+
+HostTensor shard_of(const Problem& problem, Field field, int rank, const HostTensor& global) {
+  const Layout& layout = layout_of(problem, field);
+  HostTensor local = make(problem, field, 0);
+  local.rows = layout.tokens_of(rank);
+  local.bytes = shard<std::byte>(layout, rank, global.bytes, bytes_per_row(global));
+  return local;
+}
+
+void fill_normal(HostTensor& tensor, uint64_t seed, uint64_t stream) {
+  Random random(seed, stream);
+  for (int64_t i = 0; i < tensor.elements(); ++i) tensor.set(i, random.normal());
+}
+
+// What one rank gives and gets.
+struct Local {
+  HostTensor q, k, v, dout;
+  HostTensor out, lse, dq, dk, dv;
+};
+
+void run_rank(const Schedule& schedule, Endpoint& endpoint, const kernels::KernelSet& kernels,
+              const ExecuteOptions& options, Local& local, CheckReport& report) {
+  const Problem& problem = schedule.problem();
+  const int rank = endpoint.rank();
+  BufferPool pool(options.poison);
+  Executor executor(schedule, rank, endpoint, kernels, pool, options);
+  const auto run = executor.start();
+  run->forward({.q = {local.q.data()}, .k = {local.k.data()}, .v = {local.v.data()}},
+               {.out = local.out.data(), .lse = local.lse.data()});
+  if (problem.backward) {
+    run->backward({.q = {local.q.data()},
+                   .k = {local.k.data()},
+                   .v = {local.v.data()},
+                   .out = {local.out.data()},
+                   .lse = {local.lse.data()},
+                   .dout = {local.dout.data()}},
+                  {.dq = local.dq.data(), .dk = local.dk.data(), .dv = local.dv.data()});
+  }
+  report.peak_bytes[static_cast<size_t>(rank)] = run->peak_bytes();
+  report.waiting_seconds[static_cast<size_t>(rank)] = run->waiting_seconds();
+}
+
+// Passes Ctrl-C on to the ranks.
+class Watcher {
+ public:
+  Watcher(const StopFlag* stop, ThreadTransport& transport) {
+    if (!stop) return;
+    thread_.emplace([this, stop, &transport] {
+      while (!over_.raised() && !stop->raised()) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      }
+      if (over_.raised()) return;
+      transport.fail(-1, std::make_exception_ptr(Error(ErrorCode::stopped, "interrupted")));
+    });
+  }
+  ~Watcher() {
+    over_.raise();
+    if (thread_) thread_->join();
+  }
+
+ private:
+  StopFlag over_;
+  std::optional<std::thread> thread_;
+};
+
+void execute(const Schedule& schedule, const kernels::KernelSet& kernels,
+             const CheckOptions& options, CheckReport& report) {
+  const Problem& problem = schedule.problem();
+  const size_t ranks = static_cast<size_t>(schedule.ranks());
+  CheckTensors& all = report.tensors;
+  std::vector<Local> locals(ranks);
+  report.peak_bytes.assign(ranks, 0);
+  report.waiting_seconds.assign(ranks, 0);
+  ThreadTransport transport(schedule.ranks());
+  const Watcher watcher(options.stop, transport);
+  run_threads(transport, [&](int rank) {
+    Local& local = locals[static_cast<size_t>(rank)];
+    const auto take = [&](Field field, const HostTensor& global) {
+      return shard_of(problem, field, rank, global);
+    };
+    const auto room = [&](Field field) {
+      return make(problem, field, layout_of(problem, field).tokens_of(rank));
+    };
+    local = {take(Field::q, all.q),
+             take(Field::k, all.k),
+             take(Field::v, all.v),
+             {},
+             room(Field::out),
+             room(Field::lse),
+             {},
+             {},
+             {}};
+    if (problem.backward) {
+      local.dout = take(Field::dout, all.dout);
+      local.dq = room(Field::dq), local.dk = room(Field::dk), local.dv = room(Field::dv);
+    }
+    run_rank(schedule, transport.endpoint(rank), kernels, options.execute, local, report);
+  });
+  const auto gather = [&](Field field, HostTensor Local::*local) {
+    HostTensor global = make_global(problem, field);
+    for (size_t rank = 0; rank < ranks; ++rank) {
+      unshard<std::byte>(layout_of(problem, field), static_cast<int>(rank),
+                         (locals[rank].*local).bytes, global.bytes, bytes_per_row(global));
+    }
+    return global;
+  };
+  all.out = gather(Field::out, &Local::out);
+  if (problem.return_lse) all.lse = gather(Field::lse, &Local::lse);
+  if (!problem.backward) return;
+  all.dq = gather(Field::dq, &Local::dq);
+  all.dk = gather(Field::dk, &Local::dk);
+  all.dv = gather(Field::dv, &Local::dv);
+}
+
+// ---- comparison
+
+double difference(double a, double b) {
+  if (a == b) return 0;  // infinities of one sign too
+  return std::abs(a - b);
+}
+
+// The larger, and NaN where one is NaN.
+double larger(double a, double b) { return b > a || std::isnan(b) ? b : a; }
+
+double largest(const std::vector<double>& values) {
+  double result = 0;
+  for (double x : values) {
+    if (std::isfinite(x)) result = std::max(result, std::abs(x));
+  }
+  return result;
+}
+
+// Distance between neighbouring numbers of the type at this magnitude.
+double spacing(DType type, double magnitude) {
+  if (magnitude == 0) return 0;
+  const int digits = type == DType::fp64   ? 53
+                     : type == DType::fp32 ? 24
+                     : type == DType::fp16 ? 11
+                                           : 8;
+  return std::ldexp(1.0, std::ilogb(magnitude) - (digits - 1));
+}
+
+struct Reference {
+  const std::vector<double>& exact;
+  const std::vector<double>& plain;  // in the precision of the type; empty for fp64
+};
+
+TensorError compare(const Problem& problem, Field field, const HostTensor& tensor,
+                    const Reference& reference) {
+  TensorError error;
+  error.name = name_of(field);
+  const Layout& layout = layout_of(problem, field);
+  error.by_rank_and_head.assign(static_cast<size_t>(layout.ranks() * tensor.heads), 0);
+  for (int rank = 0; rank < layout.ranks(); ++rank) {
+    for (int64_t position : layout.positions(rank)) {
+      for (int64_t head = 0; head < tensor.heads; ++head) {
+        double& worst = error.by_rank_and_head[static_cast<size_t>(rank * tensor.heads + head)];
+        for (int64_t c = 0; c < tensor.columns; ++c) {
+          const int64_t i = (position * tensor.heads + head) * tensor.columns + c;
+          worst = larger(worst, difference(tensor.at(i), reference.exact[static_cast<size_t>(i)]));
+        }
+        error.max_abs = larger(error.max_abs, worst);
+      }
+    }
+  }
+  const double range = largest(reference.exact);
+  error.max_rel = error.max_abs == 0 ? 0 : error.max_abs / range;
+  if (problem.element == DType::fp64) {
+    error.bound = 1e-12 * range;
+    return error;
+  }
+  double plain = 0;
+  for (size_t i = 0; i < reference.plain.size(); ++i) {
+    plain = std::max(plain, difference(reference.plain[i], reference.exact[i]));
+  }
+  error.bound = 2 * plain + 2 * spacing(tensor.type, range);
+  return error;
+}
+
+void compare(const Problem& problem, const StopFlag* stop, CheckReport& report) {
+  const CheckTensors& t = report.tensors;
+  const DenseShape shape{problem.heads, problem.kv_heads, problem.dim, problem.dim_v,
+                         problem.softmax_scale()};
+  DenseInputs inputs{t.q.to_fp64(), t.k.to_fp64(), t.v.to_fp64(), {}};
+  if (problem.backward) inputs.dout = t.dout.to_fp64();
+  const DenseAttention exact = dense_attention(problem.mask, shape, inputs, DType::fp64, stop);
+  DenseAttention plain;
+  if (problem.element != DType::fp64) {
+    plain = dense_attention(problem.mask, shape, inputs, problem.element, stop);
+    // lse is fp32 whatever the element type, so its bound is that of plain fp32.
+    inputs.dout.clear();
+    if (problem.return_lse && problem.element != DType::fp32) {
+      plain.lse = dense_attention(problem.mask, shape, inputs, DType::fp32, stop).lse;
+    }
+  }
+  const auto add = [&](Field field, const HostTensor& tensor,
+                       std::vector<double> DenseAttention::*member) {
+    report.errors.push_back(compare(problem, field, tensor, {exact.*member, plain.*member}));
+    report.ok &= report.errors.back().ok();
+  };
+  add(Field::out, t.out, &DenseAttention::out);
+  if (problem.return_lse) add(Field::lse, t.lse, &DenseAttention::lse);
+  if (!problem.backward) return;
+  add(Field::dq, t.dq, &DenseAttention::dq);
+  add(Field::dk, t.dk, &DenseAttention::dk);
+  add(Field::dv, t.dv, &DenseAttention::dv);
+}
+
+}  // namespace
+
+CheckTensors random_inputs(const Problem& problem, uint64_t seed) {
+  CheckTensors tensors;
+  tensors.q = make_global(problem, Field::q);
+  tensors.k = make_global(problem, Field::k);
+  tensors.v = make_global(problem, Field::v);
+  tensors.dout = make_global(problem, Field::dout);
+  fill_normal(tensors.q, seed, 0);
+  fill_normal(tensors.k, seed, 1);
+  fill_normal(tensors.v, seed, 2);
+  fill_normal(tensors.dout, seed, 3);
+  return tensors;
+}
+
+CheckReport check_schedule(const Schedule& schedule, const CheckOptions& options) {
+  return check_schedule(schedule, random_inputs(schedule.problem(), options.seed), options);
+}
+
+CheckReport check_schedule(const Schedule& schedule, CheckTensors inputs,
+                           const CheckOptions& options) {
+  const Problem& problem = schedule.problem();
+  CheckReport report;
+  report.tensors = std::move(inputs);
+  const kernels::KernelSet& kernels = options.kernels ? *options.kernels
+                                      : problem.element == DType::fp64
+                                          ? kernels::reference_kernels()
+                                          : kernels::cpu_kernels();
+  execute(schedule, kernels, options, report);
+  if (options.compare) compare(problem, options.stop, report);
+  return report;
+}
+
+}  // namespace weft

@@ -1,0 +1,301 @@
+#include "weft/execute/run.h"
+
+#include <chrono>
+#include <thread>
+
+namespace weft::execute_internal {
+namespace {
+
+double seconds() {
+  const std::chrono::duration<double> now = std::chrono::steady_clock::now().time_since_epoch();
+  return now.count();
+}
+
+}  // namespace
+
+Context::Context(const Schedule& s, int r, Endpoint& e, const kernels::KernelSet& k, BufferPool& p,
+                 ExecuteOptions o)
+    : schedule(s),
+      problem(schedule.problem()),
+      rank(r),
+      endpoint(e),
+      kernels(k),
+      pool(p),
+      options(std::move(o)),
+      blocks(problem.pairs, sets) {
+  my_queries = sets.intern(problem.query_layout.shard(rank));
+  my_keys = sets.intern(problem.key_layout.shard(rank));
+  all_queries = sets.intern(Range{0, problem.query_layout.tokens()});
+  all_keys = sets.intern(Range{0, problem.key_layout.tokens()});
+  all_heads = sets.intern(Range{0, problem.heads});
+  all_kv_heads = sets.intern(Range{0, problem.kv_heads});
+}
+
+uint64_t Context::hash_of(SetId id) {
+  const size_t index = static_cast<size_t>(id);
+  if (index >= hashes.size()) hashes.resize(index + 1, 0);
+  if (hashes[index] != 0) return hashes[index];
+  uint64_t h = 0x9e3779b97f4a7c15u;
+  for (const Range& range : sets[id].ranges()) {
+    for (int64_t x : {range.begin, range.end}) {
+      h = (h ^ static_cast<uint64_t>(x)) * 0xd6e8feb86659fd93u;
+      h ^= h >> 32;
+    }
+  }
+  return hashes[index] = h | 1;
+}
+
+Run::Run(Context& context)
+    : c_(context), problem_(context.problem), sets_(context.sets), dependencies_(context.sets) {
+  if (c_.options.delay_seed != 0) {
+    delays_.emplace(c_.options.delay_seed, static_cast<uint64_t>(c_.rank));
+  }
+}
+
+// ---- phases
+
+Results Run::forward(const Inputs& inputs, const Destinations& destinations) {
+  if (phase_ != Phase::start)
+    throw Error(ErrorCode::usage, "this execution has run forward before");
+  program_ = c_.schedule.open(c_.rank, sets_);
+  run_phase(Phase::forward, inputs, destinations);
+  return collect_results();
+}
+
+Results Run::backward(const Inputs& inputs, const Destinations& destinations) {
+  if (phase_ == Phase::over && !broken_) {
+    throw Error(ErrorCode::usage,
+                "there is no backward to run; the schedule has only forward, or backward has run");
+  }
+  if (phase_ != Phase::between) throw Error(ErrorCode::usage, "backward needs a forward before it");
+  run_phase(Phase::backward, inputs, destinations);
+  return collect_results();
+}
+
+void Run::run_phase(Phase phase, const Inputs& inputs, const Destinations& destinations) {
+  phase_ = phase;
+  inputs_ = inputs;
+  destinations_ = destinations;
+  results_.clear();
+  const double waited = c_.endpoint.waiting_seconds();
+  try {
+    run_instructions();
+    end_phase();
+  } catch (...) {
+    // All ranks stop. The caller's memory is free to go once nobody uses it any more; so first let
+    // go of what belongs to others.
+    const std::exception_ptr error = locate(std::current_exception());
+    c_.endpoint.fail(error);
+    broken_ = true;
+    phase_ = Phase::over;
+    current_ = nullptr;
+    flights_.clear();
+    values_.clear();
+    result_memory_ = {};
+    c_.endpoint.recall();
+    std::rethrow_exception(error);
+  }
+  waiting_ += c_.endpoint.waiting_seconds() - waited;
+}
+
+// Up to the second phase, or to the end.
+void Run::run_instructions() {
+  while (true) {
+    if (next_ == block_.instructions.size()) {
+      next_ = 0;
+      if (!program_->next(block_)) {
+        block_ = {};
+        dependencies_.finish([&](uint64_t flight) { complete(flight); });
+        values_.clear();
+        return;
+      }
+    }
+    while (next_ < block_.instructions.size()) {
+      const Instruction& i = block_.instructions[next_++];
+      step(i);
+      if (i.op == Op::begin_backward) return;
+    }
+  }
+}
+
+void Run::step(const Instruction& i) {
+  current_ = &i;
+  ++count_;
+  numbers_.follow(block_, i);
+  if (delays_ && delays_->uniform(4) == 0) {
+    std::this_thread::sleep_for(std::chrono::microseconds(delays_->uniform(300)));
+  }
+  const bool traced = static_cast<bool>(c_.options.trace);
+  const double begin = traced ? seconds() : 0;
+  const double waited = traced ? c_.endpoint.waiting_seconds() : 0;
+  dependencies_.before(block_, i, [&](uint64_t flight) { complete(flight); });
+  execute(i);
+  if (traced) {
+    c_.options.trace({.rank = c_.rank,
+                      .instruction = count_ - 1,
+                      .op = i.op,
+                      .lane = i.lane,
+                      .step = i.step,
+                      .begin = begin,
+                      .end = seconds(),
+                      .waiting = c_.endpoint.waiting_seconds() - waited});
+  }
+  current_ = nullptr;
+}
+
+void Run::execute(const Instruction& i) {
+  switch (i.op) {
+    case Op::create:
+    case Op::input: return create(i);
+    case Op::drop: return drop(i);
+    case Op::result: return result(i);
+    case Op::exchange: return exchange(i);
+    case Op::wait: return;
+    case Op::attend: return attend(i);
+    case Op::attend_backward: return attend_backward(i);
+    case Op::prepare_backward: return prepare_backward(i);
+    case Op::finish: return finish(i);
+    case Op::merge:
+    case Op::add: return combine(i);
+    case Op::begin_backward:
+      if (phase_ == Phase::backward) refuse("backward begins twice");
+      return;
+  }
+  refuse("unknown operation");
+}
+
+void Run::end_phase() {
+  check_results();
+  keep_borrowed();
+  const bool more = phase_ == Phase::forward && next_ > 0;  // stopped inside a block, at the mark
+  c_.endpoint.end_phase();
+  phase_ = more ? Phase::between : Phase::over;
+  if (!more) program_.reset();
+}
+
+// What lives on must not be the caller's memory, on this rank or on another.
+void Run::keep_borrowed() {
+  for (RankValue& value : values_) {
+    if (!value.exists) continue;
+    value.all.fields.for_each([&](Field f) {
+      if (value.field(f).lending == Lending::lasting) return;
+      const RankValue borrowed = value;
+      allocate(value, f);
+      convert(value, borrowed, value.all.only(f));
+    });
+  }
+}
+
+void Run::check_results() {
+  const auto require = [&](Fields fields, SetId tokens, SetId heads) {
+    if (results_.covers(sets_, {ValueId{}, tokens, heads, fields})) return;
+    refuse("the phase ends, but not all rows of " + to_string(fields) + " are given as a result");
+  };
+  if (phase_ == Phase::backward) {
+    require(Field::dq, c_.my_queries, c_.all_heads);
+    require(Field::dk | Field::dv, c_.my_keys, c_.all_kv_heads);
+  } else {
+    require(problem_.return_lse ? Field::out | Field::lse : Fields(Field::out), c_.my_queries,
+            c_.all_heads);
+  }
+}
+
+Results Run::collect_results() {
+  Results results;
+  const auto give = [&](Field field, Result& to) {
+    const FieldMemory& memory = result_memory(field).field(field);
+    if (!memory.data ||
+        !results_.covers(sets_,
+                         {ValueId{}, kQueryFields.has(field) ? c_.my_queries : c_.my_keys,
+                          kQueryFields.has(field) ? c_.all_heads : c_.all_kv_heads, field})) {
+      return;
+    }
+    to = {memory.data, memory.owner};
+  };
+  give(Field::out, results.out);
+  give(Field::lse, results.lse);
+  give(Field::dq, results.dq);
+  give(Field::dk, results.dk);
+  give(Field::dv, results.dv);
+  result_memory_ = {};
+  return results;
+}
+
+// ---- errors
+
+void Run::refuse(const std::string& text) const { throw Error(ErrorCode::wrong, text); }
+
+std::string Run::describe(const Slice& slice) const {
+  return to_string(slice.fields) + " " + to_string(sets_[slice.tokens]) + ", heads " +
+         to_string(sets_[slice.heads]);
+}
+
+// The error with rank and instruction in front; that another rank failed is passed on as it is.
+std::exception_ptr Run::locate(const std::exception_ptr& error) {
+  ErrorCode code = ErrorCode::internal;
+  std::string text;
+  try {
+    std::rethrow_exception(error);
+  } catch (const Error& e) {
+    if (e.code() == ErrorCode::stopped) return error;
+    code = e.code();
+    text = e.what();
+  } catch (const std::exception& e) {
+    text = e.what();
+  } catch (...) {
+    text = "unknown exception";
+  }
+  std::string where = "rank " + std::to_string(c_.rank);
+  if (current_) {
+    std::string what = name_of(current_->op);
+    try {
+      what = print(problem_, sets_, numbers_, block_, *current_);
+    } catch (const std::exception&) {  // the program is damaged: its name has to do
+    }
+    if (what.size() > 160) what = what.substr(0, 157) + "...";
+    where += ", instruction " + std::to_string(count_ - 1) + " (" + what + ")";
+  } else {
+    where += ", after instruction " + std::to_string(count_ - 1);
+  }
+  return std::make_exception_ptr(Error(code, where + ": " + text));
+}
+
+}  // namespace weft::execute_internal
+
+// ---- the public side
+
+namespace weft {
+
+Executor::Executor(const Schedule& schedule, int rank, Endpoint& endpoint,
+                   const kernels::KernelSet& kernels, BufferPool& pool, ExecuteOptions options) {
+  const Problem& problem = schedule.problem();
+  const std::string ranks = std::to_string(schedule.ranks());
+  if (rank < 0 || rank >= schedule.ranks()) {
+    throw Error(ErrorCode::usage, "rank " + std::to_string(rank) + " is not among the schedule's " +
+                                      ranks + " ranks");
+  }
+  if (endpoint.rank() != rank || endpoint.ranks() != schedule.ranks()) {
+    throw Error(ErrorCode::usage, "the endpoint is that of rank " +
+                                      std::to_string(endpoint.rank()) + " of " +
+                                      std::to_string(endpoint.ranks()) + ", not of rank " +
+                                      std::to_string(rank) + " of " + ranks);
+  }
+  if (!kernels.supports(problem.element)) {
+    throw Error(ErrorCode::unsupported, "kernels '" + std::string(kernels.name()) + "' have no " +
+                                            std::string(name_of(problem.element)) +
+                                            "; use the reference kernels");
+  }
+  context_ = std::make_unique<execute_internal::Context>(schedule, rank, endpoint, kernels, pool,
+                                                         std::move(options));
+}
+
+Executor::~Executor() = default;
+
+const Problem& Executor::problem() const { return context_->problem; }
+int Executor::rank() const { return context_->rank; }
+
+std::unique_ptr<Execution> Executor::start() {
+  return std::make_unique<execute_internal::Run>(*context_);
+}
+
+}  // namespace weft

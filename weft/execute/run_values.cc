@@ -1,0 +1,285 @@
+// How a run makes, checks and ends its values.
+#include <algorithm>
+#include <limits>
+
+#include "weft/execute/run.h"
+#include "weft/transport/copy.h"
+
+namespace weft::execute_internal {
+namespace {
+
+constexpr Fields kPartial = Field::out | Field::lse;
+constexpr size_t kMaxValues = 1u << 24;
+
+bool is_key_side(Fields fields) { return !(fields & kKeyFields).empty(); }
+
+std::string number(ValueId id) { return std::to_string(static_cast<size_t>(id)); }
+
+template <typename T>
+void fill(std::byte* data, int64_t elements, T value) {
+  std::fill_n(reinterpret_cast<T*>(data), elements, value);
+}
+
+void copy_rows(const SetPool& sets, const Problem& problem, const RankValue& from,
+               const RankValue& to, const Slice& slice) {
+  slice.fields.for_each([&](Field f) {
+    const int64_t columns = problem.columns_of(f);
+    copy_regions(regions_of(sets, from, slice, f, columns),
+                 regions_of(sets, to, slice, f, columns));
+  });
+}
+
+}  // namespace
+
+// ---- checks
+
+RankValue& Run::find(const Slice& slice, const char* role) {
+  const size_t id = static_cast<size_t>(slice.value);
+  if (id >= values_.size() || !values_[id].exists) {
+    refuse(std::string(role) + ": value " + number(slice.value) + " does not exist here");
+  }
+  RankValue& value = values_[id];
+  if (slice.fields.empty() || !value.all.fields.includes(slice.fields) ||
+      !sets_.includes(value.all.tokens, slice.tokens) ||
+      !sets_.includes(value.all.heads, slice.heads)) {
+    refuse(std::string(role) + ": slice " + describe(slice) + " is not inside value " +
+           number(slice.value) + " (" + describe(value.all) + ")");
+  }
+  return value;
+}
+
+RankValue& Run::whole(const Slice& slice, const char* role, Fields needed) {
+  RankValue& value = find(slice, role);
+  if (value.form != Form::whole || !slice.fields.includes(needed)) {
+    refuse(std::string(role) + " needs whole " + to_string(needed) + ", but value " +
+           number(slice.value) + " is " + (value.form == Form::whole ? "whole " : "accumulating ") +
+           to_string(slice.fields));
+  }
+  if (!value.written.covers(sets_, slice.only(needed))) {
+    refuse(std::string(role) + ": " + describe(slice.only(needed)) +
+           " is used before it is defined");
+  }
+  return value;
+}
+
+RankValue& Run::accumulator(const Slice& slice, const char* role) {
+  RankValue& value = find(slice, role);
+  if (value.form != Form::accumulating || slice.fields != value.all.fields) {
+    refuse(std::string(role) + " needs all fields of an accumulating value, but is given " +
+           to_string(slice.fields) + " of value " + number(slice.value));
+  }
+  fill_identity(value);
+  return value;
+}
+
+void Run::need_same_rows(const Slice& a, const Slice& b, const char* what) {
+  if (a.tokens == b.tokens && a.heads == b.heads) return;
+  refuse(std::string(what) + " of different rows: " + describe(a) + " and " + describe(b));
+}
+
+void Run::write(RankValue& value, const Slice& slice) {
+  if (!value.written.add(sets_, slice)) refuse(describe(slice) + " is written twice");
+}
+
+// ---- memory
+
+void Run::allocate(RankValue& value, Field field) {
+  FieldMemory& memory = value.field(field);
+  const int64_t columns = problem_.columns_of(field), heads = sets_.size(value.all.heads);
+  memory.type = problem_.type_of(field, value.form);
+  memory.head_stride = columns;
+  memory.row_stride = heads * columns;
+  memory.lending = Lending::lasting;
+  const int64_t bytes = sets_.size(value.all.tokens) * memory.row_stride * size_of(memory.type);
+  auto buffer = c_.pool.take(bytes);
+  memory.data = buffer.get();
+  memory.owner = std::move(buffer);
+  if (c_.options.poison) fill_with_nan(memory.data, bytes);
+}
+
+void Run::fill_identity(RankValue& value) {
+  if (!value.needs_identity) return;
+  value.needs_identity = false;
+  value.all.fields.for_each([&](Field f) {
+    const FieldMemory& memory = value.field(f);
+    const int64_t elements = sets_.size(value.all.tokens) * memory.row_stride;
+    const double identity = f == Field::lse ? -std::numeric_limits<double>::infinity() : 0;
+    if (memory.type == DType::fp64) {
+      fill<double>(memory.data, elements, identity);
+    } else {
+      fill<float>(memory.data, elements, static_cast<float>(identity));
+    }
+  });
+}
+
+// ---- create and input
+
+void Run::create(const Instruction& i) {
+  if (i.targets != 1) refuse("makes one value, not " + std::to_string(i.targets));
+  const Slice& slice = block_.targets(i)[0];
+  const size_t id = static_cast<size_t>(slice.value);
+  if (id >= kMaxValues) refuse("value number " + number(slice.value) + " is too large");
+  const bool key_side = is_key_side(slice.fields);
+  const Form form = i.op == Op::input ? Form::whole : i.form;
+  const Fields side = key_side ? kKeyFields : kQueryFields, sums = Field::dk | Field::dv;
+  const bool may_accumulate =
+      slice.fields == kPartial || slice.fields == Fields(Field::dq) || sums.includes(slice.fields);
+  if (slice.fields.empty() || !side.includes(slice.fields) ||
+      (form == Form::accumulating && !may_accumulate)) {
+    refuse("a value cannot hold " + to_string(slice.fields));
+  }
+  if (slice.tokens == SetId::empty || slice.heads == SetId::empty ||
+      !sets_.includes(key_side ? c_.all_keys : c_.all_queries, slice.tokens) ||
+      !sets_.includes(key_side ? c_.all_kv_heads : c_.all_heads, slice.heads)) {
+    refuse("value " + number(slice.value) + " (" + describe(slice) +
+           ") is empty or lies outside of the problem");
+  }
+  if (id >= values_.size()) values_.resize(id + 1);
+  RankValue& value = values_[id];
+  if (value.exists) refuse("value " + number(slice.value) + " is created twice");
+
+  value = {};
+  value.exists = true;
+  value.form = form;
+  value.all = slice;
+  value.charge =
+      std::make_shared<Charge>(meter_, sets_.size(slice.tokens) * sets_.size(slice.heads) *
+                                           problem_.bytes_per_row(slice.fields, form));
+  if (i.op == Op::input) return input(slice, value);
+  value.needs_identity = form == Form::accumulating;
+  const bool in_place = becomes_result(slice);
+  slice.fields.for_each([&](Field f) {
+    if (in_place) {
+      value.field(f) = result_memory(f).field(f);
+    } else {
+      allocate(value, f);
+    }
+  });
+}
+
+void Run::input(const Slice& slice, RankValue& value) {
+  const bool key_side = is_key_side(slice.fields), backward = phase_ == Phase::backward;
+  const SetId mine = key_side ? c_.my_keys : c_.my_queries;
+  if (!sets_.includes(mine, slice.tokens)) {
+    refuse("the caller gives only this rank's own tokens, not " + to_string(sets_[slice.tokens]));
+  }
+  // The caller's tensor, and in the value the same memory, if that can be.
+  RankValue given;
+  given.all = {slice.value, mine, key_side ? c_.all_kv_heads : c_.all_heads, slice.fields};
+  const bool same = slice.tokens == given.all.tokens && slice.heads == given.all.heads;
+  slice.fields.for_each([&](Field f) {
+    const ConstTensor tensor = f == Field::q                 ? inputs_.q
+                               : f == Field::k               ? inputs_.k
+                               : f == Field::v               ? inputs_.v
+                               : f == Field::out && backward ? inputs_.out
+                               : f == Field::lse && backward ? inputs_.lse
+                               : f == Field::dout            ? inputs_.dout
+                                                             : ConstTensor{};
+    if (!tensor.data) refuse(std::string("the caller gave no ") + name_of(f));
+    const int64_t columns = problem_.columns_of(f);
+    const int64_t row = columns * sets_.size(given.all.heads);
+    FieldMemory& memory = given.field(f);
+    memory.data = static_cast<std::byte*>(const_cast<void*>(tensor.data));  // never written
+    memory.type = problem_.type_of(f, Form::whole);
+    memory.row_stride = tensor.row_stride != 0 ? tensor.row_stride : row;
+    memory.head_stride = columns;
+    memory.lending = Lending::phase;
+    if (same) {
+      value.field(f) = memory;
+    } else {
+      allocate(value, f);
+    }
+  });
+  if (!same) copy_rows(sets_, problem_, given, value, slice);
+  write(value, slice);
+}
+
+// ---- drop
+
+void Run::drop(const Instruction& i) {
+  for (const Slice& slice : block_.sources(i)) {
+    const size_t id = static_cast<size_t>(slice.value);
+    if (id >= values_.size() || !values_[id].exists) {
+      refuse("value " + number(slice.value) + " does not exist here");
+    }
+    values_[id] = {};
+    let_go(slice.value);
+  }
+}
+
+// ---- results
+
+RankValue& Run::result_memory(Field field) {
+  const bool key_side = kKeyFields.has(field);
+  RankValue& results = result_memory_[key_side ? 1 : 0];
+  results.all.tokens = key_side ? c_.my_keys : c_.my_queries;
+  results.all.heads = key_side ? c_.all_kv_heads : c_.all_heads;
+  FieldMemory& memory = results.field(field);
+  if (memory.data) return results;
+  void* const destination = field == Field::out   ? destinations_.out
+                            : field == Field::lse ? destinations_.lse
+                            : field == Field::dq  ? destinations_.dq
+                            : field == Field::dk  ? destinations_.dk
+                                                  : destinations_.dv;
+  allocate_result(results, field, static_cast<std::byte*>(destination));
+  return results;
+}
+
+// In the caller's memory, or in a buffer that will be the caller's.
+void Run::allocate_result(RankValue& results, Field field, std::byte* destination) {
+  FieldMemory& memory = results.field(field);
+  memory.type = problem_.type_of(field, Form::whole);
+  memory.head_stride = problem_.columns_of(field);
+  memory.row_stride = memory.head_stride * sets_.size(results.all.heads);
+  const int64_t bytes = sets_.size(results.all.tokens) * memory.row_stride * size_of(memory.type);
+  std::shared_ptr<std::byte> buffer = destination ? nullptr : c_.pool.take(bytes);
+  memory.data = destination ? destination : buffer.get();
+  memory.owner = std::move(buffer);
+  memory.lending = Lending::phase;
+  memory.callers = true;
+  if (c_.options.poison) fill_with_nan(memory.data, bytes);
+}
+
+bool Run::becomes_result(const Slice& slice) const {
+  const bool key_side = is_key_side(slice.fields);
+  const Fields wanted =
+      phase_ == Phase::backward ? Field::dq | Field::dk | Fields(Field::dv) : kPartial;
+  if (current_->form != Form::whole || !wanted.includes(slice.fields) ||
+      slice.tokens != (key_side ? c_.my_keys : c_.my_queries) ||
+      slice.heads != (key_side ? c_.all_kv_heads : c_.all_heads)) {
+    return false;
+  }
+  for (size_t n = next_; n < block_.instructions.size(); ++n) {
+    const Instruction& later = block_.instructions[n];
+    if (later.op != Op::result && later.op != Op::drop) continue;
+    for (const Slice& source : block_.sources(later)) {
+      if (source.value == slice.value) return later.op == Op::result && source == slice;
+    }
+  }
+  return false;
+}
+
+void Run::result(const Instruction& i) {
+  const Fields wanted =
+      phase_ == Phase::backward ? Field::dq | Field::dk | Fields(Field::dv) : kPartial;
+  for (const Slice& slice : block_.sources(i)) {
+    const RankValue& value = whole(slice, "result", slice.fields);
+    const bool key_side = is_key_side(slice.fields);
+    if (!wanted.includes(slice.fields)) {
+      refuse(to_string(slice.fields) + " is no result of this phase");
+    }
+    if (!sets_.includes(key_side ? c_.my_keys : c_.my_queries, slice.tokens)) {
+      refuse("result " + describe(slice) + " does not belong to this rank");
+    }
+    if (!results_.add(sets_, {ValueId{}, slice.tokens, slice.heads, slice.fields})) {
+      refuse("result " + describe(slice) + " is given twice");
+    }
+    slice.fields.for_each([&](Field f) {
+      RankValue& results = result_memory(f);
+      if (value.field(f).data == results.field(f).data) return;  // was made in place
+      copy_rows(sets_, problem_, value, results, slice.only(f));
+    });
+  }
+}
+
+}  // namespace weft::execute_internal
