@@ -1,11 +1,11 @@
-// Every method's schedule as a document and back; damaged documents are judged, never crash.
+// Every method's schedule as a document and back; damaged documents are judged and drawn, never crash.
 #include <gtest/gtest.h>
-
-#include <chrono>
 
 #include "weft/base/error.h"
 #include "weft/base/random.h"
 #include "weft/base/test_level.h"
+#include "weft/draw/svg.h"
+#include "weft/draw/text.h"
 #include "weft/methods/registry.h"
 #include "weft/schedule/json.h"
 #include "weft/verify/verify.h"
@@ -96,6 +96,10 @@ TEST_P(EveryMethod, DamagedDocumentsAreJudged) {
       wrong += !verify(schedule, options).ok();
       const std::string once = to_json(schedule);
       ASSERT_EQ(to_json(schedule_from_json(once)), once);
+      if (trial % 5 == 0) {
+        draw_text(schedule);
+        draw_svg(schedule);
+      }
     } catch (const Error& error) {
       ASSERT_EQ(error.code(), ErrorCode::format) << error.what();
     }

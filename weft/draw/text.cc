@@ -169,10 +169,12 @@ class TextDrawing {
 
   std::string notes() const {
     std::string text =
-        "k3: keys of rank 3; q: queries, where they are not all of the rank's own; lo, hi: the "
-        "first, the "
-        "last of them; h: heads\n";
-    text += wide_ ? "%: share of all pairs; kv>3: sent to rank 3\n" : "";
+        wide_
+            ? "k3: keys of rank 3; q: queries, where they are not all of the rank's own; lo, hi: "
+              "the "
+              "first, the last of them; h: heads\n%: share of all pairs; kv>3: sent to rank 3\n"
+            : "k3: keys of rank 3, all own queries; hi x k3: the last of the own queries; q2 x k3: "
+              "queries of rank 2; lo, hi: the first, the last of them; h: heads\n";
     if (summary_.shown < summary_.ranks) {
       text += "ranks 0 to " + std::to_string(summary_.shown - 1) + " of " +
               std::to_string(summary_.ranks) + " are shown\n";

@@ -2,10 +2,10 @@
 //
 //   draw_text(schedule)
 //
-//           rank 0        rank 1
-//   ------  ------------  ------------
-//   step 0  0     12.5%   1     12.5%       keys of rank 0, and the share of all pairs
-//           kv>1 1.0 MiB  kv>0 1.0 MiB      sent to rank 1
+//           rank 0      rank 1
+//   ------  ----------  ----------
+//   step 0  k0 12.5%    k1 12.5%       keys of rank 0 and own queries, and the share of all pairs
+//           kv>1 1 MiB  kv>0 1 MiB     sent to rank 1
 #pragma once
 
 #include <string>
