@@ -101,8 +101,8 @@ class ProgramReader {
 
   void read(uint32_t rank, NodeId id) {
     if (stored_.programs.size() <= rank) {
+      end_program();
       stored_.programs.resize(rank + 1);
-      births_.clear();
     }
     to_ = &stored_.programs[rank];
     const NodeId op_id = tree_.find(id, "op");
@@ -118,8 +118,26 @@ class ProgramReader {
     to_->instructions.push_back(instruction_);
   }
 
+  // To be called after the last instruction of all. Values keep the document's numbers, so that findings name them as
+  // the reader knows them, unless the numbers are far apart: readings keep tables by number.
+  void end_program() {
+    if (births_.empty()) return;
+    std::vector<std::pair<int64_t, ValueId>> numbers;
+    for (const auto& [number, birth] : births_) numbers.emplace_back(number, birth.id);
+    std::sort(numbers.begin(), numbers.end());
+    const bool near = numbers.back().first < static_cast<int64_t>(4 * numbers.size() + 1024);
+    std::vector<ValueId> final(numbers.size());
+    for (size_t i = 0; i < numbers.size(); ++i) {
+      final[static_cast<size_t>(numbers[i].second)] =
+          static_cast<ValueId>(near ? numbers[i].first : static_cast<int64_t>(i));
+    }
+    for (Slice& slice : to_->slices) slice.value = final[static_cast<size_t>(slice.value)];
+    for (Part& part : to_->parts) part.slice.value = final[static_cast<size_t>(part.slice.value)];
+    births_.clear();
+  }
+
  private:
-  // A value that the document names: ids are dense inside a program, whatever numbers the document uses.
+  // A value that the document names. While a program is read, ids count them in order of first mention.
   struct Birth {
     ValueId id{};
     Slice all;  // as it was made; empty when it never was
@@ -308,6 +326,7 @@ Schedule schedule_from_json(std::string_view text, int64_t limit) {
   ProgramReader reader(tree, *stored);
   tree.read(text, {.instructions = limit},
             [&](uint32_t rank, NodeId id) { reader.read(rank, id); });
+  reader.end_program();
 
   const Values values(tree);
   const auto [format, version, method, problem_id, programs] =

@@ -230,6 +230,27 @@ TEST(Json, UnknownValuesKeepApartFromKnownOnes) {
   EXPECT_EQ(std::count(made.begin(), made.end(), sent[1]), 1);
 }
 
+TEST(Json, ValuesKeepTheirNumbersUnlessTheyAreFarApart) {
+  const auto first_values = [](const std::string& text) {
+    const Schedule read = schedule_from_json(text);
+    SetPool pool;
+    const auto program = read.open(0, pool);
+    std::vector<uint32_t> ids;
+    Block block;
+    program->next(block);
+    for (const Instruction& i : block.instructions) {
+      if (i.op == Op::create || i.op == Op::input)
+        ids.push_back(static_cast<uint32_t>(block.targets(i)[0].value));
+    }
+    return ids;
+  };
+  EXPECT_EQ(first_values(to_json(small())), (std::vector<uint32_t>{0, 1, 2, 3}));
+  EXPECT_EQ(first_values(changed("\"value\": 0", "\"value\": 900")),
+            (std::vector<uint32_t>{900, 1, 2, 3}));
+  for (uint32_t id : first_values(changed("\"value\": 0", "\"value\": 1000000000000")))
+    EXPECT_LT(id, 100u);
+}
+
 TEST(Json, UnorderedPeersBecomeOneMessageEach) {
   const std::string part =
       R"({"value": 1, "fields": ["k"], "tokens": [[0, 1]], "heads": [[0, 1]]})";
