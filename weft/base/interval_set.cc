@@ -30,12 +30,6 @@ IntervalSet::IntervalSet(std::span<const Range> ranges) {
   }
 }
 
-int64_t IntervalSet::size() const {
-  int64_t sum = 0;
-  for (const Range& range : ranges()) sum += range.end - range.begin;
-  return sum;
-}
-
 bool IntervalSet::contains(int64_t x) const {
   const auto all = ranges();
   const auto next = std::upper_bound(all.begin(), all.end(), x, [](int64_t v, const Range& r) { return v < r.begin; });
@@ -70,35 +64,37 @@ int64_t IntervalSet::rank_of(int64_t x) const {
   return rank;
 }
 
-void IntervalSet::append(Range range) {
-  if (range.empty()) return;
-  if (count_ > 0 && data()[count_ - 1].end == range.begin) {
-    data()[count_ - 1].end = range.end;
-    return;
-  }
-  if (count_ == capacity_) reserve(2 * capacity_);
-  data()[count_++] = range;
-}
-
 void IntervalSet::unite(const IntervalSet& other) {
-  if (other.empty()) return;
-  if (empty() || hull().end <= other.data()[0].begin) {
-    for (const Range& range : other.ranges()) append(range);
-    return;
+  constexpr size_t kFew = 4;  // beyond, one pass over both beats an insertion each
+  if (this == &other) return;
+  const auto theirs = other.ranges();
+  if (theirs.size() <= kFew || empty() || hull().end <= theirs[0].begin) {
+    for (const Range& range : theirs) unite(range);
+  } else {
+    *this = weft::unite(*this, other);
   }
-  *this = weft::unite(*this, other);
 }
 
 void IntervalSet::unite(Range range) {
   if (range.empty()) return;
-  if (count_ == 0) return append(range);
-  Range& last = data()[count_ - 1];
-  if (range.begin > last.end) return append(range);
-  if (range.begin >= last.begin) {  // grows the last interval, or lies inside it
-    last.end = std::max(last.end, range.end);
+  if (count_ == 0 || data()[count_ - 1].end < range.begin) return append(range);
+  // [first, last): the intervals that overlap or touch the range. Looked for from the end, where sets mostly grow.
+  Range* const all = data();
+  uint32_t last = count_;
+  while (last > 0 && all[last - 1].begin > range.end) --last;
+  uint32_t first = last;
+  while (first > 0 && all[first - 1].end >= range.begin) --first;
+  if (first < last) {
+    all[first] = {std::min(all[first].begin, range.begin), std::max(all[last - 1].end, range.end)};
+    std::copy(all + last, all + count_, all + first + 1);
+    count_ -= last - first - 1;
     return;
   }
-  *this = weft::unite(*this, IntervalSet(range));
+  if (count_ == capacity_) reserve(2 * capacity_);
+  Range* const moved = data();
+  std::copy_backward(moved + first, moved + count_, moved + count_ + 1);
+  moved[first] = range;
+  ++count_;
 }
 
 void IntervalSet::reserve(uint32_t capacity) {
@@ -107,25 +103,6 @@ void IntervalSet::reserve(uint32_t capacity) {
   std::copy(data(), data() + count_, larger.get());
   heap_ = std::move(larger);
   capacity_ = capacity;
-}
-
-void IntervalSet::assign(std::span<const Range> ranges) {
-  reserve(static_cast<uint32_t>(ranges.size()));
-  std::copy(ranges.begin(), ranges.end(), data());
-  count_ = static_cast<uint32_t>(ranges.size());
-}
-
-void IntervalSet::take(IntervalSet& other) noexcept {
-  if (other.heap_) {
-    heap_ = std::move(other.heap_);
-    capacity_ = other.capacity_;
-    count_ = other.count_;
-    other.capacity_ = kInline;
-  } else {
-    count_ = other.count_;  // at most kInline, so it fits whatever this object holds
-    std::copy(other.inline_, other.inline_ + other.count_, data());
-  }
-  other.count_ = 0;
 }
 
 bool operator==(const IntervalSet& a, const IntervalSet& b) {

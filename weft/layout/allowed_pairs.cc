@@ -1,6 +1,7 @@
 #include "weft/layout/allowed_pairs.h"
 
 #include <algorithm>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,18 @@ namespace {
 
 bool is_all(const IntervalSet& set, const Axis& axis) {
   return set.ranges().size() == 1 && set.hull() == Range{0, axis.tokens()};
+}
+
+// The first of some ranges that ends behind `begin`. Few ranges are the rule, documents the exception.
+const Range* first_ending_after(std::span<const Range> ranges, int64_t begin) {
+  constexpr size_t kFew = 8;
+  const Range* range = ranges.data();
+  const Range* const end = range + ranges.size();
+  if (ranges.size() > kFew) {
+    return std::upper_bound(range, end, begin, [](int64_t b, const Range& r) { return b < r.end; });
+  }
+  while (range != end && range->end <= begin) ++range;
+  return range;
 }
 
 }  // namespace
@@ -33,13 +46,13 @@ template <typename F>
 bool AllowedPairs::for_each_band(const Side& side, const IntervalSet& queries, const IntervalSet& keys, F&& f) {
   const auto key_ranges = keys.ranges();
   if (side.queries.is_identity() && side.keys.is_identity()) {
+    const Range hull = keys.hull();
+    const Range* const end = key_ranges.data() + key_ranges.size();
     for (const Range& q : queries.ranges()) {
-      for (const BandRectangle& rule : side.mask.bands_meeting(q, keys.hull())) {
-        const BandRectangle part = shrink(cut(rule, q, keys.hull()));
+      for (const BandRectangle& rule : side.mask.bands_meeting(q, hull)) {
+        const BandRectangle part = shrink(cut(rule, q, hull));
         if (part.q.empty()) continue;
-        auto k = std::upper_bound(key_ranges.begin(), key_ranges.end(), part.k.begin,
-                                  [](int64_t begin, const Range& range) { return begin < range.end; });
-        for (; k != key_ranges.end() && k->begin < part.k.end; ++k) {
+        for (const Range* k = first_ending_after(key_ranges, part.k.begin); k != end && k->begin < part.k.end; ++k) {
           const BandRectangle band = shrink(cut(part, part.q, *k));
           if (!band.q.empty() && !f(band)) return false;
         }
@@ -70,33 +83,29 @@ bool AllowedPairs::any(const IntervalSet& queries, const IntervalSet& keys) cons
   return !for_each_band(*side_, queries, keys, [](const BandRectangle&) { return false; });
 }
 
-IntervalSet AllowedPairs::keys_needed(const IntervalSet& queries, const IntervalSet& keys) const {
-  return keys_needed(*side_, queries, keys);
-}
-
-IntervalSet AllowedPairs::queries_needed(const IntervalSet& queries, const IntervalSet& keys) const {
-  return keys_needed(*transposed_, keys, queries);
-}
-
-IntervalSet AllowedPairs::keys_needed(const Side& side, const IntervalSet& queries, const IntervalSet& keys) {
+IntervalSet AllowedPairs::keys_needed(const Side& side, const Cover& queries, const IntervalSet& keys) {
   IntervalSet result;
-  if (queries.empty() || keys.empty()) return result;
-  if (side.queries.is_identity() && side.keys.is_identity()) {
-    const int64_t all = keys.size();
-    for_each_band(side, queries, keys, [&](const BandRectangle& band) {
-      result.unite(band.k);
-      return result.size() < all;
-    });
-    return result;
+  const int64_t all = keys.size();
+  const auto collect = [&](const BandRectangle& band) {
+    result.unite(band.k);
+    return result.size() < all;
+  };
+  for (const IntervalSet* set : queries) {
+    if (side.queries.is_identity() && side.keys.is_identity()) {
+      if (!for_each_band(side, *set, keys, collect)) break;
+    } else {
+      for (const Range& k : keys.ranges()) add_keys_needed_on_runs(side, *set, k, result);
+      if (result.size() == all) break;
+    }
   }
-  for (const Range& k : keys.ranges()) result.unite(keys_needed_on_runs(side, queries, k));
   return result;
 }
 
 // Strided queries: a set of many residues is a long list of runs, yet one or two of them usually need everything that
 // any of them can need. So look at the outermost runs of each interval before the others, and stop as soon as all
 // keys are found that queries at *every* position around them would need.
-IntervalSet AllowedPairs::keys_needed_on_runs(const Side& side, const IntervalSet& queries, Range keys) {
+void AllowedPairs::add_keys_needed_on_runs(const Side& side, const IntervalSet& queries, Range keys,
+                                           IntervalSet& result) {
   const auto at_most = [&](Range positions) {
     IntervalSet bound;
     side.keys.for_each_run(keys, [&](Range slots, Run run) {
@@ -111,11 +120,11 @@ IntervalSet AllowedPairs::keys_needed_on_runs(const Side& side, const IntervalSe
     });
     return bound;
   };
-  IntervalSet result;
   for (const Range& q : queries.ranges()) {
     const auto [begin, end] = side.queries.runs_in(q);
     if (begin == end) continue;
     const IntervalSet bound = at_most(side.queries.hull_of_runs(begin, end));
+    if (result.includes(bound)) continue;
     const auto look = [&](size_t run) {
       for_each_band(side, side.queries.part_of(run, q).slots, keys, [&](const BandRectangle& band) {
         result.unite(band.k);
@@ -126,7 +135,6 @@ IntervalSet AllowedPairs::keys_needed_on_runs(const Side& side, const IntervalSe
     if (end - begin > 1) look(begin);
     for (size_t run = begin + 1; run + 1 < end && !result.includes(bound); ++run) look(run);
   }
-  return result;
 }
 
 }  // namespace weft

@@ -13,6 +13,7 @@
 
 #include "weft/base/interval_set.h"
 #include "weft/layout/axis.h"
+#include "weft/layout/consecutive_unions.h"
 #include "weft/mask/mask.h"
 
 namespace weft {
@@ -31,9 +32,19 @@ class AllowedPairs {
   // Whether there is an allowed pair among them.
   bool any(const IntervalSet& queries, const IntervalSet& keys) const;
   // Those of `keys` that at least one of `queries` sees.
-  IntervalSet keys_needed(const IntervalSet& queries, const IntervalSet& keys) const;
+  IntervalSet keys_needed(const IntervalSet& queries, const IntervalSet& keys) const {
+    return keys_needed(*side_, Cover(&queries), keys);
+  }
+  IntervalSet keys_needed(const Cover& queries, const IntervalSet& keys) const {
+    return keys_needed(*side_, queries, keys);
+  }
   // Those of `queries` that see at least one of `keys`.
-  IntervalSet queries_needed(const IntervalSet& queries, const IntervalSet& keys) const;
+  IntervalSet queries_needed(const IntervalSet& queries, const IntervalSet& keys) const {
+    return keys_needed(*transposed_, Cover(&keys), queries);
+  }
+  IntervalSet queries_needed(const IntervalSet& queries, const Cover& keys) const {
+    return keys_needed(*transposed_, keys, queries);
+  }
 
   // Calls f(BandRectangle) with disjoint, non-empty bands in slot numbers (q and k are slots, lo and hi bound the
   // difference of slots) that together are the allowed pairs of two slot intervals. f returns false to stop early.
@@ -46,8 +57,9 @@ class AllowedPairs {
     Axis queries;
     Axis keys;
   };
-  static IntervalSet keys_needed(const Side& side, const IntervalSet& queries, const IntervalSet& keys);
-  static IntervalSet keys_needed_on_runs(const Side& side, const IntervalSet& queries, Range keys);
+  static IntervalSet keys_needed(const Side& side, const Cover& queries, const IntervalSet& keys);
+  // Adds what `queries` need of `keys` to `result`.
+  static void add_keys_needed_on_runs(const Side& side, const IntervalSet& queries, Range keys, IntervalSet& result);
   template <typename F>
   static bool for_each_band(const Side& side, Range queries, Range keys, F&& f);
   template <typename F>

@@ -1,5 +1,7 @@
 #include "weft/layout/consecutive_unions.h"
 
+#include <bit>
+
 namespace weft {
 
 ConsecutiveUnions::ConsecutiveUnions(std::vector<IntervalSet> sets) {
@@ -13,14 +15,26 @@ ConsecutiveUnions::ConsecutiveUnions(std::vector<IntervalSet> sets) {
   }
 }
 
-IntervalSet ConsecutiveUnions::of(int first, int count) const {
-  if (count <= 0) return {};
+Cover ConsecutiveUnions::cover(int first, int count) const {
+  Cover cover;
+  const auto add = [&](int begin, int length) {
+    if (length <= 0) return;
+    const int level = std::bit_width(static_cast<unsigned>(length)) - 1;
+    const std::vector<IntervalSet>& unions = levels_[static_cast<size_t>(level)];
+    const int last = begin + length - (1 << level);
+    cover.add(&unions[static_cast<size_t>(begin)]);
+    if (last != begin) cover.add(&unions[static_cast<size_t>(last)]);
+  };
   const int wrapped = first + count - size();
-  if (wrapped > 0) return unite(of(first, count - wrapped), of(0, wrapped));
-  size_t level = 0;
-  while ((2 << level) <= count) ++level;
-  const int last = first + count - (1 << level);
-  return unite(levels_[level][static_cast<size_t>(first)], levels_[level][static_cast<size_t>(last)]);
+  if (wrapped > 0) add(0, wrapped);
+  add(first, wrapped > 0 ? count - wrapped : count);
+  return cover;
+}
+
+IntervalSet ConsecutiveUnions::of(int first, int count) const {
+  IntervalSet result;
+  for (const IntervalSet* set : cover(first, count)) result.unite(*set);
+  return result;
 }
 
 }  // namespace weft

@@ -13,16 +13,6 @@ int64_t series(int64_t begin, int64_t end, int64_t offset) {
 
 }  // namespace
 
-BandRectangle shrink(const BandRectangle& band) {
-  BandRectangle s = band;
-  if (s.q.empty() || s.k.empty() || s.lo > s.hi) return {};
-  s.q = intersect(s.q, {s.k.begin - s.hi, s.k.end - s.lo});
-  if (s.q.empty()) return {};
-  s.k = intersect(s.k, {s.q.begin + s.lo, s.q.end + s.hi});
-  if (s.k.empty()) return {};
-  return s;
-}
-
 int64_t BandRectangle::area() const {
   const BandRectangle s = shrink(*this);
   if (s.q.empty()) return 0;

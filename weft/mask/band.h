@@ -42,6 +42,14 @@ inline BandRectangle cut(const BandRectangle& band, Range q, Range k) {
 
 // The smallest ranges that hold the same pairs: every remaining query has a key and every key a query.
 // All-empty bands give {}.
-BandRectangle shrink(const BandRectangle& band);
+inline BandRectangle shrink(const BandRectangle& band) {
+  BandRectangle s = band;
+  if (s.q.empty() || s.k.empty() || s.lo > s.hi) return {};
+  s.q = intersect(s.q, {s.k.begin - s.hi, s.k.end - s.lo});
+  if (s.q.empty()) return {};
+  s.k = intersect(s.k, {s.q.begin + s.lo, s.q.end + s.hi});
+  if (s.k.empty()) return {};
+  return s;
+}
 
 }  // namespace weft

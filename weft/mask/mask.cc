@@ -190,7 +190,7 @@ Mask Mask::from_bands(int64_t queries, int64_t keys, std::vector<BandRectangle> 
   return Mask(queries, keys, std::move(bands));
 }
 
-std::span<const BandRectangle> Mask::bands_meeting(Range q, Range k) const {
+std::span<const BandRectangle> Mask::find_bands_meeting(Range q, Range k) const {
   auto first = bands_.begin() + (std::upper_bound(reach_.begin(), reach_.end(), q.begin) - reach_.begin());
   auto last = std::lower_bound(first, bands_.end(), q.end,
                                [](const BandRectangle& band, int64_t end) { return band.q.begin < end; });

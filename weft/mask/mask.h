@@ -48,7 +48,11 @@ class Mask {
   const std::vector<BandRectangle>& bands() const { return bands_; }
   // A contiguous part of bands() that holds every band meeting the given queries and keys, found by bisection. For
   // packed documents it is exact; for masks whose bands are not ordered along the keys it may hold others too.
-  std::span<const BandRectangle> bands_meeting(Range q, Range k) const;
+  std::span<const BandRectangle> bands_meeting(Range q, Range k) const {
+    if (bands_.size() != 1) return find_bands_meeting(q, k);
+    const BandRectangle& only = bands_[0];  // a single sequence, the usual mask
+    return {&only, !intersect(only.q, q).empty() && !intersect(only.k, k).empty() ? size_t{1} : size_t{0}};
+  }
 
   // The same pairs with the roles of queries and keys exchanged.
   Mask transposed() const;
@@ -65,6 +69,7 @@ class Mask {
 
  private:
   Mask(int64_t queries, int64_t keys, std::vector<BandRectangle> bands);
+  std::span<const BandRectangle> find_bands_meeting(Range q, Range k) const;
 
   int64_t queries_ = 0;
   int64_t keys_ = 0;

@@ -6,8 +6,7 @@ Set RingPass::ahead(int j, int p) {
   j = ring_->place(j);
   p = ring_->place(p);
   const int count = d_ > 0 ? ring_->place(j - p) : ring_->place(p - j);
-  const IntervalSet queries = ring_->queries.of(d_ > 0 ? p : ring_->place(j + 1), count);
-  return b_.keys_needed(queries, ring_->keys[j]);
+  return b_.keys_needed(ring_->queries.cover(d_ > 0 ? p : ring_->place(j + 1), count), ring_->keys[j]);
 }
 
 void RingPass::forward(int t, const Value& q, const Value& acc, Value& current) {

@@ -24,7 +24,11 @@ struct Ring {
 
   int size() const { return static_cast<int>(ranks.size()); }
   // Any integer to a place.
-  int place(int p) const { return ((p % size()) + size()) % size(); }
+  int place(int p) const {
+    while (p < 0) p += size();  // no further than a lap or two: cheaper than a division
+    while (p >= size()) p -= size();
+    return p;
+  }
   int rank(int p) const { return ranks[static_cast<size_t>(place(p))]; }
 };
 

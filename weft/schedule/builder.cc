@@ -56,11 +56,11 @@ void Exchange::issue() { builder_->issue(lane_); }
 
 Builder::Builder(const Problem& problem, SetPool& pool, int rank) : problem_(problem), pool_(pool), rank_(rank) {}
 
-Set Builder::keys_needed(const IntervalSet& queries, const IntervalSet& keys) {
+Set Builder::keys_needed(const Cover& queries, const IntervalSet& keys) {
   return set(problem_.pairs.keys_needed(queries, keys));
 }
 
-Set Builder::queries_needed(const IntervalSet& queries, const IntervalSet& keys) {
+Set Builder::queries_needed(const IntervalSet& queries, const Cover& keys) {
   return set(problem_.pairs.queries_needed(queries, keys));
 }
 

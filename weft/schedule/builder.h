@@ -31,7 +31,11 @@ class Set {
   SetId id() const { return id_; }
   bool empty() const { return id_ == SetId::empty; }
   int64_t size() const { return empty() ? 0 : pool_->size(id_); }
-  IntervalSet intervals() const { return empty() ? IntervalSet() : (*pool_)[id_]; }
+  // Valid as long as the pool.
+  const IntervalSet& intervals() const {
+    static const IntervalSet none;
+    return empty() ? none : (*pool_)[id_];
+  }
   friend Set operator|(Set a, Set b) { return a.empty() ? b : Set(*a.pool_, a.pool_->unite(a.id_, b.id_)); }
   friend Set operator&(Set a, Set b) { return a.empty() ? a : Set(*a.pool_, a.pool_->intersect(a.id_, b.id_)); }
   friend Set operator-(Set a, Set b) { return a.empty() ? a : Set(*a.pool_, a.pool_->subtract(a.id_, b.id_)); }
@@ -122,8 +126,10 @@ class Builder {
   // The kv heads that these query heads read.
   Set kv_heads_of(Set heads) { return Set(pool_, pool_.contract(heads.id(), problem_.group())); }
   // Those of `keys` that some of `queries` see, and the other way round.
-  Set keys_needed(const IntervalSet& queries, const IntervalSet& keys);
-  Set queries_needed(const IntervalSet& queries, const IntervalSet& keys);
+  Set keys_needed(const IntervalSet& queries, const IntervalSet& keys) { return keys_needed(Cover(&queries), keys); }
+  Set keys_needed(const Cover& queries, const IntervalSet& keys);
+  Set queries_needed(const IntervalSet& queries, const IntervalSet& keys) { return queries_needed(queries, Cover(&keys)); }
+  Set queries_needed(const IntervalSet& queries, const Cover& keys);
 
   // ---- values
   // The caller's tensors on this rank: all heads of its own tokens. Fields of one side.

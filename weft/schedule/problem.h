@@ -5,6 +5,7 @@
 //   problem.validate();
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <string>
 
@@ -51,9 +52,7 @@ class Fields {
   // Calls f(Field) for each member in the order of the enumeration.
   template <typename F>
   constexpr void for_each(F&& f) const {
-    for (int i = 0; i < kFieldCount; ++i) {
-      if (bits_ & (1u << i)) f(static_cast<Field>(i));
-    }
+    for (uint32_t rest = bits_; rest != 0; rest &= rest - 1) f(static_cast<Field>(std::countr_zero(rest)));
   }
 
  private:
