@@ -27,71 +27,45 @@ SetId SetPool::intern(const IntervalSet& set) {
   const uint64_t hash = hash_of(set);
   size_t place = hash & (index_.size() - 1);
   while (index_[place] != 0) {
-    const Entry& entry = sets_[index_[place] - 1];
-    if (entry.hash == hash && entry.set == set) return static_cast<SetId>(index_[place] - 1);
+    const SetId id{index_[place] - 1};
+    if (entry(id).hash == hash && entry(id).set == set) return id;
     place = (place + 1) & (index_.size() - 1);
   }
-  sets_.push_back({set, set.size(), hash});
-  index_[place] = static_cast<uint32_t>(sets_.size());
-  if (2 * sets_.size() > index_.size()) grow();
-  return static_cast<SetId>(sets_.size() - 1);
+  const size_t id = count();
+  if (id % kPage == 0) pages_.push_back(std::make_unique<Entry[]>(kPage));
+  pages_.back()[id % kPage] = {set, hash};
+  sizes_.push_back(set.size());
+  index_[place] = static_cast<uint32_t>(count());
+  if (2 * count() > index_.size()) grow();
+  return static_cast<SetId>(id);
 }
 
 void SetPool::grow() {
   index_.assign(2 * index_.size(), 0);
-  for (size_t i = 0; i < sets_.size(); ++i) {
-    size_t place = sets_[i].hash & (index_.size() - 1);
+  for (size_t i = 0; i < count(); ++i) {
+    size_t place = entry(static_cast<SetId>(i)).hash & (index_.size() - 1);
     while (index_[place] != 0) place = (place + 1) & (index_.size() - 1);
     index_[place] = static_cast<uint32_t>(i + 1);
   }
 }
 
-template <typename F>
-SetId SetPool::remember(Operation operation, SetId a, int64_t b, F&& compute) {
-  const uint64_t key = (static_cast<uint64_t>(a) << 32) ^ (static_cast<uint64_t>(b) << 3) ^ static_cast<uint64_t>(operation);
-  Remembered& entry = remembered_[mix(key) & (kRemembered - 1)];
-  if (entry.operation == operation && entry.a == a && entry.b == b) return entry.result;
-  const SetId result = intern(compute());
-  entry = {operation, a, result, b};
+IntervalSet SetPool::compute(Operation operation, SetId a, uint32_t b) const {
+  const IntervalSet& set = (*this)[a];
+  const int64_t group = b;
+  IntervalSet result;
+  switch (operation) {
+    case Operation::none: break;
+    case Operation::unite: return weft::unite(set, (*this)[SetId{b}]);
+    case Operation::intersect: return weft::intersect(set, (*this)[SetId{b}]);
+    case Operation::subtract: return weft::subtract(set, (*this)[SetId{b}]);
+    case Operation::expand:
+      for (const Range& r : set.ranges()) result.append({r.begin * group, r.end * group});
+      break;
+    case Operation::contract:
+      for (const Range& r : set.ranges()) result.unite(Range{r.begin / group, (r.end - 1) / group + 1});
+      break;
+  }
   return result;
-}
-
-SetId SetPool::unite(SetId a, SetId b) {
-  if (a == b || b == SetId::empty) return a;
-  if (a == SetId::empty) return b;
-  return remember(Operation::unite, a, static_cast<int64_t>(b), [&] { return weft::unite((*this)[a], (*this)[b]); });
-}
-
-SetId SetPool::intersect(SetId a, SetId b) {
-  if (a == b) return a;
-  if (a == SetId::empty || b == SetId::empty) return SetId::empty;
-  return remember(Operation::intersect, a, static_cast<int64_t>(b),
-                  [&] { return weft::intersect((*this)[a], (*this)[b]); });
-}
-
-SetId SetPool::subtract(SetId a, SetId b) {
-  if (a == b || a == SetId::empty) return SetId::empty;
-  if (b == SetId::empty) return a;
-  return remember(Operation::subtract, a, static_cast<int64_t>(b),
-                  [&] { return weft::subtract((*this)[a], (*this)[b]); });
-}
-
-SetId SetPool::expand(SetId heads, int64_t group) {
-  if (group == 1) return heads;
-  return remember(Operation::expand, heads, group, [&] {
-    IntervalSet result;
-    for (const Range& r : (*this)[heads].ranges()) result.append({r.begin * group, r.end * group});
-    return result;
-  });
-}
-
-SetId SetPool::contract(SetId heads, int64_t group) {
-  if (group == 1) return heads;
-  return remember(Operation::contract, heads, group, [&] {
-    IntervalSet result;
-    for (const Range& r : (*this)[heads].ranges()) result.unite(Range{r.begin / group, (r.end - 1) / group + 1});
-    return result;
-  });
 }
 
 }  // namespace weft

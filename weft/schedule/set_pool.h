@@ -9,8 +9,9 @@
 //   pool.intersect(shard, pool.intern(Range{0, 100}));
 #pragma once
 
+#include <bit>
 #include <cstdint>
-#include <deque>
+#include <memory>
 #include <vector>
 
 #include "weft/base/interval_set.h"
@@ -27,42 +28,73 @@ class SetPool {
 
   SetId intern(const IntervalSet& set);
   // The set of an id. The reference stays valid as long as the pool.
-  const IntervalSet& operator[](SetId id) const { return sets_[static_cast<size_t>(id)].set; }
+  const IntervalSet& operator[](SetId id) const { return entry(id).set; }
   // Number of members, kept beside the set.
-  int64_t size(SetId id) const { return sets_[static_cast<size_t>(id)].size; }
+  int64_t size(SetId id) const { return sizes_[static_cast<size_t>(id)]; }
 
-  SetId unite(SetId a, SetId b);
-  SetId intersect(SetId a, SetId b);
-  SetId subtract(SetId a, SetId b);
+  SetId unite(SetId a, SetId b) {
+    if (a == b || b == SetId::empty) return a;
+    return a == SetId::empty ? b : remember(Operation::unite, a, static_cast<uint32_t>(b));
+  }
+  SetId intersect(SetId a, SetId b) {
+    if (a == b) return a;
+    if (a == SetId::empty || b == SetId::empty) return SetId::empty;
+    return remember(Operation::intersect, a, static_cast<uint32_t>(b));
+  }
+  SetId subtract(SetId a, SetId b) {
+    if (a == b || a == SetId::empty) return SetId::empty;
+    return b == SetId::empty ? a : remember(Operation::subtract, a, static_cast<uint32_t>(b));
+  }
   bool intersects(SetId a, SetId b) { return intersect(a, b) != SetId::empty; }
-  bool includes(SetId a, SetId b) { return intersect(a, b) == b; }
+  bool includes(SetId a, SetId b) { return a == b || (size(a) >= size(b) && intersect(a, b) == b); }
   // Heads: every member h becomes the `group` members h * group .. h * group + group - 1. kv heads to query heads.
-  SetId expand(SetId heads, int64_t group);
+  SetId expand(SetId heads, int64_t group) {
+    return group == 1 ? heads : remember(Operation::expand, heads, static_cast<uint32_t>(group));
+  }
   // The inverse, rounded outwards: every member h becomes h / group. Query heads to the kv heads they read.
-  SetId contract(SetId heads, int64_t group);
+  SetId contract(SetId heads, int64_t group) {
+    return group == 1 ? heads : remember(Operation::contract, heads, static_cast<uint32_t>(group));
+  }
 
-  size_t count() const { return sets_.size(); }
+  size_t count() const { return sizes_.size(); }
 
  private:
   struct Entry {
     IntervalSet set;
-    int64_t size;
-    uint64_t hash;
+    uint64_t hash = 0;
   };
   enum class Operation : uint8_t { none, unite, intersect, subtract, expand, contract };
-  // A direct-mapped memory of recent results: misses only cost time.
+  // A direct-mapped memory of recent results: misses only cost time. `b` is a set or a group size.
   struct Remembered {
     Operation operation = Operation::none;
-    SetId a{}, result{};
-    int64_t b = 0;
+    SetId a{};
+    uint32_t b = 0;
+    SetId result{};
   };
-  static constexpr size_t kRemembered = 1 << 12;
+  static constexpr size_t kRemembered = 1 << 13;
+  // Entries lie in pages, so that they never move.
+  static constexpr size_t kPage = 256;
 
-  template <typename F>
-  SetId remember(Operation operation, SetId a, int64_t b, F&& compute);
+  SetId remember(Operation operation, SetId a, uint32_t b) {
+    Remembered& known = remembered_[place_of(operation, a, b)];
+    if (known.operation != operation || known.a != a || known.b != b) {
+      known = {operation, a, b, intern(compute(operation, a, b))};
+    }
+    return known.result;
+  }
+  static size_t place_of(Operation operation, SetId a, uint32_t b) {
+    uint64_t key = (static_cast<uint64_t>(a) << 32) ^ (static_cast<uint64_t>(b) << 3) ^ static_cast<uint64_t>(operation);
+    key *= 0x9e3779b97f4a7c15u;
+    return key >> (64 - std::countr_zero(kRemembered));
+  }
+  IntervalSet compute(Operation operation, SetId a, uint32_t b) const;
+  const Entry& entry(SetId id) const {
+    return pages_[static_cast<size_t>(id) / kPage][static_cast<size_t>(id) % kPage];
+  }
   void grow();
 
-  std::deque<Entry> sets_;
+  std::vector<std::unique_ptr<Entry[]>> pages_;
+  std::vector<int64_t> sizes_;
   std::vector<uint32_t> index_;  // open addressing: id + 1, or 0 where free
   std::vector<Remembered> remembered_;
 };
