@@ -38,56 +38,62 @@ class Dependencies {
     Slice slice;
     bool writes;
   };
+  // The values that something reads and writes, as bits id % 64: a quick no.
+  struct Values {
+    uint64_t read = 0, written = 0;
+    void add(ValueId id, bool writes) { (writes ? written : read) |= uint64_t{1} << (static_cast<uint32_t>(id) % 64); }
+    void add(const Values& other) { read |= other.read, written |= other.written; }
+    bool may_conflict(const Values& other) const {
+      return ((read & other.written) | (written & (other.read | other.written))) != 0;
+    }
+  };
+  // Uses of a flight lie in uses_ one after the other, flights in issue order.
   struct Flight {
     uint64_t number;
+    Values values;
+    uint32_t uses;  // how many
     uint8_t lane;
-    std::vector<Use> uses;
+    bool due;  // during before(): must be complete first
   };
 
-  // Index of the newest flight that conflicts with the instruction in the lane, or -1.
-  bool conflicts(const Flight& flight, const Slice& slice, bool writes);
-  bool conflicts(const Flight& flight, const Block& block, const Instruction& instruction);
-  // Whether flight `i` must be complete before the instruction.
-  bool must_complete(const Flight& flight, const Block& block, const Instruction& instruction);
+  // All bits for instructions that concern every flight.
+  static Values values_of(const Block& block, const Instruction& instruction);
+  // Whether the uses of a flight, which begin at `first`, conflict with a use or with an instruction.
+  bool conflicts(const Flight& flight, size_t first, const Slice& slice, bool writes);
+  bool conflicts(const Flight& flight, size_t first, const Block& block, const Instruction& instruction);
+  bool must_complete(const Flight& flight, size_t first, const Block& block, const Instruction& instruction);
+  // Marks the flights that must be complete before the instruction. Returns whether there are any.
+  bool find_due(const Block& block, const Instruction& instruction, const Values& values);
+  void remove_due();
   // A value that ends can be reused under the same id: reads in flight no longer concern it.
   void forget_value(ValueId id);
-  void recycle(size_t index);
 
   SetPool& pool_;
   uint64_t issued_ = 0;
+  Values in_flight_;  // values of all flights
   std::vector<Flight> flights_;  // oldest first
-  std::vector<Flight> spare_;    // recycled, to keep their memory
-  std::vector<char> due_;
+  std::vector<Use> uses_;
 };
 
 template <typename F>
 void Dependencies::before(const Block& block, const Instruction& instruction, F&& complete) {
   if (flights_.empty()) return;
-  due_.assign(flights_.size(), 0);
-  bool lane_due[kLanes] = {};
-  for (size_t i = flights_.size(); i-- > 0;) {  // newest first: a lane is complete up to its newest due flight
-    const Flight& flight = flights_[i];
-    bool& lane = lane_due[flight.lane];
-    lane = lane || must_complete(flight, block, instruction);
-    due_[i] = lane;
-  }
-  for (size_t i = 0, at = 0; i < due_.size(); ++i) {
-    if (!due_[i]) {
-      ++at;
-      continue;
+  const Values values = values_of(block, instruction);
+  if (values.may_conflict(in_flight_) && find_due(block, instruction, values)) {
+    for (const Flight& flight : flights_) {
+      if (flight.due) complete(flight.number);
     }
-    complete(flights_[at].number);
-    recycle(at);
+    remove_due();
   }
   if (instruction.op == Op::drop) forget_value(block.sources(instruction)[0].value);
 }
 
 template <typename F>
 void Dependencies::finish(F&& complete) {
-  while (!flights_.empty()) {
-    complete(flights_.front().number);
-    recycle(0);
-  }
+  for (const Flight& flight : flights_) complete(flight.number);
+  flights_.clear();
+  uses_.clear();
+  in_flight_ = {};
 }
 
 }  // namespace weft
