@@ -2,7 +2,32 @@
 
 namespace weft::verify_internal {
 
-bool Defined::define(SetPool& pool, const Slice& slice) {
+bool Defined::define(SetPool& pool, const Slice& slice, const Slice& all) {
+  if (!(complete_ & slice.fields).empty()) spell_out_complete(pool, all);  // defined twice, unless it lies outside
+  const bool everything = slice.tokens == all.tokens && slice.heads == all.heads && all.tokens != SetId::empty;
+  if (everything && pieces_.empty()) {
+    complete_ = complete_ | slice.fields;
+    return true;
+  }
+  const bool once = define_piece(pool, slice);
+  if (once && all.tokens != SetId::empty) collect_complete(pool, all);
+  return once;
+}
+
+void Defined::collect_complete(const SetPool& pool, const Slice& all) {
+  std::erase_if(pieces_, [&](const Piece& piece) {
+    if (piece.heads != all.heads || !(piece.tokens == pool[all.tokens])) return false;
+    complete_ = complete_ | piece.fields;
+    return true;
+  });
+}
+
+void Defined::spell_out_complete(const SetPool& pool, const Slice& all) {
+  pieces_.insert(pieces_.begin(), {complete_, all.heads, pool[all.tokens]});
+  complete_ = {};
+}
+
+bool Defined::define_piece(SetPool& pool, const Slice& slice) {
   const IntervalSet& tokens = pool[slice.tokens];
   bool once = true;
   for (const Piece& piece : pieces_) {
@@ -25,7 +50,7 @@ bool Defined::define(SetPool& pool, const Slice& slice) {
   return once;
 }
 
-bool Defined::covers(SetPool& pool, const Slice& slice) const {
+bool Defined::pieces_cover(SetPool& pool, const Slice& slice, const Slice& all) const {
   const IntervalSet& tokens = pool[slice.tokens];
   for (const Piece& piece : pieces_) {
     if (piece.fields.includes(slice.fields) && pool.includes(piece.heads, slice.heads) && piece.tokens.includes(tokens)) {
@@ -36,6 +61,9 @@ bool Defined::covers(SetPool& pool, const Slice& slice) const {
   bool covered = true;
   slice.fields.for_each([&](Field field) {
     int64_t count = 0;
+    if (complete_.has(field)) {
+      count = pool.size(pool.intersect(all.tokens, slice.tokens)) * pool.size(pool.intersect(all.heads, slice.heads));
+    }
     for (const Piece& piece : pieces_) {
       if (!piece.fields.has(field)) continue;
       count += intersect(piece.tokens, tokens).size() * pool.size(pool.intersect(piece.heads, slice.heads));

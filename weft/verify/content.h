@@ -18,13 +18,19 @@ struct Box {
   SetId own{};
 };
 
-// The defined part of a whole value, as disjoint products.
+// The defined part of a whole value `all`, as disjoint products. Most values become defined at once: such fields are
+// remembered in one word. Also serves a collection of slices of no value in particular (`all` = {}).
 class Defined {
  public:
-  void clear() { pieces_.clear(); }
+  void clear() {
+    complete_ = {};
+    pieces_.clear();
+  }
   // Adds a slice. False when some element of it was defined already.
-  bool define(SetPool& pool, const Slice& slice);
-  bool covers(SetPool& pool, const Slice& slice) const;
+  bool define(SetPool& pool, const Slice& slice, const Slice& all = {});
+  bool covers(SetPool& pool, const Slice& slice, const Slice& all = {}) const {
+    return (complete_.includes(slice.fields) && is_inside(pool, slice, all)) || pieces_cover(pool, slice, all);
+  }
 
  private:
   struct Piece {
@@ -32,6 +38,16 @@ class Defined {
     SetId heads{};
     IntervalSet tokens;
   };
+  static bool is_inside(SetPool& pool, const Slice& slice, const Slice& all) {
+    return pool.includes(all.tokens, slice.tokens) && pool.includes(all.heads, slice.heads);
+  }
+  bool pieces_cover(SetPool& pool, const Slice& slice, const Slice& all) const;
+  bool define_piece(SetPool& pool, const Slice& slice);
+  // Moves what has become complete out of the pieces, and back before something is defined twice.
+  void collect_complete(const SetPool& pool, const Slice& all);
+  void spell_out_complete(const SetPool& pool, const Slice& all);
+
+  Fields complete_;  // defined for all rows and heads; in no piece
   std::vector<Piece> pieces_;
 };
 

@@ -36,7 +36,9 @@ void RankRun::issue(const Instruction& i) {
     const size_t id = static_cast<size_t>(part.slice.value);
     if (id >= values_.size() || !values_[id].exists) continue;
     std::vector<uint64_t>& readers = values_[id].flights;
-    if (readers.empty() || readers.back() != number) readers.push_back(number);
+    if (!readers.empty() && readers.back() == number) continue;
+    if (readers.size() >= kFewReaders) forget_complete(readers);
+    readers.push_back(number);
   }
   for (const Part& part : block_.incoming(i)) {
     if (part.combine == Combine::copy) continue;
@@ -63,7 +65,8 @@ void RankRun::check_exchange(const Instruction& i) {
       note("operand", std::string("exchange: an empty part ") + role + " rank " + std::to_string(part.peer));
     }
   };
-  std::vector<ValueId> accumulators;  // sent from: nothing may arrive in them at the same time
+  std::vector<ValueId>& accumulators = sent_sums_;  // nothing may arrive in them at the same time
+  accumulators.clear();
   for (const Part& part : out) {
     check_part(part, "to");
     ValueState* value = find(part.slice, "exchange: send");
@@ -144,7 +147,7 @@ void RankRun::complete_exchange() {
   for (const Part& part : block_.incoming(i)) {
     const size_t id = static_cast<size_t>(part.slice.value);
     if (id >= values_.size() || !values_[id].exists || values_[id].form != Form::whole) continue;
-    if (!values_[id].defined.define(pool_, part.slice)) {
+    if (!values_[id].defined.define(pool_, part.slice, values_[id].all)) {
       note("lifetime", describe(part.slice) + " is received, but was written before");
     }
   }

@@ -97,7 +97,7 @@ bool RankRun::is_whole(const Slice& slice, const char* role, Fields needed) {
                         (value->form == Form::whole ? "whole " : "accumulating ") + to_string(slice.fields));
     return false;
   }
-  if (!value->defined.covers(pool_, {slice.value, slice.tokens, slice.heads, needed})) {
+  if (!value->defined.covers(pool_, {slice.value, slice.tokens, slice.heads, needed}, value->all)) {
     note("lifetime", std::string(role) + ": " + describe(slice.only(needed)) + " is used before it is defined");
     return false;
   }
@@ -174,8 +174,14 @@ void RankRun::create(const Instruction& i) {
     if (!produced.empty() && !results_.covers(pool_, {slice.value, slice.tokens, slice.heads, produced})) {
       note("operand", "backward asks for " + to_string(produced) + ", which forward did not give as a result");
     }
-    value.defined.define(pool_, slice);
+    value.defined.define(pool_, slice, slice);
   }
+}
+
+void RankRun::forget_complete(std::vector<uint64_t>& numbers) const {
+  std::erase_if(numbers, [&](uint64_t number) {
+    return std::none_of(flights_.begin(), flights_.end(), [&](const FlightState& f) { return f.number == number; });
+  });
 }
 
 void RankRun::drop(const Instruction& i) {
@@ -193,9 +199,7 @@ void RankRun::drop(const Instruction& i) {
       });
     }
     value.exists = false;
-    std::erase_if(value.flights, [&](uint64_t number) {
-      return std::none_of(flights_.begin(), flights_.end(), [&](const FlightState& f) { return f.number == number; });
-    });
+    forget_complete(value.flights);
     if (value.flights.empty()) {
       add_live(-value.bytes);
       continue;
@@ -345,7 +349,7 @@ void RankRun::prepare_backward(const Instruction& i) {
   if (delta->form != Form::whole || to.fields != Fields(Field::delta)) {
     return note("operand", "prepare_backward gives whole delta, not " + to_string(to.fields));
   }
-  if (!delta->defined.define(pool_, to)) note("lifetime", "delta " + describe(to) + " is written twice");
+  if (!delta->defined.define(pool_, to, delta->all)) note("lifetime", "delta " + describe(to) + " is written twice");
 }
 
 int64_t RankRun::missing_pairs(bool key_side, SetId own, const IntervalSet& other) const {
@@ -386,7 +390,7 @@ void RankRun::finish(const Instruction& i) {
   const Box rows{query_heads(sources[0]), sources[0].tokens};
   from->contributions.for_each(pool_, rows, [&](Box box, const IntervalSet& other) { lacks(box, subtract(all, other)); });
   from->contributions.for_each_empty(pool_, rows, [&](Box box) { lacks(box, all); });
-  if (!to->defined.define(pool_, targets[0])) note("lifetime", describe(targets[0]) + " is written twice");
+  if (!to->defined.define(pool_, targets[0], to->all)) note("lifetime", describe(targets[0]) + " is written twice");
 }
 
 void RankRun::take(ValueState& from, const Slice& source, ValueState& to, const Slice& target, bool into_identity) {
@@ -399,10 +403,7 @@ void RankRun::take(ValueState& from, const Slice& source, ValueState& to, const 
                            " are received by copy, but hold something already");
     });
   }
-  // `from` and `to` may be one value of one rank in a broken schedule: collect before adding.
-  std::vector<std::pair<Box, IntervalSet>> moved;
-  from.contributions.for_each(pool_, rows, [&](Box box, const IntervalSet& other) { moved.emplace_back(box, other); });
-  for (const auto& [box, other] : moved) {
+  const auto move = [&](Box box, const IntervalSet& other) {
     to.contributions.add(pool_, box, other, [&](Box twice, const IntervalSet& both) {
       const int64_t pairs = missing_pairs(key_side, twice.own, both);
       if (pairs > 0) {
@@ -411,7 +412,10 @@ void RankRun::take(ValueState& from, const Slice& source, ValueState& to, const 
                              " pairs with " + (key_side ? "queries " : "keys ") + to_string(both) + " arrive twice");
       }
     });
-  }
+  };
+  if (&from != &to) return from.contributions.for_each(pool_, rows, move);
+  const Contributions before = from.contributions;  // one value of one rank, in a broken schedule
+  before.for_each(pool_, rows, move);
 }
 
 void RankRun::combine(const Instruction& i) {

@@ -56,7 +56,7 @@ class RankRun {
     int64_t bytes = 0;
     Defined defined;
     Contributions contributions;
-    std::vector<uint64_t> flights;  // exchanges issued that read it
+    std::vector<uint64_t> flights;  // exchanges that read it, those in flight and a few of before
   };
   // Bytes that outlive their drop until the exchanges that read them are complete.
   struct Held {
@@ -88,6 +88,8 @@ class RankRun {
   void check_exchange(const Instruction& i);
   void complete_exchange();  // all messages met: what came in is there
   void complete_flight(uint64_t number);
+  // Leaves those that are in flight.
+  void forget_complete(std::vector<uint64_t>& numbers) const;
 
   // The value of a slice, or null after noting what is wrong with it.
   ValueState* find(const Slice& slice, const char* role);
@@ -118,6 +120,8 @@ class RankRun {
   Defined results_;
   Dependencies dependencies_;
   std::vector<FlightState> flights_;  // the few in flight
+  static constexpr size_t kFewReaders = 8;
+  std::vector<ValueId> sent_sums_;  // during check_exchange
   std::vector<Held> held_;
   std::vector<HeldBy> held_by_;
   int64_t live_ = 0;
