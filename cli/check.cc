@@ -1,8 +1,14 @@
 // weft check: runs a method on random data and compares it with dense attention.
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
 #include "cli/problem_options.h"
+#include "cli/schedules.h"
+#include "weft/base/table.h"
+#include "weft/execute/check.h"
+#include "weft/files/atomic_file.h"
+#include "weft/files/safetensors.h"
 
 namespace weft::cli {
 namespace {
@@ -13,7 +19,54 @@ struct Options {
   ProblemOptions problem;
 };
 
-int run(const Options&, Context&) { throw Error(ErrorCode::unsupported, "check: not there yet"); }
+using Json = nlohmann::ordered_json;
+
+Json mask_as_json(const Mask& mask) {
+  Json rectangles = Json::array();
+  for (const BandRectangle& band : mask.bands()) {
+    const auto diagonal = [](int64_t d, int64_t unbounded) { return d == unbounded ? Json() : Json(d); };
+    rectangles.push_back({{"q", {band.q.begin, band.q.end}},
+                          {"k", {band.k.begin, band.k.end}},
+                          {"lo", diagonal(band.lo, kUnboundedBelow)},
+                          {"hi", diagonal(band.hi, kUnboundedAbove)}});
+  }
+  return {{"tokens", mask.queries()}, {"rectangles", rectangles}};
+}
+
+void save(const std::string& folder, const Problem& problem, const CheckTensors& tensors) {
+  make_folder(folder);
+  const auto entry = [](const char* name, const HostTensor& tensor) {
+    std::vector<int64_t> shape = {tensor.rows, tensor.heads};
+    if (std::string_view(name) != "lse") shape.push_back(tensor.columns);
+    return TensorToWrite{name, stored_type_of(tensor.type), shape, tensor.data()};
+  };
+  write_safetensors(folder + "/inputs.safetensors", {entry("q", tensors.q), entry("k", tensors.k), entry("v", tensors.v),
+                                                     entry("dout", tensors.dout)});
+  write_safetensors(folder + "/outputs.safetensors", {entry("out", tensors.out), entry("lse", tensors.lse), entry("dq", tensors.dq),
+                                                      entry("dk", tensors.dk), entry("dv", tensors.dv)});
+  write_file(folder + "/mask.json", mask_as_json(problem.mask).dump() + "\n");
+}
+
+int run(const Options& given, Context& context) {
+  Options options = given;
+  require_method(options.method, "check");
+  options.problem.check();
+  const Schedule schedule = schedule_for(options.method, options.problem, true, true);
+  const CheckReport report = check_schedule(schedule, {.seed = static_cast<uint64_t>(options.problem.seed), .stop = &context.stop});
+  if (!options.save.empty()) save(options.save, schedule.problem(), report.tensors);
+  if (options.problem.json) {
+    Json json = {{"ok", report.ok}, {"method", options.method}, {"errors", Json::object()}};
+    for (const TensorError& e : report.errors) json["errors"][e.name] = {{"max_abs", e.max_abs}, {"max_rel", e.max_rel}, {"bound", e.bound}};
+    context.out.write(json.dump(2) + "\n");
+  } else {
+    Table table({{"tensor"}, {"largest error", Align::right}, {"relative", Align::right}, {"allowed", Align::right}, {"verdict"}});
+    for (const TensorError& e : report.errors) {
+      table.add_row({e.name, format_double(e.max_abs), format_double(e.max_rel), format_double(e.bound), e.ok() ? "fine" : "WRONG"});
+    }
+    context.out.write(table.text());
+  }
+  return report.ok ? kExitFine : kExitWrong;
+}
 
 }  // namespace
 

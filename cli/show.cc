@@ -1,8 +1,14 @@
 // weft show: a schedule as a table, as a picture, or as the document that verify reads.
+#include <limits>
 #include <memory>
 
 #include "cli/commands.h"
 #include "cli/problem_options.h"
+#include "cli/schedules.h"
+#include "weft/draw/svg.h"
+#include "weft/draw/text.h"
+#include "weft/files/atomic_file.h"
+#include "weft/schedule/json.h"
 
 namespace weft::cli {
 namespace {
@@ -14,7 +20,31 @@ struct Options {
   ProblemOptions problem;
 };
 
-int run(const Options&, Context&) { throw Error(ErrorCode::unsupported, "show: not there yet"); }
+int run(const Options& given, Context& context) {
+  Options options = given;
+  require_method(options.method, "show");
+  options.problem.check();
+  if (options.problem.json && !options.svg.empty()) {
+    throw Error(ErrorCode::usage, "--json and --svg are both given; choose one");
+  }
+  const Schedule schedule = schedule_for(options.method, options.problem, options.problem.backward);
+  if (options.problem.json) {
+    const int64_t limit = options.large ? std::numeric_limits<int64_t>::max() : Schedule::kStoreLimit;
+    write_json(
+        schedule,
+        [&](std::string_view piece) {
+          context.stop.poll();
+          context.out.write(piece);
+        },
+        limit);
+  } else if (!options.svg.empty()) {
+    write_file(options.svg, draw_svg(schedule));
+    context.out.write("wrote " + options.svg + "\n");
+  } else {
+    context.out.write(draw_text(schedule));
+  }
+  return kExitFine;
+}
 
 }  // namespace
 

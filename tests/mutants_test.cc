@@ -1,0 +1,109 @@
+// Wrong schedules: every accepted mutant must compute the right numbers and must not be able to hang.
+//
+// Thousands of verified schedules, each with one random change. Two judges that know nothing of the verifier decide:
+// execution on reference kernels against dense attention in fp64, and, up to three ranks, an exhaustive search of
+// interleavings under rendezvous. A harmful mutant that the verifier accepts fails the test. Harmless ones may be accepted or
+// refused; their share is printed.
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "tests/mutate.h"
+#include "weft/base/test_level.h"
+#include "weft/execute/check.h"
+#include "weft/methods/registry.h"
+#include "weft/verify/verify.h"
+
+namespace weft {
+namespace {
+
+struct Case {
+  Schedule schedule;
+  std::string text;
+};
+
+Case random_case(Random& random) {
+  const auto methods = all_methods();
+  const Method& method = *methods[static_cast<size_t>(random.uniform(static_cast<int64_t>(methods.size())))];
+  const int ranks = 1 + static_cast<int>(random.uniform(4));
+  std::vector<int64_t> lengths;
+  for (int64_t documents = 1 + random.uniform(3) * random.uniform(2); documents > 0; --documents) lengths.push_back(1 + random.uniform(14));
+  MaskRule rule{.causal = random.uniform(3) > 0, .window = random.uniform(3) == 0 ? 1 + random.uniform(6) : 0};
+  static constexpr std::pair<int64_t, int64_t> kHeads[] = {{2, 2}, {4, 2}, {2, 1}, {3, 1}, {3, 3}};
+  const auto [heads, kv_heads] = kHeads[random.uniform(5)];
+  static constexpr std::string_view kLayouts[] = {"", "contiguous", "zigzag", "striped"};
+  const std::string_view layout = kLayouts[random.uniform(4)];
+  Layout where = layout.empty() ? layout_of(method.name, lengths, ranks) : make_layout(layout, lengths, ranks);
+  Problem problem = self_attention(Mask::documents(lengths, rule), std::move(where), heads, kv_heads, 2);
+  problem.element = problem.wire = DType::fp64;
+  problem.backward = true;
+  problem.return_lse = random.uniform(2) == 0;
+  std::string text = std::string(method.name) + ", " + std::to_string(ranks) + " ranks, " + to_string(rule) + ", documents";
+  for (int64_t length : lengths) text += " " + std::to_string(length);
+  text += ", heads " + std::to_string(heads) + "/" + std::to_string(kv_heads) + ", layout '" + std::string(layout) + "'";
+  return {make_schedule(method.name, std::move(problem)), text};
+}
+
+// Whether execution gives the right numbers, and under disturbance too.
+std::string execute(const Schedule& schedule, uint64_t seed) {
+  try {
+    CheckOptions options{.seed = seed, .kernels = &kernels::reference_kernels()};
+    options.execute.poison = true;
+    options.execute.overlap = seed % 4 != 0;
+    const CheckReport report = check_schedule(schedule, options);
+    if (report.ok) return "";
+    for (const TensorError& e : report.errors) {
+      if (!e.ok()) return e.name + " is wrong by " + std::to_string(e.max_abs);
+    }
+    return "wrong";
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+TEST(Mutants, NoHarmfulOneIsAccepted) {
+  const int wanted = test_level() == 0 ? 500 : 10000;
+  Random random(20240607, 0);
+  std::map<std::string, int> counts;
+  for (int made = 0; made < wanted;) {
+    const Case original = random_case(random);
+    ASSERT_TRUE(verify(original.schedule).ok()) << original.text;
+    const StoredSchedule stored = original.schedule.store();
+    const testing::LooseSchedule loose = testing::take_apart(stored);
+    for (int n = 0; n < 5 && made < wanted; ++n) {
+      testing::LooseSchedule changed = loose;
+      const std::string change = testing::mutate(changed, *stored.pool, original.schedule.problem(), random);
+      if (change.empty()) continue;
+      ++made;
+      const Schedule mutant(original.schedule.method(), original.schedule.shared_problem(), testing::put_together(changed, *stored.pool));
+      const Report report = verify(mutant, {.max_problems = 3, .explain = false});
+      const bool may_hang = changed.programs.size() <= 3 && testing::can_hang(changed);
+      const std::string fault = may_hang ? "can hang" : execute(mutant, static_cast<uint64_t>(made));
+      const bool harmful = !fault.empty();
+      ++counts[std::string(harmful ? "harmful" : "harmless") + (report.ok() ? " accepted" : " refused")];
+      ASSERT_FALSE(harmful && report.ok()) << original.text << "; " << change << ": accepted, but " << fault;
+      if (!report.ok()) ASSERT_FALSE(report.problems[0].text.empty());
+    }
+  }
+  for (const auto& [what, count] : counts) std::printf("%-18s %6d of %d\n", what.c_str(), count, wanted);
+}
+
+TEST(Mutants, TheSearchForHangsFindsThem) {
+  // Two ranks that both send first and receive in a second exchange hang; in one exchange they do not.
+  const auto message = [](std::vector<int> to, std::vector<int> from) {
+    testing::LooseInstruction i;
+    i.head.op = Op::exchange;
+    for (int peer : to) i.outgoing.push_back({{}, peer, Combine::copy});
+    for (int peer : from) i.incoming.push_back({{}, peer, Combine::copy});
+    return i;
+  };
+  EXPECT_TRUE(testing::can_hang({{{message({1}, {}), message({}, {1})}, {message({0}, {}), message({}, {0})}}}));
+  EXPECT_FALSE(testing::can_hang({{{message({1}, {1})}, {message({0}, {0})}}}));
+  EXPECT_FALSE(testing::can_hang({{{message({1}, {}), message({}, {1})}, {message({}, {0}), message({0}, {})}}}));
+  EXPECT_TRUE(testing::can_hang({{{message({1}, {}), message({}, {2})},
+                                  {message({2}, {}), message({}, {0})},
+                                  {message({0}, {}), message({}, {1})}}}));
+}
+
+}  // namespace
+}  // namespace weft
