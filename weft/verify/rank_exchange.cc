@@ -101,6 +101,16 @@ void RankRun::check_exchange(const Instruction& i) {
 }
 
 void RankRun::receive(RankRun& sender, std::span<const Part> sent, std::span<const Part> expected) {
+  if (sender.exchange_->lane != exchange_->lane) {
+    note("message", "rank " + std::to_string(sender.rank_) + " sends on lane " + std::to_string(sender.exchange_->lane) +
+                        " (its instruction " + std::to_string(sender.instruction()) + "), but lane " +
+                        std::to_string(exchange_->lane) + " is expected");
+  }
+  if (sender.backward_ != backward_) {
+    note("message", "rank " + std::to_string(sender.rank_) + " sends in its " + (sender.backward_ ? "backward" : "forward") +
+                        " phase (its instruction " + std::to_string(sender.instruction()) + "), but this is the " +
+                        (backward_ ? "backward" : "forward") + " phase");
+  }
   if (sent.size() != expected.size()) {
     note("message", "rank " + std::to_string(sender.rank_) + " sends " + std::to_string(sent.size()) +
                         " parts (its instruction " + std::to_string(sender.instruction()) + "), but " +
