@@ -1,22 +1,43 @@
 // weft eval: the loss of a model on the text of a folder.
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
 #include "cli/problem_options.h"
+#include "weft/train/evaluate.h"
+#include "weft/train/method_plan.h"
 
 namespace weft::cli {
 namespace {
 
 struct Options {
-  std::string model, text, dump;
+  std::string model, text, dump, dtype = "fp32";
   std::string method = "zigzag";
   std::string layout;
   std::map<std::string, std::string> method_options;
-  int64_t ranks = 1, tokens = 8192;
+  int64_t ranks = 1, tokens = 8192, sequences = 1, seed = 0;
   bool json = false;
 };
 
-int run(const Options&, Context&) { throw Error(ErrorCode::unsupported, "eval: not there yet"); }
+int run(const Options& options, Context& context) {
+  if (options.model.empty()) throw Error(ErrorCode::usage, "--model is missing; give a Hugging Face folder");
+  if (options.text.empty()) throw Error(ErrorCode::usage, "--text is missing; give a folder of text");
+  const EvalResult result = evaluate({.model = options.model,
+                                      .text = options.text,
+                                      .dtype = dtype_of(options.dtype),
+                                      .ranks = static_cast<int>(options.ranks),
+                                      .tokens = options.tokens,
+                                      .sequences = options.sequences,
+                                      .seed = static_cast<uint64_t>(options.seed),
+                                      .dump = options.dump},
+                                     method_plans({options.method, options.layout, options.method_options}), context.stop);
+  if (options.json) {
+    context.out.write(nlohmann::ordered_json{{"loss", result.loss}, {"tokens", result.tokens}}.dump(2) + "\n");
+  } else {
+    context.out.write("loss " + format_fixed(result.loss, 6) + " over " + std::to_string(result.tokens) + " labelled tokens\n");
+  }
+  return kExitFine;
+}
 
 }  // namespace
 
@@ -32,6 +53,9 @@ Command eval_command() {
                 &options->tokens, kTokenLimits);
   command.text("--dump", "FILE", "write input_ids, position_ids and labels as safetensors",
                &options->dump);
+  command.count("--sequences", "N", "how many packed sequences (default: 1)", &options->sequences, {.min = 1});
+  command.count("--seed", "N", "which documents, as in training with this seed (default: 0)", &options->seed, {});
+  command.choice("--dtype", "TYPE", "of activations: fp32 or bf16 (default: fp32)", &options->dtype, {"fp32", "bf16"});
   add_ranks_option(command, &options->ranks);
   command.group("Method");
   command.text("--method", "NAME", "method (default: zigzag)", &options->method);

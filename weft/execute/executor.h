@@ -78,7 +78,7 @@ struct ExecuteOptions {
   bool overlap = true;      // false: every exchange blocks at its issue until all its messages met
   bool poison = false;      // debugging: memory that nobody may read holds NaN (pass a poison pool)
   uint64_t delay_seed = 0;  // debugging: not 0: random pauses between instructions
-  std::function<void(const TraceEvent&)> trace;  // called on the rank's thread
+  std::function<void(const TraceEvent&)> trace = {};  // called on the rank's thread
 };
 
 // One run of a rank's program: forward, then backward if there is one.

@@ -1,0 +1,26 @@
+// Sequence plans made from a method's schedule: the trainer's way from a method's name to its attention.
+//
+//   PlanFactory factory = method_plans({.method = "zigzag"});
+//   train(options, factory, ...);
+//
+// Each packed sequence gets a schedule for its own documents, which is verified before it runs. Ranks are threads; buffers
+// are kept from sequence to sequence.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "weft/train/sequence_plan.h"
+
+namespace weft {
+
+struct MethodPlanOptions {
+  std::string method = "zigzag";
+  std::string layout;  // empty: the method's own
+  std::map<std::string, std::string> method_options;
+};
+
+// Throws Error(usage) for unknown names at once, and from the factory what the method refuses.
+PlanFactory method_plans(const MethodPlanOptions& options);
+
+}  // namespace weft
