@@ -22,7 +22,7 @@ struct CheckOptions {
   uint64_t seed = 0;
   const kernels::KernelSet* kernels = nullptr;  // null: reference for fp64, else the CPU's best
   bool compare = true;  // false: only execute, no reference, errors stay empty
-  ExecuteOptions execute;
+  ExecuteOptions execute = {};
   const StopFlag* stop = nullptr;  // Ctrl-C
 };
 
