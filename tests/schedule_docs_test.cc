@@ -13,7 +13,7 @@ namespace weft {
 namespace {
 
 std::string page() {
-  std::ifstream file(std::string(WEFT_SOURCE_DIR) + "/docs/schedule.md");
+  std::ifstream file(WEFT_SOURCE_DIR "/docs/schedule.md");
   std::stringstream text;
   text << file.rdbuf();
   return text.str();
