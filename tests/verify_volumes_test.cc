@@ -1,0 +1,416 @@
+// Bytes and messages of every method against formulas, for sizes that divide.
+//
+// P ranks with T tokens each, S = P T. A row of q, out, dout or dq has H D elements, one of (k, v)
+// or (dk, dv) 2 Hkv D, one of lse or delta H. Bytes: `e` per element of inputs and finished
+// results, `w` per travelling element of partials and sums, 4 per lse or delta. With g = Hkv / H
+// and n = T H D, T rows of (k, v) are 2 g n elements.
+//
+// Formulas are sums over all ranks, in rows; a mean per rank is that divided by P. "Block j" is
+// what rank j owns.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "weft/methods/registry.h"
+#include "weft/verify/verify.h"
+
+namespace weft {
+namespace {
+
+constexpr int64_t kT = 12, kD = 4;
+using Options = std::map<std::string, std::string>;
+
+struct Sent {
+  int64_t bytes = 0, messages = 0;
+  friend bool operator==(const Sent&, const Sent&) = default;
+  friend Sent operator+(Sent a, Sent b) { return {a.bytes + b.bytes, a.messages + b.messages}; }
+  friend Sent operator-(Sent a, Sent b) { return {a.bytes - b.bytes, a.messages - b.messages}; }
+  friend std::ostream& operator<<(std::ostream& out, const Sent& s) {
+    return out << s.bytes << " bytes in " << s.messages << " messages";
+  }
+};
+
+Report proved(std::string_view method, const Problem& problem, const Options& options = {}) {
+  Report report = verify(make_schedule(method, problem, options));
+  EXPECT_TRUE(report.ok()) << method << ": " << (report.ok() ? "" : report.problems[0].text);
+  return report;
+}
+Sent total(const Report& report) {
+  Sent sum;
+  for (const RankReport& rank : report.ranks) sum = sum + Sent{rank.bytes_sent, rank.messages};
+  return sum;
+}
+Sent forward(std::string_view method, Problem problem, const Options& options = {}) {
+  problem.backward = false;
+  return total(proved(method, problem, options));
+}
+Sent backward(std::string_view method, Problem problem, const Options& options = {}) {
+  problem.backward = true;
+  return total(proved(method, problem, options)) - forward(method, problem, options);
+}
+// Every rank sends the same in both phases together.
+void expect_equal_ranks(std::string_view method, Problem problem, const Options& options = {}) {
+  problem.backward = true;
+  const Report report = proved(method, problem, options);
+  for (const RankReport& rank : report.ranks) {
+    EXPECT_EQ(rank.bytes_sent, report.ranks[0].bytes_sent);
+    EXPECT_EQ(rank.messages, report.ranks[0].messages);
+  }
+}
+
+struct Shape {
+  int ranks;
+  int64_t heads, kv_heads;
+  DType element, wire;
+
+  int64_t P() const { return ranks; }
+  int64_t e() const { return size_of(element); }
+  int64_t w() const { return size_of(wire); }
+  int64_t tokens() const { return kT * ranks; }
+  // Bytes of a row.
+  int64_t q() const { return heads * kD * e(); }  // also out, dout, dq when finished
+  int64_t kv() const { return kv_of(kv_heads) * e(); }
+  int64_t dkv() const { return kv_of(kv_heads) * w(); }             // sums on the way
+  int64_t partial() const { return heads * kD * w() + heads * 4; }  // out and lse
+  int64_t dq() const { return heads * kD * w(); }
+  int64_t stat() const { return heads * 4; }  // lse or delta
+  static int64_t kv_of(int64_t some_heads) { return some_heads * 2 * kD; }
+
+  Problem problem(std::string_view layout, MaskRule rule) const {
+    return problem(make_layout(layout, {tokens()}, ranks), rule);
+  }
+  Problem problem(Layout layout, MaskRule rule) const {
+    Problem result =
+        self_attention(Mask::of(tokens(), rule), std::move(layout), heads, kv_heads, kD);
+    result.element = element, result.wire = wire;
+    return result;
+  }
+};
+
+void PrintTo(const Shape& s, std::ostream* out) {
+  *out << s.ranks << " ranks, heads " << s.heads << "/" << s.kv_heads << ", " << name_of(s.element)
+       << " on the wire " << name_of(s.wire);
+}
+
+// MHA, GQA, fewer kv heads than ranks, MQA; always one number divides the other, for ranks and for
+// kv heads.
+std::vector<Shape> shapes() {
+  std::vector<Shape> result;
+  for (int ranks : {2, 3, 4, 8}) {
+    for (int64_t kv_heads : {24, ranks == 3 ? 6 : 8, ranks == 3 ? 3 : 2, 1}) {
+      result.push_back({ranks, 24, kv_heads, DType::fp32, DType::fp32});
+      result.push_back({ranks, 24, kv_heads, DType::bf16, DType::fp32});
+      result.push_back({ranks, 24, kv_heads, DType::bf16, DType::bf16});
+    }
+  }
+  return result;
+}
+
+class Volumes : public testing::TestWithParam<Shape> {};
+INSTANTIATE_TEST_SUITE_P(Shapes, Volumes, testing::ValuesIn(shapes()));
+
+// ---- ring
+
+// Forward: each block makes P-1 hops, 2 g (P-1) n per rank. Backward starts from the block held
+// last and ends with the own one, which never left: P-2 hops of (k, v), P-1 of (dk, dv), nothing
+// exposed at the end.
+TEST_P(Volumes, RingFullMask) {
+  const Shape& s = GetParam();
+  const int64_t P = s.P();
+  for (std::string_view method : {"ring", "zigzag", "striped"}) {
+    for (const char* direction : {"1", "-1"}) {
+      const Options options = {{"direction", direction}};
+      const Problem problem = s.problem(layout_of(method, {s.tokens()}, s.ranks), {});
+      EXPECT_EQ(forward(method, problem, options), (Sent{P * (P - 1) * kT * s.kv(), P * (P - 1)}));
+      EXPECT_EQ(backward(method, problem, options),
+                (Sent{P * (P - 2) * kT * s.kv() + P * (P - 1) * kT * s.dkv(),
+                      P * (P - 2) + P * (P - 1)}));
+      expect_equal_ranks(method, problem, options);
+    }
+  }
+}
+
+// Block j is needed by ranks above j only: P-1-j hops, P (P-1) / 2 in all, so g (P-1) n per rank,
+// half of a full mask. Backward: block 0 starts on rank P-1, where forward left it, and needs P-2
+// hops down to rank 1. Blocks 1..P-2 go from their owner to rank P-1 directly and then down to rank
+// j+1: P-1-j hops. (P-2) + (P-1)(P-2)/2 = (P-2)(P+1)/2 in all. (dk, dv) of block j come down from
+// rank P-1 to j: P-1-j hops.
+TEST_P(Volumes, RingContiguousCausal) {
+  const Shape& s = GetParam();
+  const int64_t P = s.P(), up = P * (P - 1) / 2, down = (P - 2) * (P + 1) / 2;
+  const Problem problem = s.problem("contiguous", {.causal = true});
+  EXPECT_EQ(forward("ring", problem), (Sent{up * kT * s.kv(), up}));
+  EXPECT_EQ(backward("ring", problem), (Sent{down * kT * s.kv() + up * kT * s.dkv(), down + up}));
+}
+
+// Ranks below j need all of block j, ranks above only its low half. Direction -1 visits j-1..0
+// first, then P-1..j+1: j whole hops and P-1-j halves, (P-1+j) T/2 rows; 3 P (P-1) T/4 in all, so
+// 1.5 g (P-1) n per rank. Backward goes j+1..P-1, 0..j-1, j. (k, v) of block j: P-2-j halves up to
+// rank P-1; half a hop to rank 0, where the owner's high half joins (one message more); j-1 whole
+// hops. For 0 < j < P-1 that is (P+j) T/2 rows, for j = 0, whose way ends at P-1, (P-2) T/2, for j
+// = P-1, which rank 0 holds, (P-2) T. In all (P-2)(3P+1) T/4. (dk, dv) make P-1-j half hops out of
+// j+1..P-1 and j whole ones: as in forward.
+TEST_P(Volumes, ZigzagHalfDropAndRejoining) {
+  const Shape& s = GetParam();
+  const int64_t P = s.P(), out = 3 * P * (P - 1) * kT / 4, back = (P - 2) * (3 * P + 1) * kT / 4;
+  const Problem problem = s.problem("zigzag", {.causal = true});
+  EXPECT_EQ(forward("zigzag", problem), (Sent{out * s.kv(), P * (P - 1)}));
+  EXPECT_EQ(backward("zigzag", problem),
+            (Sent{back * s.kv() + out * s.dkv(), P * (P - 2) + (P - 2) + P * (P - 1)}));
+}
+
+// Direction +1 visits ranks above j first, so a block stays whole as long as ranks below j are
+// ahead: P-1 whole hops for j > 0, P-1 halves for j = 0, (P-1)(2P-1) T/2 rows in all. Backward the
+// same way back, with P-2 hops of (k, v).
+TEST_P(Volumes, ZigzagTheOtherWay) {
+  const Shape& s = GetParam();
+  const int64_t P = s.P();
+  const Options options = {{"direction", "1"}};
+  const Problem problem = s.problem("zigzag", {.causal = true});
+  const auto rows = [&](int64_t hops) { return hops * (2 * P - 1) * kT / 2; };
+  EXPECT_EQ(forward("zigzag", problem, options), (Sent{rows(P - 1) * s.kv(), P * (P - 1)}));
+  EXPECT_EQ(backward("zigzag", problem, options),
+            (Sent{rows(P - 2) * s.kv() + rows(P - 1) * s.dkv(), P * (P - 2) + P * (P - 1)}));
+}
+
+// The volumes that the literature on this schedule quotes, in g n per rank.
+TEST(QuotedVolumes, ZigzagInUnitsOfGN) {
+  struct Quote {
+    int ranks;
+    double forward, kv_back, dkv;
+  };
+  for (const Quote& quote : {Quote{4, 4.5, 3.25, 4.5}, Quote{8, 10.5, 9.375, 10.5}}) {
+    const Shape s{quote.ranks, 8, 2, DType::bf16, DType::fp32};
+    const Problem problem = s.problem("zigzag", {.causal = true});
+    const double gn = static_cast<double>(s.kv_heads * kT * kD), P = quote.ranks;
+    EXPECT_EQ(static_cast<double>(forward("zigzag", problem).bytes), P * quote.forward * gn * 2);
+    EXPECT_EQ(static_cast<double>(backward("zigzag", problem).bytes),
+              P * gn * (quote.kv_back * 2 + quote.dkv * 4));
+  }
+}
+
+// Token i P + r lives on rank r: ranks above j see all of block j, ranks below not its last row.
+// Direction +1: P-1-j hops of T rows, then j of T-1: P (P-1) T - P (P-1)/2 rows in all. Backward
+// goes j-1..0, P-1..j. Block j > 0 has T-1 rows until it reaches rank P-1, where the owner sends
+// the last row (a message more for 0 < j < P-1): (P-2) T - (j-1) rows, for j = 0 (P-2) T. (dk, dv)
+// as in forward.
+TEST_P(Volumes, StripedCausal) {
+  const Shape& s = GetParam();
+  const int64_t P = s.P(), out = P * (P - 1) * kT - P * (P - 1) / 2,
+                back = P * (P - 2) * kT - (P - 1) * (P - 2) / 2;
+  const Problem problem = s.problem("striped", {.causal = true});
+  EXPECT_EQ(forward("striped", problem), (Sent{out * s.kv(), P * (P - 1)}));
+  EXPECT_EQ(backward("striped", problem),
+            (Sent{back * s.kv() + out * s.dkv(), P * (P - 2) + (P - 2) + P * (P - 1)}));
+}
+
+// A window of W <= T tokens needs the last W-1 rows of the rank before: P-1 borders, one message
+// each. Backward sends them again, unless forward left them there (P = 2: the block held last), and
+// brings their gradients home.
+TEST_P(Volumes, WindowMovesOnlyItsHalo) {
+  const Shape& s = GetParam();
+  const int64_t P = s.P();
+  for (int64_t window : {int64_t{1}, int64_t{2}, int64_t{7}, kT}) {
+    const Problem problem = s.problem("contiguous", {.causal = true, .window = window});
+    const int64_t rows = (P - 1) * (window - 1), messages = window > 1 ? P - 1 : 0;
+    EXPECT_EQ(forward("ring", problem), (Sent{rows * s.kv(), messages}));
+    const int64_t again = P > 2 ? 1 : 0;
+    EXPECT_EQ(backward("ring", problem),
+              (Sent{rows * (again * s.kv() + s.dkv()), messages * (again + 1)}));
+    EXPECT_EQ(forward("all-gather", problem), (Sent{rows * s.kv(), messages}));
+    EXPECT_EQ(backward("all-gather", problem), (Sent{rows * (s.kv() + s.dkv()), messages * 2}));
+  }
+}
+
+// ---- all-gather
+
+// Each rank sends its rows to the P-1 others, 2 g (P-1) n, and again in backward; their gradients
+// come straight back.
+TEST_P(Volumes, AllGatherFullMask) {
+  const Shape& s = GetParam();
+  const int64_t P = s.P(), rows = P * (P - 1) * kT;
+  for (std::string_view layout : {"contiguous", "zigzag", "striped"}) {
+    const Problem problem = s.problem(layout, {});
+    EXPECT_EQ(forward("all-gather", problem), (Sent{rows * s.kv(), P * (P - 1)}));
+    EXPECT_EQ(backward("all-gather", problem), (Sent{rows * (s.kv() + s.dkv()), 2 * P * (P - 1)}));
+    expect_equal_ranks("all-gather", problem);
+  }
+}
+
+// Rank j sends all its rows to the j ranks below, the low half to the P-1-j above: 3 P (P-1) T/4
+// rows in all, each way. Contiguous: all rows to the P-1-j ranks above, nothing below.
+TEST_P(Volumes, AllGatherCausal) {
+  const Shape& s = GetParam();
+  const int64_t P = s.P(), rows = 3 * P * (P - 1) * kT / 4, above = P * (P - 1) / 2;
+  const Problem zigzag = s.problem("zigzag", {.causal = true});
+  EXPECT_EQ(forward("all-gather", zigzag), (Sent{rows * s.kv(), P * (P - 1)}));
+  EXPECT_EQ(backward("all-gather", zigzag), (Sent{rows * (s.kv() + s.dkv()), 2 * P * (P - 1)}));
+  const Problem contiguous = s.problem("contiguous", {.causal = true});
+  EXPECT_EQ(forward("all-gather", contiguous), (Sent{above * kT * s.kv(), above}));
+  EXPECT_EQ(backward("all-gather", contiguous), (Sent{above * kT * (s.kv() + s.dkv()), 2 * above}));
+}
+
+// ---- heads
+
+// The all-to-alls of u members with T tokens each, per member. Each of the u-1 others gets H/u
+// query heads and, where u > Hkv, one kv head several times: hk = max(Hkv, u) kv heads travel.
+//   forward   there: (u-1)/u T (H D + 2 hk D) e
+//             back:  (u-1)/u T H D e, with lse + (u-1)/u T H 4
+//   backward  there: (u-1)/u T (H D e + H 4)
+//             home:  (u-1)/u T (H D e + 2 hk D x), x = w when kv heads are repeated and have to be
+//             added, else e, since complete rows are finished first
+// Two messages per peer and phase.
+struct HeadTraffic {
+  Sent forward, backward;
+};
+HeadTraffic all_to_all(const Shape& s, int64_t u, bool return_lse) {
+  const int64_t hk = std::max(s.kv_heads, u), x = hk > s.kv_heads ? s.w() : s.e();
+  const auto share = [&](int64_t row_bytes) {
+    EXPECT_EQ(kT * row_bytes % u, 0);
+    return (u - 1) * (kT * row_bytes / u);
+  };
+  HeadTraffic traffic;
+  traffic.forward = {
+      share(s.q() + Shape::kv_of(hk) * s.e()) + share(s.q() + (return_lse ? s.stat() : 0)),
+      2 * (u - 1)};
+  traffic.backward = {share(s.q() + s.stat()) + share(s.q() + Shape::kv_of(hk) * x), 2 * (u - 1)};
+  return traffic;
+}
+
+Sent times(Sent sent, int64_t count) { return {sent.bytes * count, sent.messages * count}; }
+
+TEST_P(Volumes, Ulysses) {
+  const Shape& s = GetParam();
+  for (bool return_lse : {false, true}) {
+    for (MaskRule rule :
+         {MaskRule{}, MaskRule{.causal = true}, MaskRule{.causal = true, .window = 5}}) {
+      Problem problem = s.problem("contiguous", rule);
+      problem.return_lse = return_lse;
+      const HeadTraffic expected = all_to_all(s, s.P(), return_lse);
+      EXPECT_EQ(forward("ulysses", problem), times(expected.forward, s.P()));
+      EXPECT_EQ(backward("ulysses", problem), times(expected.backward, s.P()));
+      expect_equal_ranks("ulysses", problem);
+    }
+  }
+}
+
+// All-to-alls inside places of u ranks, and u rings over r = P/u places. A place has u T tokens and
+// a ring hk/u heads of them, so a hop of a whole block moves T rows of hk kv heads: the ring's
+// formulas with r for P and hk for Hkv.
+TEST_P(Volumes, Usp) {
+  const Shape& s = GetParam();
+  for (int64_t u = 1; u <= s.P(); ++u) {
+    if (s.P() % u != 0) continue;
+    const int64_t r = s.P() / u, hk = std::max(s.kv_heads, u), kv = Shape::kv_of(hk) * s.e(),
+                  dkv = Shape::kv_of(hk) * s.w();
+    const bool rings = r > 1;
+    for (const char* placement : {"inner", "outer"}) {
+      const Options options = {{"ulysses", std::to_string(u)}, {"placement", placement}};
+      const Layout layout = layout_of("usp", {s.tokens()}, s.ranks, options);
+      for (bool return_lse : {false, true}) {
+        const HeadTraffic heads = all_to_all(s, u, return_lse);
+        Problem full = s.problem(layout, {}), causal = s.problem(layout, {.causal = true});
+        full.return_lse = causal.return_lse = return_lse;
+
+        const int64_t hops = r * (r - 1), back_hops = rings ? r * (r - 2) : 0;
+        EXPECT_EQ(forward("usp", full, options),
+                  times(heads.forward, s.P()) + times({hops * kT * kv, hops}, u));
+        EXPECT_EQ(backward("usp", full, options),
+                  times(heads.backward, s.P()) +
+                      times({back_hops * kT * kv + hops * kT * dkv, back_hops + hops}, u));
+
+        const int64_t out = 3 * r * (r - 1) * kT / 4,
+                      back = rings ? (r - 2) * (3 * r + 1) * kT / 4 : 0;
+        EXPECT_EQ(forward("usp", causal, options),
+                  times(heads.forward, s.P()) + times({out * kv, hops}, u));
+        EXPECT_EQ(backward("usp", causal, options),
+                  times(heads.backward, s.P()) +
+                      times({back * kv + out * dkv, back_hops + (rings ? r - 2 : 0) + hops}, u));
+      }
+    }
+  }
+}
+
+// ---- token-ring
+
+// Queries make P-1 hops one way, partials go home the other way: P-1 messages each. Backward the
+// same with the bundle (q, dout, lse, delta) and sums of dq. Causal zigzag: whole rows to the j
+// ranks below, the high half to the P-1-j above: 0.75 (P-1) n per rank instead of (P-1) n. The
+// number of kv heads does not matter.
+TEST_P(Volumes, TokenRing) {
+  const Shape& s = GetParam();
+  const int64_t P = s.P(), bundle = 2 * s.q() + 2 * s.stat();
+  const auto check = [&](const Problem& problem, int64_t rows) {
+    EXPECT_EQ(forward("token-ring", problem),
+              (Sent{rows * (s.q() + s.partial()), 2 * P * (P - 1)}));
+    EXPECT_EQ(backward("token-ring", problem), (Sent{rows * (bundle + s.dq()), 2 * P * (P - 1)}));
+  };
+  check(s.problem("zigzag", {}), P * (P - 1) * kT);
+  check(s.problem("contiguous", {}), P * (P - 1) * kT);
+  expect_equal_ranks("token-ring", s.problem("zigzag", {}));
+  check(s.problem("zigzag", {.causal = true}), 3 * P * (P - 1) * kT / 4);
+}
+
+// ---- work
+
+// S (S+1) / 2 pairs, shared equally: rank r owns chunks r and 2P-1-r, whose rows see, and are seen
+// by, as many tokens.
+TEST_P(Volumes, CausalZigzagWorkIsEqual) {
+  const Shape& s = GetParam();
+  const int64_t pairs = s.tokens() * (s.tokens() + 1) / 2;
+  for (const Method* method : all_methods()) {
+    if (method->name == "ring" || method->name == "striped") continue;  // other layouts
+    Problem problem = s.problem(layout_of(method->name, {s.tokens()}, s.ranks), {.causal = true});
+    problem.backward = true;
+    for (const RankReport& rank : proved(method->name, problem).ranks) {
+      EXPECT_EQ(rank.work * s.P(), pairs * s.heads) << method->name;
+      EXPECT_EQ(rank.work_backward * s.P(), pairs * s.heads) << method->name;
+    }
+  }
+}
+
+// Contiguous: rank r has T rows that see r T tokens before the shard, and T (T+1) / 2 pairs inside.
+// Striped: rank r has one token more per row than rank r-1, balanced to within T.
+TEST_P(Volumes, CausalWorkOfOtherLayouts) {
+  const Shape& s = GetParam();
+  const auto ring = proved("ring", s.problem("contiguous", {.causal = true})).ranks;
+  const auto striped = proved("striped", s.problem("striped", {.causal = true})).ranks;
+  for (int64_t r = 0; r < s.P(); ++r) {
+    EXPECT_EQ(ring[static_cast<size_t>(r)].work, (r * kT * kT + kT * (kT + 1) / 2) * s.heads);
+    EXPECT_EQ(striped[static_cast<size_t>(r)].work,
+              (s.P() * kT * (kT - 1) / 2 + kT * (r + 1)) * s.heads);
+  }
+}
+
+// ---- no traffic
+
+TEST_P(Volumes, DocumentsThatLieOnOneRankMoveNothing) {
+  const Shape& s = GetParam();
+  for (const std::vector<int64_t>& shard : {std::vector<int64_t>{kT}, {5, 7}, {1, 1, 10}}) {
+    std::vector<int64_t> lengths;
+    for (int rank = 0; rank < s.ranks; ++rank)
+      lengths.insert(lengths.end(), shard.begin(), shard.end());
+    for (bool causal : {false, true}) {
+      Problem problem = s.problem("contiguous", {});
+      problem = self_attention(Mask::documents(lengths, {.causal = causal}), problem.query_layout,
+                               s.heads, s.kv_heads, kD);
+      problem.backward = true;
+      for (std::string_view method : {"ring", "zigzag", "striped", "all-gather", "token-ring"}) {
+        EXPECT_EQ(total(proved(method, problem)), Sent{}) << method;
+      }
+      EXPECT_EQ(total(proved("usp", problem, {{"ulysses", "1"}})), Sent{});
+    }
+  }
+}
+
+TEST(NoTraffic, OneRankMovesNothing) {
+  for (const Method* method : all_methods()) {
+    Problem problem =
+        self_attention(Mask::of(48, {.causal = true}), Layout::contiguous(48, 1), 6, 2, kD);
+    problem.backward = true;
+    EXPECT_EQ(total(proved(method->name, problem)), Sent{}) << method->name;
+  }
+}
+
+}  // namespace
+}  // namespace weft
