@@ -1,6 +1,7 @@
 #include "weft/layout/allowed_pairs.h"
 
 #include <algorithm>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -24,6 +25,22 @@ const Range* first_ending_after(std::span<const Range> ranges, int64_t begin) {
   }
   while (range != end && range->end <= begin) ++range;
   return range;
+}
+
+// Smallest range that holds the positions of some slots.
+Range positions_of(const Axis& axis, const Cover& slots) {
+  Range hull{std::numeric_limits<int64_t>::max(), std::numeric_limits<int64_t>::min()};
+  const auto add = [&](Range part) {
+    if (!part.empty()) hull = {std::min(hull.begin, part.begin), std::max(hull.end, part.end)};
+  };
+  for (const IntervalSet* set : slots) {
+    if (axis.is_identity()) {
+      add(intersect(set->hull(), {0, axis.tokens()}));
+    } else {
+      for (const Range& range : set->ranges()) add(axis.positions_of(range));
+    }
+  }
+  return hull;
 }
 
 }  // namespace
@@ -85,6 +102,23 @@ bool AllowedPairs::any(const IntervalSet& queries, const IntervalSet& keys) cons
 
 IntervalSet AllowedPairs::keys_needed(const Side& side, const Cover& queries, const IntervalSet& keys) {
   IntervalSet result;
+  const std::vector<BandRectangle>& bands = side.mask.bands();
+  const bool one_band = bands.size() == 1 && bands[0].q == Range{0, side.queries.tokens()};
+  const bool open_below = one_band && bands[0].lo == kUnboundedBelow;
+  const bool open_above = one_band && bands[0].hi == kUnboundedAbove;
+  if (open_below || open_above) {  // causal, full: the last query, or the first, sees all that any of them sees
+    const Range all = positions_of(side.queries, queries);
+    if (all.empty()) return result;
+    const int64_t one = open_below ? all.end - 1 : all.begin;
+    const Range seen = shrink(cut(bands[0], {one, one + 1}, bands[0].k)).k;
+    for (const Range& k : keys.ranges()) {
+      side.keys.for_each_run(k, [&](Range slots, Run run) {
+        const Range i = internal::indices_in(run, seen);
+        result.append({slots.begin + i.begin, slots.begin + i.end});
+      });
+    }
+    return result;
+  }
   const int64_t all = keys.size();
   const auto collect = [&](const BandRectangle& band) {
     result.unite(band.k);
@@ -101,29 +135,29 @@ IntervalSet AllowedPairs::keys_needed(const Side& side, const Cover& queries, co
   return result;
 }
 
+// Adds the slots of `keys` that are seen when queries are at every one of these positions.
+void AllowedPairs::add_keys_seen(const Side& side, Range positions, Range keys, IntervalSet& result) {
+  side.keys.for_each_run(keys, [&](Range slots, Run run) {
+    const Range hull{run.base, run.base + (run.count - 1) * run.stride + 1};
+    for (const BandRectangle& rule : side.mask.bands_meeting(positions, hull)) {
+      const Range seen = shrink(cut(rule, positions, hull)).k;  // positions; the run thins them out
+      if (seen.empty()) continue;
+      const Range i = internal::indices_in(run, seen);
+      result.unite({slots.begin + i.begin, slots.begin + i.end});
+    }
+  });
+}
+
 // Strided queries: a set of many residues is a long list of runs, yet one or two of them usually need everything that
 // any of them can need. So look at the outermost runs of each interval before the others, and stop as soon as all
 // keys are found that queries at *every* position around them would need.
 void AllowedPairs::add_keys_needed_on_runs(const Side& side, const IntervalSet& queries, Range keys,
                                            IntervalSet& result) {
-  const auto at_most = [&](Range positions) {
-    IntervalSet bound;
-    side.keys.for_each_run(keys, [&](Range slots, Run run) {
-      const Range hull{run.base, run.base + (run.count - 1) * run.stride + 1};
-      for (const BandRectangle& rule : side.mask.bands_meeting(positions, hull)) {
-        const Range seen = shrink(cut(rule, positions, hull)).k;  // positions; the run thins them out
-        if (seen.empty()) continue;
-        const Range i = intersect({ceil_div(seen.begin - run.base, run.stride), ceil_div(seen.end - run.base, run.stride)},
-                                  {0, run.count});
-        bound.unite({slots.begin + i.begin, slots.begin + i.end});
-      }
-    });
-    return bound;
-  };
   for (const Range& q : queries.ranges()) {
     const auto [begin, end] = side.queries.runs_in(q);
     if (begin == end) continue;
-    const IntervalSet bound = at_most(side.queries.hull_of_runs(begin, end));
+    IntervalSet bound;
+    add_keys_seen(side, side.queries.hull_of_runs(begin, end), keys, bound);
     if (result.includes(bound)) continue;
     const auto look = [&](size_t run) {
       for_each_band(side, side.queries.part_of(run, q).slots, keys, [&](const BandRectangle& band) {

@@ -58,6 +58,7 @@ class AllowedPairs {
     Axis keys;
   };
   static IntervalSet keys_needed(const Side& side, const Cover& queries, const IntervalSet& keys);
+  static void add_keys_seen(const Side& side, Range positions, Range keys, IntervalSet& result);
   // Adds what `queries` need of `keys` to `result`.
   static void add_keys_needed_on_runs(const Side& side, const IntervalSet& queries, Range keys, IntervalSet& result);
   template <typename F>
@@ -75,18 +76,21 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return -floor_div(-a, b); }
 
 namespace internal {
 
+// Which members of a run lie at the given positions.
+inline Range indices_in(const Run& run, Range positions) {
+  if (run.stride == 1) return intersect({positions.begin - run.base, positions.end - run.base}, {0, run.count});
+  return intersect({ceil_div(positions.begin - run.base, run.stride), ceil_div(positions.end - run.base, run.stride)},
+                   {0, run.count});
+}
+
 // The band `rule` among two runs of positions, as bands in slots that begin at q_slot and k_slot.
 // Equal strides give one band; unequal ones give one per query.
 template <typename F>
 bool for_each_band_of_runs(const BandRectangle& rule, int64_t q_slot, Run q, int64_t k_slot, Run k, F&& f) {
   if (q.count == 1) q.stride = k.stride;
   if (k.count == 1) k.stride = q.stride;
-  const auto indices = [](Range positions, const Run& run) {
-    return intersect({ceil_div(positions.begin - run.base, run.stride), ceil_div(positions.end - run.base, run.stride)},
-                     {0, run.count});
-  };
-  const Range i = indices(rule.q, q);
-  const Range j = indices(rule.k, k);
+  const Range i = indices_in(q, rule.q);
+  const Range j = indices_in(k, rule.k);
   if (i.empty() || j.empty()) return true;
   if (q.stride == k.stride) {
     // k - q = (k.base - q.base) + stride * (j - i)
@@ -100,7 +104,7 @@ bool for_each_band_of_runs(const BandRectangle& rule, int64_t q_slot, Run q, int
   }
   for (int64_t row = i.begin; row < i.end; ++row) {
     const int64_t position = q.base + row * q.stride;
-    const Range seen = intersect(j, indices({position + rule.lo, position + rule.hi + 1}, k));
+    const Range seen = intersect(j, indices_in(k, {position + rule.lo, position + rule.hi + 1}));
     if (seen.empty()) continue;
     if (!f(BandRectangle{.q = {q_slot + row, q_slot + row + 1}, .k = {k_slot + seen.begin, k_slot + seen.end}})) {
       return false;

@@ -55,6 +55,19 @@ Range Axis::hull_of_runs(size_t begin, size_t end) const {
   return {std::min(a.begin, b.begin), std::max(a.end, b.end)};
 }
 
+Range Axis::positions_of(Range slots) const {
+  if (identity_) return intersect(slots, {0, tokens_});
+  const auto [begin, end] = runs_in(slots);
+  if (begin == end) return {};
+  const auto hull_of = [&](size_t run) {  // the outermost runs may lie inside in part
+    const Run part = part_of(run, slots).run;
+    return Range{part.base, part.base + (part.count - 1) * part.stride + 1};
+  };
+  const Range first = hull_of(begin), last = hull_of(end - 1);
+  const Range between = end - begin > 2 ? hull_of_runs(begin + 1, end - 1) : first;
+  return {std::min({first.begin, between.begin, last.begin}), std::max({first.end, between.end, last.end})};
+}
+
 int64_t Axis::position(int64_t slot) const {
   const size_t i = run_of(slot);
   return runs_[i].base + (slot - first_slot_[i]) * runs_[i].stride;

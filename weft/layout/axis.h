@@ -40,6 +40,11 @@ class Axis {
   // Slots that the axis does not have are left out.
   template <typename F>
   void for_each_run(Range slots, F&& f) const {
+    if (identity_) {
+      slots = intersect(slots, {0, tokens_});
+      if (!slots.empty()) f(slots, Run{slots.begin, 1, slots.size()});
+      return;
+    }
     const auto [begin, end] = runs_in(slots);
     for (size_t i = begin; i < end; ++i) {
       const RunPart part = part_of(i, slots);
@@ -59,6 +64,8 @@ class Axis {
     const int64_t skipped = part.begin - first_slot_[run];
     return {part, {runs_[run].base + skipped * runs_[run].stride, runs_[run].stride, part.size()}};
   }
+  // Smallest range that holds the positions of an interval of slots. O(log runs).
+  Range positions_of(Range slots) const;
   // Smallest range that holds every position of the runs [begin, end), begin < end. O(1).
   Range hull_of_runs(size_t begin, size_t end) const;
 
