@@ -10,7 +10,7 @@
 // One writer, three names: the layout and the direction are all that distinguishes ring (Liu, Zaharia, Abbeel 2023,
 // arXiv 2310.01889), zigzag (zhuzilin/ring-flash-attention, issue 2; Megatron context parallelism) and striped
 // (Brandon et al. 2023, arXiv 2311.09431). With S tokens and P ranks, kv rows sent per rank under a full mask:
-// forward (P-1)/P * S, backward the same, and as many rows of dk, dv.
+// forward (P-1)/P * S, backward (P-2)/P * S, and (P-1)/P * S rows of dk, dv.
 #include "weft/methods/methods.h"
 #include "weft/methods/ring_pass.h"
 
