@@ -115,6 +115,18 @@ TEST(Rule10, MessagesMatchInOrder) {
            "rank 1 sends k+v 5..8, heads 0..1 (its instruction 4), but k+v 4..5"});
 }
 
+TEST(Rule10, LanesAreEqual) {
+  const auto swap = [](bool same) {
+    return [same](int rank, Builder& b, const Value& kv, const Value& other) {
+      swap_kv(rank, b, kv, other, same ? 3 : rank);
+    };
+  };
+  proved(pair(swap(true)));
+  refused(pair(swap(false)),
+          {"message", 0, Op::exchange, 0,
+           "rank 1 sends on lane 1 (its instruction 4), but lane 0 is expected"});
+}
+
 TEST(Rule10, PeersExist) {
   for (int peer : {-1, 2, 100000}) {
     refused(pair([peer](int rank, Builder& b, const Value& kv, const Value& other) {
@@ -208,6 +220,28 @@ TEST(Rule11, AMessageNeedsItsOtherEnd) {
               b.exchange().receive(1, b.whole(kKv, other.tokens(), other.heads())).issue();
           }),
           {"deadlock", 0, Op::exchange, 1, "waits for a message from rank 1, rank 1 has finished"});
+}
+
+// ---- rule 15: the end of a phase
+
+TEST(Rule15, NoMessageCrossesThePhases) {
+  const auto body = [](bool crossing) {
+    return [crossing](int rank, Builder& b) {
+      Training t(b);
+      t.forward();
+      Value kv = b.input(kKv);
+      if (rank == 0) b.exchange().send(1, kv).issue();
+      Value got = rank == 1 ? b.whole(kKv, b.keys_of(0), b.all_kv_heads()) : Value();
+      if (rank == 1 && !crossing) b.exchange().receive(0, got).issue();
+      t.open();
+      if (rank == 1 && crossing) b.exchange().receive(0, got).issue();
+      t.compute_own(), t.compute_other(), t.send_home(), t.close();
+    };
+  };
+  proved(script(with_backward(tokens8(2)), body(false)));
+  // Rank 1 begins backward while rank 0 still waits in forward.
+  refused(script(with_backward(tokens8(2)), body(true)),
+          {"message", 1, Op::exchange, 1, "rank 0 sends in its forward phase"});
 }
 
 }  // namespace
