@@ -29,12 +29,15 @@ class MethodPlan final : public SequencePlan, public std::enable_shared_from_thi
       std::shared_ptr<MethodPlan> plan;
       int rank;
       std::shared_ptr<Executor> executor;
+      Seat(std::shared_ptr<MethodPlan> p, int r) : plan(std::move(p)), rank(r) {}
+      Seat(const Seat&) = delete;
+      Seat& operator=(const Seat&) = delete;
       ~Seat() {
         executor.reset();
         plan->transport_.leave(rank);
       }
     };
-    auto seat = std::make_shared<Seat>(Seat{shared_from_this(), rank, nullptr});
+    auto seat = std::make_shared<Seat>(shared_from_this(), rank);
     seat->executor = std::make_shared<Executor>(schedule_, rank, transport_.endpoint(rank), kernels::cpu_kernels(),
                                                 *(*pools_)[static_cast<size_t>(rank)]);
     return [seat](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
