@@ -1,4 +1,5 @@
 // weft check: runs a method on random data and compares it with dense attention.
+#include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -47,6 +48,12 @@ void save(const std::string& folder, const Problem& problem, const CheckTensors&
   write_file(folder + "/mask.json", mask_as_json(problem.mask).dump() + "\n");
 }
 
+std::string short_number(double x) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.2e", x);
+  return text;
+}
+
 int run(const Options& given, Context& context) {
   Options options = given;
   require_method(options.method, "check");
@@ -61,7 +68,7 @@ int run(const Options& given, Context& context) {
   } else {
     Table table({{"tensor"}, {"largest error", Align::right}, {"relative", Align::right}, {"allowed", Align::right}, {"verdict"}});
     for (const TensorError& e : report.errors) {
-      table.add_row({e.name, format_double(e.max_abs), format_double(e.max_rel), format_double(e.bound), e.ok() ? "fine" : "WRONG"});
+      table.add_row({e.name, short_number(e.max_abs), short_number(e.max_rel), short_number(e.bound), e.ok() ? "fine" : "WRONG"});
     }
     context.out.write(table.text());
   }
