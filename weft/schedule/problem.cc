@@ -1,5 +1,6 @@
 #include "weft/schedule/problem.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "weft/base/error.h"
@@ -46,6 +47,12 @@ void Problem::validate() const {
   require(size_of(wire) <= size_of(accumulator()), "wire type " + std::string(weft::name_of(wire)) +
                                                        " is wider than the accumulator " +
                                                        std::string(weft::name_of(accumulator())));
+  // Bytes and pairs are counted in 64 bits; these bounds leave room for sums over fields and ranks.
+  constexpr int64_t kMostElements = int64_t{1} << 50;
+  require(std::max(mask.queries(), mask.keys()) <= kMostElements / heads / std::max(dim, dim_v),
+          "tokens x heads x head-dim is above 2^50; use fewer of either");
+  int64_t work = 0;
+  require(!__builtin_mul_overflow(mask.area(), heads, &work), "more than 2^63 pairs to attend; use fewer tokens or heads");
   require(element != DType::fp64 || wire == DType::fp64, "fp64 needs wire type fp64");
 }
 

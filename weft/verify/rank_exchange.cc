@@ -89,6 +89,7 @@ void RankRun::check_exchange(const Instruction& i) {
                           "; partial results merge, sums add, whole values are copied");
     }
     if (value->form == Form::accumulating) accumulator(part.slice, "exchange: receive");
+    if (value->form == Form::accumulating && part.combine == Combine::copy) check_copy(part, in);
     if (std::find(accumulators.begin(), accumulators.end(), part.slice.value) == accumulators.end()) continue;
     for (const Part& sent : out) {
       if (sent.slice.value == part.slice.value && pool_.intersects(sent.slice.tokens, part.slice.tokens) &&
@@ -96,6 +97,19 @@ void RankRun::check_exchange(const Instruction& i) {
         note("operand", "exchange: rows " + to_string(pool_[part.slice.tokens]) + " of value " +
                             std::to_string(static_cast<size_t>(part.slice.value)) + " are sent and received at once");
       }
+    }
+  }
+}
+
+// A copy takes over rows that are the identity, so nothing else may arrive in them: who came first would decide.
+void RankRun::check_copy(const Part& copy, std::span<const Part> incoming) {
+  for (const Part& other : incoming) {
+    if (&other == &copy || other.slice.value != copy.slice.value) continue;
+    if (pool_.intersects(other.slice.tokens, copy.slice.tokens) && pool_.intersects(other.slice.heads, copy.slice.heads)) {
+      note("operand", "exchange: rows " + to_string(pool_[copy.slice.tokens]) + " of value " +
+                          std::to_string(static_cast<size_t>(copy.slice.value)) +
+                          " are received by copy, but something else arrives in them too");
+      return;
     }
   }
 }

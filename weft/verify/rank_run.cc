@@ -40,6 +40,10 @@ bool RankRun::run() {
     while (next_ < block_.instructions.size()) {
       const Instruction& i = block_.instructions[next_++];
       ++count_;
+      if (i.lane >= kLanes) {
+        note("operand", "lane " + std::to_string(i.lane) + " does not exist; lanes are 0.." + std::to_string(kLanes - 1));
+        continue;
+      }
       dependencies_.before(block_, i, [&](uint64_t number) { complete_flight(number); });
       if (i.op != Op::exchange) {
         execute(i);

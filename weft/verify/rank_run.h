@@ -86,6 +86,7 @@ class RankRun {
   void end_of_program();
   void issue(const Instruction& i);
   void check_exchange(const Instruction& i);
+  void check_copy(const Part& copy, std::span<const Part> incoming);
   void complete_exchange();  // all messages met: what came in is there
   void complete_flight(uint64_t number);
   // Leaves those that are in flight.
