@@ -15,16 +15,23 @@ bool is_all(const IntervalSet& set, const Axis& axis) {
   return set.ranges().size() == 1 && set.hull() == Range{0, axis.tokens()};
 }
 
-// The first of some ranges that ends behind `begin`. Few ranges are the rule, documents the exception.
-const Range* first_ending_after(std::span<const Range> ranges, int64_t begin) {
+// The first of some sorted ranges for which `before` does not hold. Few ranges are the rule, documents the exception.
+template <typename F>
+const Range* first_not(std::span<const Range> ranges, F&& before) {
   constexpr size_t kFew = 8;
   const Range* range = ranges.data();
   const Range* const end = range + ranges.size();
-  if (ranges.size() > kFew) {
-    return std::upper_bound(range, end, begin, [](int64_t b, const Range& r) { return b < r.end; });
-  }
-  while (range != end && range->end <= begin) ++range;
+  if (ranges.size() > kFew) return std::partition_point(range, end, before);
+  while (range != end && before(*range)) ++range;
   return range;
+}
+
+const Range* first_ending_after(std::span<const Range> ranges, int64_t begin) {
+  return first_not(ranges, [&](const Range& range) { return range.end <= begin; });
+}
+
+const Range* first_beginning_from(std::span<const Range> ranges, int64_t end) {
+  return first_not(ranges, [&](const Range& range) { return range.begin < end; });
 }
 
 // Smallest range that holds the positions of some slots.
@@ -41,6 +48,33 @@ Range positions_of(const Axis& axis, const Cover& slots) {
     }
   }
   return hull;
+}
+
+// Under a band without a limit below (causal, full) the last of some queries sees all that any of them sees; without a
+// limit above, the first does.
+bool is_open(const BandRectangle& band) { return band.lo == kUnboundedBelow || band.hi == kUnboundedAbove; }
+Range deciding(const BandRectangle& band, Range queries) {
+  if (band.lo == kUnboundedBelow) return {queries.end - 1, queries.end};
+  return {queries.begin, queries.begin + 1};
+}
+
+// Calls f(Range) with queries of the band that together see all keys that `queries` see there.
+template <typename F>
+void for_each_deciding(const BandRectangle& band, const Cover& queries, F&& f) {
+  Range hull{band.q.end, band.q.begin};  // of those in the band
+  for (const IntervalSet* set : queries) {
+    const Range* q = first_ending_after(set->ranges(), band.q.begin);
+    const Range* const end = set->ranges().data() + set->ranges().size();
+    if (is_open(band)) {
+      const Range* const behind = first_beginning_from({q, end}, band.q.end);
+      if (q == behind) continue;
+      hull = {std::min(hull.begin, std::max(q->begin, band.q.begin)),
+              std::max(hull.end, std::min(std::prev(behind)->end, band.q.end))};
+    } else {
+      for (; q != end && q->begin < band.q.end; ++q) f(intersect(*q, band.q));
+    }
+  }
+  if (!hull.empty()) f(deciding(band, hull));
 }
 
 }  // namespace
@@ -102,32 +136,29 @@ bool AllowedPairs::any(const IntervalSet& queries, const IntervalSet& keys) cons
 
 IntervalSet AllowedPairs::keys_needed(const Side& side, const Cover& queries, const IntervalSet& keys) {
   IntervalSet result;
+  const Range hull = positions_of(side.queries, queries);
+  if (hull.empty() || keys.empty()) return result;
   const std::vector<BandRectangle>& bands = side.mask.bands();
-  const bool one_band = bands.size() == 1 && bands[0].q == Range{0, side.queries.tokens()};
-  const bool open_below = one_band && bands[0].lo == kUnboundedBelow;
-  const bool open_above = one_band && bands[0].hi == kUnboundedAbove;
-  if (open_below || open_above) {  // causal, full: the last query, or the first, sees all that any of them sees
-    const Range all = positions_of(side.queries, queries);
-    if (all.empty()) return result;
-    const int64_t one = open_below ? all.end - 1 : all.begin;
-    const Range seen = shrink(cut(bands[0], {one, one + 1}, bands[0].k)).k;
+  if (side.queries.is_identity() && side.keys.is_identity()) {
+    for (const BandRectangle& band : side.mask.bands_meeting(hull, keys.hull())) {
+      for_each_deciding(band, queries, [&](Range q) {
+        const Range seen = shrink(cut(band, q, band.k)).k;
+        const Range* k = first_ending_after(keys.ranges(), seen.begin);
+        const Range* const end = keys.ranges().data() + keys.ranges().size();
+        for (; k != end && k->begin < seen.end; ++k) result.unite(intersect(*k, seen));
+      });
+    }
+  } else if (bands.size() == 1 && bands[0].q == Range{0, side.queries.tokens()} && is_open(bands[0])) {
+    const Range seen = shrink(cut(bands[0], deciding(bands[0], hull), bands[0].k)).k;
     for (const Range& k : keys.ranges()) {
       side.keys.for_each_run(k, [&](Range slots, Run run) {
         const Range i = internal::indices_in(run, seen);
         result.append({slots.begin + i.begin, slots.begin + i.end});
       });
     }
-    return result;
-  }
-  const int64_t all = keys.size();
-  const auto collect = [&](const BandRectangle& band) {
-    result.unite(band.k);
-    return result.size() < all;
-  };
-  for (const IntervalSet* set : queries) {
-    if (side.queries.is_identity() && side.keys.is_identity()) {
-      if (!for_each_band(side, *set, keys, collect)) break;
-    } else {
+  } else {
+    const int64_t all = keys.size();
+    for (const IntervalSet* set : queries) {
       for (const Range& k : keys.ranges()) add_keys_needed_on_runs(side, *set, k, result);
       if (result.size() == all) break;
     }
