@@ -23,6 +23,7 @@ Axis Axis::from_runs(const std::vector<Run>& runs) {
     axis.first_slot_.push_back(axis.tokens_);
     axis.tokens_ += run.count;
   }
+  axis.runs_per_slot_ = static_cast<double>(axis.runs_.size()) / static_cast<double>(std::max<int64_t>(1, axis.tokens_));
   std::vector<Range> hulls;
   for (const Run& run : axis.runs_) hulls.push_back({run.base, run.base + (run.count - 1) * run.stride + 1});
   axis.hulls_.push_back(std::move(hulls));
@@ -39,6 +40,12 @@ Axis Axis::from_runs(const std::vector<Run>& runs) {
 }
 
 size_t Axis::run_of(int64_t slot) const {
+  // Runs of nearly equal length, as shards are: the first guess is at most one off.
+  const size_t last = runs_.size() - 1;
+  const size_t guess = std::min(last, static_cast<size_t>(static_cast<double>(slot) * runs_per_slot_));
+  for (size_t i = guess == 0 ? 0 : guess - 1; i <= std::min(last, guess + 1); ++i) {
+    if (first_slot_[i] <= slot && slot < first_slot_[i] + runs_[i].count) return i;
+  }
   return static_cast<size_t>(std::upper_bound(first_slot_.begin(), first_slot_.end(), slot) - first_slot_.begin()) - 1;
 }
 

@@ -77,6 +77,7 @@ class Axis {
 
   int64_t tokens_ = 0;
   bool identity_ = false;
+  double runs_per_slot_ = 0;
   std::vector<Run> runs_;
   std::vector<int64_t> first_slot_;
   std::vector<std::vector<Range>> hulls_;  // hulls_[k][i]: positions of the runs i .. i + 2^k - 1
