@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <new>
 
 #include "tests/execute_case.h"
@@ -327,6 +328,59 @@ TEST(Execute, RunsOfSeveralLayersShareMemory) {
       EXPECT_LE(pool.bytes_held(), 2 * pool.peak_bytes());
     }
   });
+}
+
+// The caller does what it likes with its tensors as soon as a call has returned, while other ranks still work.
+TEST(Execute, InputsAreTheCallersAgainAfterEachCall) {
+  for (const auto& [method, options] : methods_to_execute()) {
+    const ExecuteCase c{.method = method,
+                        .options = options,
+                        .lengths = {40, 1, 20},
+                        .ranks = 4,
+                        .heads = 4,
+                        .kv_heads = 2};
+    SCOPED_TRACE(c.describe());
+    const Schedule schedule = c.schedule();
+    const CheckTensors expected = check_schedule(schedule, {.compare = false}).tensors;
+    const CheckTensors inputs = random_inputs(schedule.problem(), 0);
+    const Layout& layout = schedule.problem().query_layout;
+    run_threads(4, [&](Endpoint& endpoint) {
+      const int rank = endpoint.rank();
+      const auto take = [&](const HostTensor& global) {
+        const std::span<const double> all(static_cast<const double*>(global.data()),
+                                          static_cast<size_t>(global.elements()));
+        return shard<double>(layout, rank, all, global.heads * global.columns);
+      };
+      BufferPool pool(true);
+      Executor executor(schedule, rank, endpoint, kernels::reference_kernels(), pool,
+                        {.poison = true, .delay_seed = 9});
+      const auto run = executor.start();
+      auto q = take(inputs.q), k = take(inputs.k), v = take(inputs.v), dout = take(inputs.dout);
+      auto out = take(expected.out), lse = take(expected.lse);
+      run->forward({.q = {q.data()}, .k = {k.data()}, .v = {v.data()}},
+                   {.out = out.data(), .lse = lse.data()});
+      EXPECT_EQ(out, take(expected.out));
+      for (auto* tensor : {&q, &k, &v, &out, &lse}) tensor->assign(tensor->size(), std::nan(""));
+      q = take(inputs.q), k = take(inputs.k), v = take(inputs.v);
+      out = take(expected.out), lse = take(expected.lse);
+      const Results results = run->backward({.q = {q.data()},
+                                             .k = {k.data()},
+                                             .v = {v.data()},
+                                             .out = {out.data()},
+                                             .lse = {lse.data()},
+                                             .dout = {dout.data()}});
+      for (auto* tensor : {&q, &k, &v, &out, &lse, &dout})
+        tensor->assign(tensor->size(), std::nan(""));
+      const auto same = [&](const Result& result, const HostTensor& global) {
+        const auto wanted = take(global);
+        EXPECT_TRUE(
+            std::equal(wanted.begin(), wanted.end(), static_cast<const double*>(result.data)));
+      };
+      same(results.dq, expected.dq);
+      same(results.dk, expected.dk);
+      same(results.dv, expected.dv);
+    });
+  }
 }
 
 TEST(Execute, TraceTellsEveryInstruction) {
