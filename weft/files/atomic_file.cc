@@ -65,8 +65,20 @@ void sync_folder(const std::string& path) {
   }
 }
 
-AtomicFile::AtomicFile(std::string path)
-    : path_(std::move(path)), temporary_(temporary_name(path_)) {
+AtomicFile::AtomicFile(std::string path) : path_(std::move(path)) {
+  std::error_code ignored;
+  // The file that a link names is replaced, not the link.
+  if (fs::is_symlink(path_, ignored)) {
+    const fs::path target = fs::weakly_canonical(path_, ignored);
+    if (!ignored) path_ = target.string();
+  }
+  const fs::file_status status = fs::status(path_, ignored);
+  if (fs::exists(status) && !fs::is_regular_file(status)) {  // a device or pipe cannot be replaced, only written to
+    descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+    if (descriptor_ < 0) throw failure("write", path_, errno);
+    return;
+  }
+  temporary_ = temporary_name(path_);
   descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   if (descriptor_ < 0) throw failure("write", path_, errno);
 }
@@ -90,10 +102,11 @@ void AtomicFile::write(const void* data, size_t size) {
 }
 
 void AtomicFile::commit() {
-  if (::fsync(descriptor_) != 0) throw failure("flush", path_, errno);
+  if (!temporary_.empty() && ::fsync(descriptor_) != 0) throw failure("flush", path_, errno);
   // close() reports what a network file system could not store.
   const int result = ::close(std::exchange(descriptor_, -1));
   if (result != 0) throw failure("write", path_, errno);
+  if (temporary_.empty()) return;
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) throw failure("write", path_, errno);
   temporary_.clear();
   sync_folder(parent_of(path_));
@@ -116,6 +129,7 @@ void AtomicFolder::commit() {
     old = temporary_name(path_);
     if (::rename(path_.c_str(), old.c_str()) != 0) throw failure("replace", path_, errno);
   }
+  if (temporary_.empty()) return;
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
     const int number = errno;
     if (!old.empty()) ::rename(old.c_str(), path_.c_str());

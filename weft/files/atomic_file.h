@@ -5,7 +5,8 @@
 //   file.commit();                        // flushed to the disk, then renamed over the old file
 //
 // Bytes go to a temporary name in the same folder; without commit() it is removed and whatever was
-// there before stays. Every failure is an Error(io) that names the file and the system's reason.
+// there before stays. A symbolic link stays one: the file that it names is replaced. A device or a
+// pipe cannot be replaced; it is written to directly. Every failure is an Error(io) that names the file and the system's reason.
 #pragma once
 
 #include <cstddef>

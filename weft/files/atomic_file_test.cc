@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -53,6 +55,27 @@ TEST_F(AtomicFileTest, WritesAndReplaces) {
   write_file(path, "two");
   EXPECT_EQ(read_file(path), "two");
   EXPECT_EQ(entries(), 1);
+}
+
+TEST_F(AtomicFileTest, APipeIsWrittenToAndStaysAPipe) {
+  const std::string path = folder_ + "/pipe";
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  const int reader = ::open(path.c_str(), O_RDWR | O_NONBLOCK);
+  write_file(path, "one");
+  char bytes[8] = {};
+  EXPECT_EQ(::read(reader, bytes, sizeof bytes), 3);
+  ::close(reader);
+  EXPECT_TRUE(fs::is_fifo(path));
+  EXPECT_EQ(entries(), 1);
+}
+
+TEST_F(AtomicFileTest, ALinkStaysALink) {
+  const std::string path = folder_ + "/file", link = folder_ + "/link";
+  write_file(path, "one");
+  fs::create_symlink(path, link);
+  write_file(link, "two");
+  EXPECT_TRUE(fs::is_symlink(link));
+  EXPECT_EQ(read_file(path), "two");
 }
 
 TEST_F(AtomicFileTest, WithoutCommitTheOldFileStays) {

@@ -27,7 +27,7 @@ class TokenRing {
   }
   // Query rows of rank i that p or a rank after it on the way p, p-1, ..., i+1 needs.
   Set ahead(int i, int p) {
-    const IntervalSet keys = problem_.key_layout.shards().of(place(i + 1), place(p - i));
+    const auto keys = problem_.key_layout.shards().cover(place(i + 1), place(p - i));
     return b_.queries_needed(problem_.query_layout.shard(place(i)), keys);
   }
 

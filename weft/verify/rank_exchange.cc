@@ -35,6 +35,11 @@ void RankRun::issue(const Instruction& i) {
   for (const Part& part : block_.outgoing(i)) {
     const size_t id = static_cast<size_t>(part.slice.value);
     if (id >= values_.size() || !values_[id].exists) continue;
+    // What travels in a narrower type is packed first, and the packed copy stays until it has been taken.
+    if (values_[id].form == Form::accumulating && problem_.wire != problem_.accumulator()) {
+      flight.staging += pool_.size(part.slice.tokens) * pool_.size(part.slice.heads) *
+                        problem_.wire_bytes_per_row(part.slice.fields, Form::accumulating);
+    }
     std::vector<uint64_t>& readers = values_[id].flights;
     if (!readers.empty() && readers.back() == number) continue;
     if (readers.size() >= kFewReaders) forget_complete(readers);
