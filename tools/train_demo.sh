@@ -18,6 +18,6 @@ if [ -d "$out/checkpoints" ]; then
   from=(--resume "$out")
 fi
 say "training on $text, two ranks, into $out"
-build/weft train --text "$text" --ranks 2 --method zigzag --tokens 8192 --steps 100 --seed 1 \
+build/weft train --text "$text" --ranks 2 --method zigzag --tokens 8192 --steps 40 --warmup 5 --seed 1 \
   --out "$out" --log "$out/log.jsonl" "${from[@]}" "$@"
 touch "$out/finished"
