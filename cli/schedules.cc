@@ -13,8 +13,7 @@ void require_method(const std::string& method, const char* command) {
 Schedule schedule_for(const std::string& method, const ProblemOptions& options, bool backward, bool return_lse) {
   const std::vector<int64_t> lengths = options.lengths();
   const int ranks = static_cast<int>(options.ranks);
-  Layout own = layout_of(method, lengths, ranks, options.method_options);
-  Layout layout = options.layout.empty() ? std::move(own) : make_layout(options.layout, lengths, ranks);
+  Layout layout = choose_layout(options.layout, method, lengths, ranks, options.method_options);
   Problem problem = self_attention(options.mask(), std::move(layout), options.heads, options.kv_heads, options.head_dim);
   problem.scale = options.scale;
   problem.backward = backward;

@@ -146,8 +146,7 @@ struct Pictures {
 Pictures draw(const TrainOptions& options, const MethodPlanOptions& plan, const Series& losses) {
   if (options.out.empty()) return {};
   const std::vector<int64_t> lengths = {options.tokens};
-  Layout layout = plan.layout.empty() ? layout_of(plan.method, lengths, options.ranks, plan.method_options)
-                                      : make_layout(plan.layout, lengths, options.ranks);
+  Layout layout = choose_layout(plan.layout, plan.method, lengths, options.ranks, plan.method_options);
   Problem problem = self_attention(Mask::documents(lengths, {.causal = true}), std::move(layout), options.model.num_attention_heads,
                                    options.model.num_key_value_heads, options.model.head_dim);
   problem.backward = true;

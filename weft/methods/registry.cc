@@ -33,6 +33,12 @@ Layout layout_of(std::string_view method, const std::vector<int64_t>& lengths, i
   return found.layout(lengths, ranks, MethodOptions(found.name, found.options, options));
 }
 
+Layout choose_layout(std::string_view name, std::string_view method, const std::vector<int64_t>& lengths, int ranks,
+                     const std::map<std::string, std::string>& options) {
+  Layout own = layout_of(method, lengths, ranks, options);
+  return name.empty() ? own : make_layout(name, lengths, ranks);
+}
+
 Schedule make_schedule(std::string_view method, Problem problem, const std::map<std::string, std::string>& options) {
   const Method& found = find_method(method);
   const MethodOptions parsed(found.name, found.options, options);

@@ -19,6 +19,10 @@ const Method& find_method(std::string_view name);
 Layout layout_of(std::string_view method, const std::vector<int64_t>& lengths, int ranks,
                  const std::map<std::string, std::string>& options = {});
 
+// The layout that a user named, or the method's own when `name` is empty. The method's options are checked either way.
+Layout choose_layout(std::string_view name, std::string_view method, const std::vector<int64_t>& lengths, int ranks,
+                     const std::map<std::string, std::string>& options = {});
+
 // Validates the problem and makes the method's schedule. Throws Error(usage) or Error(unsupported).
 Schedule make_schedule(std::string_view method, Problem problem,
                        const std::map<std::string, std::string>& options = {});

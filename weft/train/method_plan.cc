@@ -65,8 +65,7 @@ PlanFactory method_plans(const MethodPlanOptions& options) {
   auto pools = std::make_shared<Pools>();
   return [options, pools](const SequenceShape& shape) -> std::shared_ptr<SequencePlan> {
     while (static_cast<int>(pools->size()) < shape.ranks) pools->push_back(std::make_unique<BufferPool>());
-    Layout own = layout_of(options.method, shape.document_lengths, shape.ranks, options.method_options);
-    Layout layout = options.layout.empty() ? std::move(own) : make_layout(options.layout, shape.document_lengths, shape.ranks);
+    Layout layout = choose_layout(options.layout, options.method, shape.document_lengths, shape.ranks, options.method_options);
     Problem problem = self_attention(Mask::documents(shape.document_lengths, {.causal = true}), std::move(layout), shape.heads,
                                      shape.kv_heads, shape.head_dim);
     problem.backward = shape.backward;

@@ -177,8 +177,7 @@ void RankRun::finish(const Instruction& i) {
   if (!to->defined.define(pool_, targets[0], to->all)) note("lifetime", describe(targets[0]) + " is written twice");
 }
 
-void RankRun::take(ValueState& from, const Slice& source, ValueState& to, const Slice& target, bool into_identity) {
-  (void)source;
+void RankRun::take(ValueState& from, ValueState& to, const Slice& target, bool into_identity) {
   const Box rows{query_heads(target), target.tokens};
   const bool key_side = is_key_side(target.fields);
   if (into_identity) {
@@ -212,7 +211,7 @@ void RankRun::combine(const Instruction& i) {
     return note("operand", std::string(name_of(i.op)) + " of " + to_string(targets[0].fields) + "; partial results merge, sums add");
   }
   if (from == to) return note("coverage", std::string(name_of(i.op)) + " of a value with itself");
-  take(*from, sources[0], *to, targets[0], false);
+  take(*from, *to, targets[0], false);
 }
 
 }  // namespace weft::verify_internal

@@ -153,7 +153,7 @@ void RankRun::receive(RankRun& sender, std::span<const Part> sent, std::span<con
       continue;
     }
     if (target.form != Form::accumulating) continue;  // whole values become defined in complete_exchange
-    take(source, from, target, to, expected[n].combine == Combine::copy);
+    take(source, target, to, expected[n].combine == Combine::copy);
     if (!trace_) continue;
     source.contributions.for_each(pool_, {query_heads(to), to.tokens}, [&](Box box, const IntervalSet& other) {
       if (!trace_->concerns(to.fields, pool_, box.heads, box.own, other)) return;

@@ -97,7 +97,7 @@ class RankRun {
   bool is_whole(const Slice& slice, const char* role, Fields needed);
   bool same_rows(const Slice& a, const Slice& b, const char* what);
   ValueState* accumulator(const Slice& slice, const char* role);
-  void take(ValueState& from, const Slice& source, ValueState& to, const Slice& target, bool into_identity);
+  void take(ValueState& from, ValueState& to, const Slice& target, bool into_identity);
   // Query heads of a slice: kv heads expanded.
   SetId query_heads(const Slice& slice);
   bool is_key_side(Fields fields) const { return !(fields & kKeyFields).empty(); }
