@@ -27,8 +27,7 @@ double median_seconds(int repeats, Work work) {
   for (int i = 0; i < repeats; ++i) {
     const auto begin = std::chrono::steady_clock::now();
     work();
-    times.push_back(
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   }
   std::sort(times.begin(), times.end());
   return times[times.size() / 2];
@@ -46,10 +45,8 @@ void run(const KernelSet& kernels, const Problem& problem, double peak) {
     for (float& x : all) x = static_cast<float>(random.normal());
     return all;
   };
-  std::vector<float> q = values(heads * dim), k = values(kv_heads * dim),
-                     v = values(kv_heads * dim);
-  std::vector<float> dout = values(heads * dim), o(q.size()), lse(tokens * heads),
-                     delta(lse.size());
+  std::vector<float> q = values(heads * dim), k = values(kv_heads * dim), v = values(kv_heads * dim);
+  std::vector<float> dout = values(heads * dim), o(q.size()), lse(tokens * heads), delta(lse.size());
   std::vector<float> dq(q.size()), dk(k.size()), dv(v.size());
   std::vector<int32_t> kv_head(heads);
   for (int64_t h = 0; h < heads; ++h) kv_head[h] = static_cast<int32_t>(h * kv_heads / heads);
@@ -88,10 +85,8 @@ void run(const KernelSet& kernels, const Problem& problem, double peak) {
     std::fill(lse.begin(), lse.end(), -std::numeric_limits<float>::infinity());
     kernels.attend(forward);
   });
-  kernels.prepare_backward(view(delta, heads, 1), view(o, heads, dim), backward.dout, {},
-                           {tokens, heads, dim});
-  const double backward_seconds =
-      median_seconds(repeats, [&] { kernels.attend_backward(backward); });
+  kernels.prepare_backward(view(delta, heads, 1), view(o, heads, dim), backward.dout, {}, {tokens, heads, dim});
+  const double backward_seconds = median_seconds(repeats, [&] { kernels.attend_backward(backward); });
   const double work = static_cast<double>(blocks[0].band.area()) * heads * dim * 1e-9;
   std::printf(
       "{\"path\": \"%s\", \"tokens\": %ld, \"heads\": %ld, \"kv_heads\": %ld, \"dim\": %ld, "
@@ -99,9 +94,9 @@ void run(const KernelSet& kernels, const Problem& problem, double peak) {
       "\"backward_seconds\": %.5f, \"backward_gflops\": %.1f, \"backward_of_peak\": %.3f, "
       "\"fma_peak_gflops\": %.1f}\n",
       std::string(kernels.name()).c_str(), static_cast<long>(tokens), static_cast<long>(heads),
-      static_cast<long>(kv_heads), static_cast<long>(dim), forward_seconds,
-      4 * work / forward_seconds, 4 * work / forward_seconds / peak, backward_seconds,
-      10 * work / backward_seconds, 10 * work / backward_seconds / peak, peak);
+      static_cast<long>(kv_heads), static_cast<long>(dim), forward_seconds, 4 * work / forward_seconds,
+      4 * work / forward_seconds / peak, backward_seconds, 10 * work / backward_seconds,
+      10 * work / backward_seconds / peak, peak);
   std::fflush(stdout);
 }
 
@@ -116,8 +111,8 @@ int main(int argc, char** argv) {
     for (const std::string& path : paths) {
       const KernelSet& kernels = cpu_kernels(path);
       const double peak = weft::bench::fma_peak_gflops(path.c_str());
-      for (const Problem& problem : {Problem{2048, 8, 8, 64}, Problem{4096, 8, 8, 64},
-                                     Problem{2048, 8, 8, 128}, Problem{4096, 8, 2, 128}}) {
+      for (const Problem& problem :
+           {Problem{2048, 8, 8, 64}, Problem{4096, 8, 8, 64}, Problem{2048, 8, 8, 128}, Problem{4096, 8, 2, 128}}) {
         run(kernels, problem, peak);
       }
     }

@@ -34,12 +34,8 @@ __attribute__((always_inline)) inline void chains(int64_t rounds, float* sink) {
 
 void portable(int64_t rounds, float* sink) { chains<Vec4>(rounds, sink); }
 #if defined(__x86_64__)
-__attribute__((target("avx2,fma"))) void avx2(int64_t rounds, float* sink) {
-  chains<Vec8>(rounds, sink);
-}
-__attribute__((target("avx512f"))) void avx512(int64_t rounds, float* sink) {
-  chains<Vec16>(rounds, sink);
-}
+__attribute__((target("avx2,fma"))) void avx2(int64_t rounds, float* sink) { chains<Vec8>(rounds, sink); }
+__attribute__((target("avx512f"))) void avx512(int64_t rounds, float* sink) { chains<Vec16>(rounds, sink); }
 #endif
 
 }  // namespace

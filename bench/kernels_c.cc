@@ -37,10 +37,8 @@ struct Call {
   DType type;
 
   explicit Call(const WeftAttention& a) : type(static_cast<DType>(a.dtype)) {
-    for (int64_t h = 0; h < a.heads; ++h)
-      kv_head.push_back(static_cast<int32_t>(h * a.kv_heads / a.heads));
-    blocks.push_back(
-        {.band = {.q = {0, a.tokens}, .k = {0, a.tokens}, .hi = a.causal ? 0 : kUnboundedAbove}});
+    for (int64_t h = 0; h < a.heads; ++h) kv_head.push_back(static_cast<int32_t>(h * a.kv_heads / a.heads));
+    blocks.push_back({.band = {.q = {0, a.tokens}, .k = {0, a.tokens}, .hi = a.causal ? 0 : kUnboundedAbove}});
     lse = {a.lse, DType::fp32, 1, a.tokens};
     delta = {a.delta, DType::fp32, 1, a.tokens};
   }
@@ -65,8 +63,7 @@ double weft_fma_peak_gflops() { return bench::fma_peak_gflops(weft_kernel_name()
 // From empty accumulators.
 int weft_attend(const WeftAttention* a) try {
   const Call call(*a);
-  for (int64_t i = 0; i < a->heads * a->tokens; ++i)
-    a->lse[i] = -std::numeric_limits<float>::infinity();
+  for (int64_t i = 0; i < a->heads * a->tokens; ++i) a->lse[i] = -std::numeric_limits<float>::infinity();
   cpu_kernels().attend({.q = {a->q, call.type, a->q_row, a->q_head},
                         .k = {a->k, call.type, a->k_row, a->k_head},
                         .v = {a->v, call.type, a->k_row, a->k_head},

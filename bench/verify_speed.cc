@@ -21,8 +21,9 @@ int main(int argc, char** argv) {
   for (const weft::Method* method : weft::all_methods()) {
     if (argc > 4 && method->name != argv[4]) continue;
     const auto start = std::chrono::steady_clock::now();
-    weft::Problem problem = weft::self_attention(weft::Mask::of(ranks * per_rank, {.causal = true}),
-                                                 weft::layout_of(method->name, {ranks * per_rank}, ranks), heads, heads / 8, 128);
+    weft::Problem problem =
+        weft::self_attention(weft::Mask::of(ranks * per_rank, {.causal = true}),
+                             weft::layout_of(method->name, {ranks * per_rank}, ranks), heads, heads / 8, 128);
     problem.backward = true;
     const weft::Report report = weft::verify(weft::make_schedule(method->name, problem));
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

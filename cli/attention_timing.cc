@@ -42,7 +42,8 @@ double idle_share(int ranks) {
     best_alone = std::min(best_alone, compute_loop());
     std::vector<double> seconds(static_cast<size_t>(threads));
     std::vector<std::thread> running;
-    for (int t = 0; t < threads; ++t) running.emplace_back([&seconds, t] { seconds[static_cast<size_t>(t)] = compute_loop(); });
+    for (int t = 0; t < threads; ++t)
+      running.emplace_back([&seconds, t] { seconds[static_cast<size_t>(t)] = compute_loop(); });
     for (std::thread& thread : running) thread.join();
     best_together = std::min(best_together, *std::max_element(seconds.begin(), seconds.end()));
   }
@@ -92,7 +93,11 @@ class RankBench {
   }
   void backward() {
     if (problem_.backward) {
-      execution_->backward({.q = {q_.data()}, .k = {k_.data()}, .v = {v_.data()}, .out = {results_.out.data}, .lse = {results_.lse.data},
+      execution_->backward({.q = {q_.data()},
+                            .k = {k_.data()},
+                            .v = {v_.data()},
+                            .out = {results_.out.data},
+                            .lse = {results_.lse.data},
                             .dout = {dout_.data()}});
     }
     peak_ = std::max(peak_, execution_->peak_bytes());

@@ -41,10 +41,11 @@ void save(const std::string& folder, const Problem& problem, const CheckTensors&
     if (std::string_view(name) != "lse") shape.push_back(tensor.columns);
     return TensorToWrite{name, stored_type_of(tensor.type), shape, tensor.data()};
   };
-  write_safetensors(folder + "/inputs.safetensors", {entry("q", tensors.q), entry("k", tensors.k), entry("v", tensors.v),
-                                                     entry("dout", tensors.dout)});
-  write_safetensors(folder + "/outputs.safetensors", {entry("out", tensors.out), entry("lse", tensors.lse), entry("dq", tensors.dq),
-                                                      entry("dk", tensors.dk), entry("dv", tensors.dv)});
+  write_safetensors(folder + "/inputs.safetensors",
+                    {entry("q", tensors.q), entry("k", tensors.k), entry("v", tensors.v), entry("dout", tensors.dout)});
+  write_safetensors(folder + "/outputs.safetensors",
+                    {entry("out", tensors.out), entry("lse", tensors.lse), entry("dq", tensors.dq),
+                     entry("dk", tensors.dk), entry("dv", tensors.dv)});
   write_file(folder + "/mask.json", mask_as_json(problem.mask).dump() + "\n");
 }
 
@@ -59,16 +60,23 @@ int run(const Options& given, Context& context) {
   require_method(options.method, "check");
   options.problem.check();
   const Schedule schedule = schedule_for(options.method, options.problem, true, true);
-  const CheckReport report = check_schedule(schedule, {.seed = static_cast<uint64_t>(options.problem.seed), .stop = &context.stop});
+  const CheckReport report =
+      check_schedule(schedule, {.seed = static_cast<uint64_t>(options.problem.seed), .stop = &context.stop});
   if (!options.save.empty()) save(options.save, schedule.problem(), report.tensors);
   if (options.problem.json) {
     Json json = {{"ok", report.ok}, {"method", options.method}, {"errors", Json::object()}};
-    for (const TensorError& e : report.errors) json["errors"][e.name] = {{"max_abs", e.max_abs}, {"max_rel", e.max_rel}, {"bound", e.bound}};
+    for (const TensorError& e : report.errors)
+      json["errors"][e.name] = {{"max_abs", e.max_abs}, {"max_rel", e.max_rel}, {"bound", e.bound}};
     context.out.write(json.dump(2) + "\n");
   } else {
-    Table table({{"tensor"}, {"largest error", Align::right}, {"relative", Align::right}, {"allowed", Align::right}, {"verdict"}});
+    Table table({{"tensor"},
+                 {"largest error", Align::right},
+                 {"relative", Align::right},
+                 {"allowed", Align::right},
+                 {"verdict"}});
     for (const TensorError& e : report.errors) {
-      table.add_row({e.name, short_number(e.max_abs), short_number(e.max_rel), short_number(e.bound), e.ok() ? "fine" : "WRONG"});
+      table.add_row(
+          {e.name, short_number(e.max_abs), short_number(e.max_rel), short_number(e.bound), e.ok() ? "fine" : "WRONG"});
     }
     context.out.write(table.text());
   }
@@ -79,11 +87,9 @@ int run(const Options& given, Context& context) {
 
 Command check_command() {
   auto options = std::make_shared<Options>();
-  Command command("check",
-                  "run a method, forward and backward, and compare it with dense attention");
+  Command command("check", "run a method, forward and backward, and compare it with dense attention");
   command.details("Exit code 0: within the error bounds. 1: not.");
-  command.example(
-      "weft check ulysses --ranks 4 --tokens 1000 --mask full --heads 5 --kv-heads 1 --dtype bf16");
+  command.example("weft check ulysses --ranks 4 --tokens 1000 --mask full --heads 5 --kv-heads 1 --dtype bf16");
   command.positional("method", "method to check; weft methods lists them", &options->method);
   command.text("--save", "DIR", "write inputs, outputs and mask into this folder", &options->save);
   add_problem_options(command, options->problem);

@@ -7,9 +7,8 @@ namespace weft::cli {
 void Command::example(std::string line) { examples_.push_back(std::move(line)); }
 
 void Command::positional(std::string name, std::string help, std::string* target) {
-  positionals_.push_back({.name = std::move(name),
-                          .help = std::move(help),
-                          .set = [target](std::string_view given) { *target = given; }});
+  positionals_.push_back(
+      {.name = std::move(name), .help = std::move(help), .set = [target](std::string_view given) { *target = given; }});
 }
 
 void Command::custom(Option option) {
@@ -18,9 +17,7 @@ void Command::custom(Option option) {
 }
 
 void Command::flag(std::string name, std::string help, bool* target) {
-  custom({.name = std::move(name), .help = std::move(help), .set = [target](std::string_view) {
-            *target = true;
-          }});
+  custom({.name = std::move(name), .help = std::move(help), .set = [target](std::string_view) { *target = true; }});
 }
 
 void Command::text(std::string name, std::string value, std::string help, std::string* target) {
@@ -34,15 +31,12 @@ void Command::text(std::string name, std::string value, std::string help, std::s
           }});
 }
 
-void Command::count(std::string name, std::string value, std::string help, int64_t* target,
-                    Limits limits) {
+void Command::count(std::string name, std::string value, std::string help, int64_t* target, Limits limits) {
   const std::string what = name;
   custom({.name = std::move(name),
           .value = std::move(value),
           .help = std::move(help),
-          .set = [what, target, limits](std::string_view given) {
-            *target = parse_count(what, given, limits);
-          }});
+          .set = [what, target, limits](std::string_view given) { *target = parse_count(what, given, limits); }});
 }
 
 void Command::number(std::string name, std::string value, std::string help, double* target) {

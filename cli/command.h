@@ -54,8 +54,7 @@ struct Option {
 class Command {
  public:
   // `summary` completes "this command will ...": lower case, no full stop.
-  Command(std::string name, std::string summary)
-      : name_(std::move(name)), summary_(std::move(summary)) {}
+  Command(std::string name, std::string summary) : name_(std::move(name)), summary_(std::move(summary)) {}
 
   // Paragraphs for the help, after the summary.
   void details(std::string text) { details_ = std::move(text); }

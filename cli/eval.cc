@@ -22,19 +22,21 @@ struct Options {
 int run(const Options& options, Context& context) {
   if (options.model.empty()) throw Error(ErrorCode::usage, "--model is missing; give a Hugging Face folder");
   if (options.text.empty()) throw Error(ErrorCode::usage, "--text is missing; give a folder of text");
-  const EvalResult result = evaluate({.model = options.model,
-                                      .text = options.text,
-                                      .dtype = dtype_of(options.dtype),
-                                      .ranks = static_cast<int>(options.ranks),
-                                      .tokens = options.tokens,
-                                      .sequences = options.sequences,
-                                      .seed = static_cast<uint64_t>(options.seed),
-                                      .dump = options.dump},
-                                     method_plans({options.method, options.layout, options.method_options}), context.stop);
+  const EvalResult result =
+      evaluate({.model = options.model,
+                .text = options.text,
+                .dtype = dtype_of(options.dtype),
+                .ranks = static_cast<int>(options.ranks),
+                .tokens = options.tokens,
+                .sequences = options.sequences,
+                .seed = static_cast<uint64_t>(options.seed),
+                .dump = options.dump},
+               method_plans({options.method, options.layout, options.method_options}), context.stop);
   if (options.json) {
     context.out.write(nlohmann::ordered_json{{"loss", result.loss}, {"tokens", result.tokens}}.dump(2) + "\n");
   } else {
-    context.out.write("loss " + format_fixed(result.loss, 6) + " over " + std::to_string(result.tokens) + " labelled tokens\n");
+    context.out.write("loss " + format_fixed(result.loss, 6) + " over " + std::to_string(result.tokens) +
+                      " labelled tokens\n");
   }
   return kExitFine;
 }
@@ -44,15 +46,12 @@ int run(const Options& options, Context& context) {
 Command eval_command() {
   auto options = std::make_shared<Options>();
   Command command("eval", "compute a model's loss on text");
-  command.example(
-      "weft eval --model runs/first/model --text docs --tokens 4096 --ranks 3 --method zigzag");
-  command.text("--model", "DIR", "Hugging Face folder, e.g. the model/ that weft train wrote",
-               &options->model);
+  command.example("weft eval --model runs/first/model --text docs --tokens 4096 --ranks 3 --method zigzag");
+  command.text("--model", "DIR", "Hugging Face folder, e.g. the model/ that weft train wrote", &options->model);
   command.text("--text", "DIR", "folder (or file) of text", &options->text);
-  command.count("--tokens", "N", "length of a packed sequence, over all ranks (default: 8K)",
-                &options->tokens, kTokenLimits);
-  command.text("--dump", "FILE", "write input_ids, position_ids and labels as safetensors",
-               &options->dump);
+  command.count("--tokens", "N", "length of a packed sequence, over all ranks (default: 8K)", &options->tokens,
+                kTokenLimits);
+  command.text("--dump", "FILE", "write input_ids, position_ids and labels as safetensors", &options->dump);
   command.count("--sequences", "N", "how many packed sequences (default: 1)", &options->sequences, {.min = 1});
   command.count("--seed", "N", "which documents, as in training with this seed (default: 0)", &options->seed, {});
   command.choice("--dtype", "TYPE", "of activations: fp32 or bf16 (default: fp32)", &options->dtype, {"fp32", "bf16"});

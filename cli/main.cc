@@ -39,9 +39,8 @@ int main(int argc, char** argv) {
   const std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
   weft::cli::Output out(STDOUT_FILENO);
   weft::cli::Context context{.out = out, .stop = stop_flag};
-  return weft::cli::run_program(
-      weft::cli::all_commands(), arguments, context, [](std::string_view line) {
-        const std::string text = std::string(line) + "\n";
-        [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
-      });
+  return weft::cli::run_program(weft::cli::all_commands(), arguments, context, [](std::string_view line) {
+    const std::string text = std::string(line) + "\n";
+    [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
+  });
 }

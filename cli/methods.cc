@@ -17,9 +17,8 @@ struct Options {
 std::string as_json() {
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
   for (const Method* method : all_methods()) {
-    nlohmann::ordered_json entry = {{"name", method->name},   {"paper", method->paper},
-                                    {"summary", method->summary}, {"masks", method->masks},
-                                    {"backward", true},       {"needs", method->needs}};
+    nlohmann::ordered_json entry = {{"name", method->name},   {"paper", method->paper}, {"summary", method->summary},
+                                    {"masks", method->masks}, {"backward", true},       {"needs", method->needs}};
     entry["options"] = nlohmann::ordered_json::array();
     for (const MethodOption& option : method->options) {
       entry["options"].push_back({{"name", option.name},
@@ -38,12 +37,15 @@ std::string as_text() {
   for (const Method* method : all_methods()) {
     table.add_row({std::string(method->name), std::string(method->summary), std::string(method->paper)});
     for (const MethodOption& option : method->options) {
-      options += "  " + std::string(method->name) + ": " + std::string(option.name) + " = " + std::string(option.allowed) +
-                 " (default " + std::string(option.fallback) + "): " + std::string(option.meaning) + "\n";
+      options += "  " + std::string(method->name) + ": " + std::string(option.name) + " = " +
+                 std::string(option.allowed) + " (default " + std::string(option.fallback) +
+                 "): " + std::string(option.meaning) + "\n";
     }
   }
-  return table.text() + "\nAll have forward and backward, on every mask: full, causal, sliding window, packed documents.\n"
-                        "\nOptions, given as --option key=value:\n" + options;
+  return table.text() +
+         "\nAll have forward and backward, on every mask: full, causal, sliding window, packed documents.\n"
+         "\nOptions, given as --option key=value:\n" +
+         options;
 }
 
 int run(const Options& options, Context& context) {

@@ -21,8 +21,7 @@ struct Parser {
       positionals.push_back(app.add_option(row.name, row.help)->type_name(""));
     }
     for (const Option& row : command.options()) {
-      CLI::Option* option =
-          row.value.empty() ? app.add_flag(row.name, row.help) : app.add_option(row.name, row.help);
+      CLI::Option* option = row.value.empty() ? app.add_flag(row.name, row.help) : app.add_option(row.name, row.help);
       if (!row.value.empty()) {
         option->expected(1)->type_name(row.value);
         // Repetitions are counted below, all of them collected here.
@@ -42,8 +41,8 @@ struct Parser {
     known.push_back("--help");
     throw unknown_name_error("option", extra.substr(0, extra.find('=')), known);
   }
-  throw Error(ErrorCode::usage, command.name() + ": unexpected argument " + in_quotes(extras[0]) +
-                                    "; see weft " + command.name() + " --help");
+  throw Error(ErrorCode::usage, command.name() + ": unexpected argument " + in_quotes(extras[0]) + "; see weft " +
+                                    command.name() + " --help");
 }
 
 }  // namespace
@@ -57,9 +56,8 @@ bool parse(const Command& command, const std::vector<std::string>& arguments) {
     return false;
   } catch (const CLI::ArgumentMismatch&) {
     // Options take exactly one value, so it can only be missing, and only from the last argument.
-    throw Error(ErrorCode::usage, (arguments.empty() ? "" : arguments.back()) +
-                                      ": the value is missing; see weft " + command.name() +
-                                      " --help");
+    throw Error(ErrorCode::usage, (arguments.empty() ? "" : arguments.back()) + ": the value is missing; see weft " +
+                                      command.name() + " --help");
   } catch (const CLI::Error& error) {
     throw Error(ErrorCode::usage, error.what());
   }
@@ -82,8 +80,7 @@ bool parse(const Command& command, const std::vector<std::string>& arguments) {
     }
     const std::vector<std::string> given = parser.options[i]->results();
     if (given.size() > 1 && !row.repeatable) {
-      throw Error(ErrorCode::usage,
-                  row.name + ": given " + std::to_string(given.size()) + " times; give it once");
+      throw Error(ErrorCode::usage, row.name + ": given " + std::to_string(given.size()) + " times; give it once");
     }
     for (const std::string& text : given) row.set(text);
   }

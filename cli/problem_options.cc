@@ -8,8 +8,8 @@ constexpr int64_t kMostElements = int64_t{1} << 50;
 void add_method_option(std::string_view given, std::map<std::string, std::string>& options) {
   const size_t equals = given.find('=');
   if (equals == std::string_view::npos || equals == 0) {
-    throw Error(ErrorCode::usage, "--option: " + in_quotes(given) +
-                                      " is not of the form key=value; weft methods lists the keys");
+    throw Error(ErrorCode::usage,
+                "--option: " + in_quotes(given) + " is not of the form key=value; weft methods lists the keys");
   }
   const std::string key(given.substr(0, equals));
   if (!options.emplace(key, given.substr(equals + 1)).second) {
@@ -20,98 +20,79 @@ void add_method_option(std::string_view given, std::map<std::string, std::string
 }  // namespace
 
 void ProblemOptions::check() {
-  if (ranks == 0)
-    throw Error(ErrorCode::usage, "--ranks is missing; give a number from 1 to 65536");
+  if (ranks == 0) throw Error(ErrorCode::usage, "--ranks is missing; give a number from 1 to 65536");
   if (docs.empty() && tokens == 0) {
-    throw Error(
-        ErrorCode::usage,
-        "--tokens is missing; give the length of the sequence, or its documents with --docs");
+    throw Error(ErrorCode::usage, "--tokens is missing; give the length of the sequence, or its documents with --docs");
   }
   if (!docs.empty()) {
     int64_t sum = 0;
     for (const int64_t length : docs) {
       sum += length;  // at most 2^26 entries of less than 2^31: cannot overflow
       if (sum > kTokenLimits.max) {
-        throw Error(ErrorCode::usage, "--docs: the documents have more than " +
-                                          std::to_string(kTokenLimits.max) + " tokens in all");
+        throw Error(ErrorCode::usage,
+                    "--docs: the documents have more than " + std::to_string(kTokenLimits.max) + " tokens in all");
       }
     }
     if (tokens != 0 && tokens != sum) {
-      throw Error(ErrorCode::usage, "--tokens " + std::to_string(tokens) +
-                                        " but the documents have " + std::to_string(sum) +
-                                        " in all; leave --tokens out");
+      throw Error(ErrorCode::usage, "--tokens " + std::to_string(tokens) + " but the documents have " +
+                                        std::to_string(sum) + " in all; leave --tokens out");
     }
     tokens = sum;
   }
   if (kv_heads == 0) kv_heads = heads;
   if (heads % kv_heads != 0) {
-    throw Error(ErrorCode::usage,
-                "--heads " + std::to_string(heads) + " is not a multiple of --kv-heads " +
-                    std::to_string(kv_heads) +
-                    "; each key-value head serves the same number of query heads");
+    throw Error(ErrorCode::usage, "--heads " + std::to_string(heads) + " is not a multiple of --kv-heads " +
+                                      std::to_string(kv_heads) +
+                                      "; each key-value head serves the same number of query heads");
   }
   // Bytes and pairs are counted in 64 bits; these bounds leave room for sums over fields and ranks.
   if (tokens > kMostElements / heads / head_dim) {
-    throw Error(ErrorCode::usage, "--tokens " + std::to_string(tokens) + " with --heads " +
-                                      std::to_string(heads) + " and --head-dim " +
-                                      std::to_string(head_dim) +
+    throw Error(ErrorCode::usage, "--tokens " + std::to_string(tokens) + " with --heads " + std::to_string(heads) +
+                                      " and --head-dim " + std::to_string(head_dim) +
                                       ": more than 2^50 elements; use fewer of either");
   }
   int64_t work = 0;
   if (__builtin_mul_overflow(mask().area(), heads, &work)) {
-    throw Error(ErrorCode::usage, "--tokens " + std::to_string(tokens) + " with --heads " +
-                                      std::to_string(heads) +
+    throw Error(ErrorCode::usage, "--tokens " + std::to_string(tokens) + " with --heads " + std::to_string(heads) +
                                       ": more than 2^63 pairs to attend; use fewer of either");
   }
 }
 
-std::vector<int64_t> ProblemOptions::lengths() const {
-  return docs.empty() ? std::vector<int64_t>{tokens} : docs;
-}
+std::vector<int64_t> ProblemOptions::lengths() const { return docs.empty() ? std::vector<int64_t>{tokens} : docs; }
 
-Mask ProblemOptions::mask() const {
-  return docs.empty() ? Mask::of(tokens, rule) : Mask::documents(docs, rule);
-}
+Mask ProblemOptions::mask() const { return docs.empty() ? Mask::of(tokens, rule) : Mask::documents(docs, rule); }
 
 void add_ranks_option(Command& command, int64_t* ranks) {
   command.count("--ranks", "N", "number of ranks, 1 to 65536", ranks, kRankLimits);
 }
 
-void add_method_options(Command& command, std::string* layout,
-                        std::map<std::string, std::string>* options) {
+void add_method_options(Command& command, std::string* layout, std::map<std::string, std::string>* options) {
   command.text("--layout", "NAME", "which token lives where (default: the method's own)", layout);
-  command.custom(
-      {.name = "--option",
-       .value = "KEY=VALUE",
-       .help = "option of the method, see weft methods; may be repeated",
-       .repeatable = true,
-       .set = [options](std::string_view given) { add_method_option(given, *options); }});
+  command.custom({.name = "--option",
+                  .value = "KEY=VALUE",
+                  .help = "option of the method, see weft methods; may be repeated",
+                  .repeatable = true,
+                  .set = [options](std::string_view given) { add_method_option(given, *options); }});
 }
 
-void add_json_option(Command& command, bool* json) {
-  command.flag("--json", "print one JSON document", json);
-}
+void add_json_option(Command& command, bool* json) { command.flag("--json", "print one JSON document", json); }
 
 void add_problem_options(Command& command, ProblemOptions& options) {
   ProblemOptions* const o = &options;
   command.group("Problem");
   add_ranks_option(command, &o->ranks);
-  command.count("--tokens", "N", "length of the sequence; K = 1024, M = 1024^2", &o->tokens,
-                kTokenLimits);
+  command.count("--tokens", "N", "length of the sequence; K = 1024, M = 1024^2", &o->tokens, kTokenLimits);
   command.custom({.name = "--docs",
                   .value = "LIST",
                   .help = "lengths of packed documents: 4,1,9 or @file",
-                  .set = [o](std::string_view given) {
-                    o->docs = parse_list("--docs", given, kTokenLimits);
-                  }});
-  command.custom(
-      {.name = "--mask",
-       .value = "MASK",
-       .help = "full, causal, window:W or causal+window:W, inside each document (default: causal)",
-       .set = [o](std::string_view given) { o->rule = parse_mask_rule(given); }});
+                  .set = [o](std::string_view given) { o->docs = parse_list("--docs", given, kTokenLimits); }});
+  command.custom({.name = "--mask",
+                  .value = "MASK",
+                  .help = "full, causal, window:W or causal+window:W, inside each document (default: causal)",
+                  .set = [o](std::string_view given) { o->rule = parse_mask_rule(given); }});
   command.count("--heads", "N", "query heads (default: 8)", &o->heads, kHeadLimits);
-  command.count("--kv-heads", "N", "key-value heads, a divisor of --heads (default: the same)",
-                &o->kv_heads, kHeadLimits);
+  command.count("--kv-heads", "N", "key-value heads, a divisor of --heads (default: the same)", &o->kv_heads,
+                kHeadLimits);
   command.count("--head-dim", "N", "columns of a head (default: 64)", &o->head_dim, kHeadDimLimits);
   command.custom({.name = "--dtype",
                   .value = "TYPE",
@@ -122,9 +103,7 @@ void add_problem_options(Command& command, ProblemOptions& options) {
                   .help = "factor of q.k (default: 1 / sqrt(head dim))",
                   .set = [o](std::string_view given) {
                     o->scale = parse_double("--scale", given);
-                    if (o->scale == 0)
-                      throw Error(ErrorCode::usage,
-                                  "--scale: 0 is not allowed; give another number");
+                    if (o->scale == 0) throw Error(ErrorCode::usage, "--scale: 0 is not allowed; give another number");
                   }});
   command.flag("--backward", "the backward pass too", &o->backward);
   command.group("Method");

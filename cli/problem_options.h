@@ -52,8 +52,7 @@ void add_problem_options(Command& command, ProblemOptions& options);
 
 // Parts of it, for commands that take some only.
 void add_ranks_option(Command& command, int64_t* ranks);
-void add_method_options(Command& command, std::string* layout,
-                        std::map<std::string, std::string>* options);
+void add_method_options(Command& command, std::string* layout, std::map<std::string, std::string>* options);
 void add_json_option(Command& command, bool* json);
 
 }  // namespace weft::cli

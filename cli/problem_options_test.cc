@@ -43,11 +43,11 @@ TEST(ProblemOptions, Defaults) {
 }
 
 TEST(ProblemOptions, EverythingGiven) {
-  const ProblemOptions options = read(
-      {"--ranks", "7",          "--docs",  "4,1,9",      "--mask",   "causal+window:3", "--heads",
-       "6",       "--kv-heads", "2",       "--head-dim", "32",       "--dtype",         "bf16",
-       "--seed",  "5",          "--scale", "0.5",        "--layout", "striped",         "--option",
-       "a=1",     "--option",   "b=x=y",   "--backward", "--json"});
+  const ProblemOptions options =
+      read({"--ranks", "7",          "--docs",  "4,1,9",      "--mask",   "causal+window:3", "--heads",
+            "6",       "--kv-heads", "2",       "--head-dim", "32",       "--dtype",         "bf16",
+            "--seed",  "5",          "--scale", "0.5",        "--layout", "striped",         "--option",
+            "a=1",     "--option",   "b=x=y",   "--backward", "--json"});
   EXPECT_EQ(options.tokens, 14);
   EXPECT_EQ(options.lengths(), (std::vector<int64_t>{4, 1, 9}));
   EXPECT_EQ(options.mask(), Mask::documents({4, 1, 9}, {.causal = true, .window = 3}));
@@ -94,8 +94,7 @@ TEST(ProblemOptions, Refusals) {
       {"--ranks", "2", "--tokens", "2000M", "--heads", "65536"},
       {"--ranks", "2", "--tokens", "2000M", "--heads", "8", "--mask", "full", "--head-dim", "1"},
   };
-  for (const auto& arguments : bad)
-    EXPECT_NE(refusal(arguments), "accepted") << join(arguments, " ");
+  for (const auto& arguments : bad) EXPECT_NE(refusal(arguments), "accepted") << join(arguments, " ");
   EXPECT_EQ(refusal({"--ranks", "2", "--tokens", "8", "--heads", "6", "--kv-heads", "4"}),
             "--heads 6 is not a multiple of --kv-heads 4; each key-value head serves the same "
             "number of query heads");

@@ -18,11 +18,9 @@ std::string program_help(const std::vector<Command>& commands) {
   size_t width = 0;
   for (const Command& command : commands) width = std::max(width, command.name().size());
   for (const Command& command : commands) {
-    text += "  " + command.name() + std::string(width + 2 - command.name().size(), ' ') +
-            command.summary() + "\n";
+    text += "  " + command.name() + std::string(width + 2 - command.name().size(), ' ') + command.summary() + "\n";
   }
-  text +=
-      "\nweft COMMAND --help tells more and shows an example. weft --version tells the version.\n";
+  text += "\nweft COMMAND --help tells more and shows an example. weft --version tells the version.\n";
   if (!commands.empty() && !commands.front().examples().empty()) {
     text += "\nExample:\n  " + commands.front().examples().front() + "\n";
   }
@@ -42,8 +40,7 @@ const Command& find_command(const std::vector<Command>& commands, std::string_vi
   throw unknown_name_error("command", name, names);
 }
 
-int dispatch(const std::vector<Command>& commands, const std::vector<std::string>& arguments,
-             Context& context) {
+int dispatch(const std::vector<Command>& commands, const std::vector<std::string>& arguments, Context& context) {
   if (arguments.empty()) {
     throw Error(ErrorCode::usage, "no command given; weft --help lists them");
   }
@@ -85,8 +82,8 @@ int exit_code_of(ErrorCode code) { return code == ErrorCode::wrong ? kExitWrong 
 
 }  // namespace
 
-int run_program(const std::vector<Command>& commands, const std::vector<std::string>& arguments,
-                Context& context, const std::function<void(std::string_view)>& complain) {
+int run_program(const std::vector<Command>& commands, const std::vector<std::string>& arguments, Context& context,
+                const std::function<void(std::string_view)>& complain) {
   std::string message;
   try {
     const int code = dispatch(commands, arguments, context);
@@ -105,8 +102,7 @@ int run_program(const std::vector<Command>& commands, const std::vector<std::str
   } catch (const std::exception& error) {
     message = one_line(error.what());
   } catch (...) {
-    message =
-        "internal error: an unknown exception; please report it with the command that led here";
+    message = "internal error: an unknown exception; please report it with the command that led here";
   }
   complain("weft: error: " + message);
   return kExitUsage;

@@ -13,7 +13,7 @@ namespace weft::cli {
 
 // Runs what `arguments` (without the program's name) ask for. Results go to context.out; an error
 // is given to `complain` as one line without its line break. Never throws.
-int run_program(const std::vector<Command>& commands, const std::vector<std::string>& arguments,
-                Context& context, const std::function<void(std::string_view)>& complain);
+int run_program(const std::vector<Command>& commands, const std::vector<std::string>& arguments, Context& context,
+                const std::function<void(std::string_view)>& complain);
 
 }  // namespace weft::cli

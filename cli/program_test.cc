@@ -25,8 +25,8 @@ Outcome run_with(const std::vector<Command>& commands, const std::vector<std::st
   if (interrupted) stop.raise();
   Context context{.out = output, .stop = stop};
   Outcome result;
-  result.code = run_program(commands, arguments, context,
-                            [&](std::string_view line) { result.complaints.emplace_back(line); });
+  result.code =
+      run_program(commands, arguments, context, [&](std::string_view line) { result.complaints.emplace_back(line); });
   std::rewind(file);
   for (int c = std::fgetc(file); c != EOF; c = std::fgetc(file)) result.out += static_cast<char>(c);
   std::fclose(file);
@@ -62,10 +62,8 @@ TEST(Program, ErrorsAreOneLineWithTheRightCode) {
     EXPECT_EQ(run.code, exit);
     EXPECT_EQ(run.complaints, std::vector<std::string>{"weft: error: bad  thing"});
   }
-  EXPECT_EQ(run_action(throwing(std::bad_alloc())).complaints[0],
-            "weft: error: out of memory; use a smaller problem");
-  EXPECT_EQ(run_action(throwing(std::runtime_error("odd\nat frame 1"))).complaints[0],
-            "weft: error: odd");
+  EXPECT_EQ(run_action(throwing(std::bad_alloc())).complaints[0], "weft: error: out of memory; use a smaller problem");
+  EXPECT_EQ(run_action(throwing(std::runtime_error("odd\nat frame 1"))).complaints[0], "weft: error: odd");
   EXPECT_EQ(run_action(throwing(7)).code, 2);
 }
 
@@ -85,9 +83,8 @@ TEST(Program, SuggestsCommandsAndOptions) {
             "weft: error: unknown command 'verfy'; did you mean 'verify'? known: methods, show, "
             "verify, check, bench, "
             "train, eval");
-  EXPECT_EQ(
-      run_with(all_commands(), {"--hlep"}).complaints[0],
-      "weft: error: unknown option '--hlep'; did you mean '--help'? known: --help, --version");
+  EXPECT_EQ(run_with(all_commands(), {"--hlep"}).complaints[0],
+            "weft: error: unknown option '--hlep'; did you mean '--help'? known: --help, --version");
   EXPECT_EQ(run_with(all_commands(), {}).code, 2);
 }
 

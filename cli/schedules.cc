@@ -14,7 +14,8 @@ Schedule schedule_for(const std::string& method, const ProblemOptions& options, 
   const std::vector<int64_t> lengths = options.lengths();
   const int ranks = static_cast<int>(options.ranks);
   Layout layout = choose_layout(options.layout, method, lengths, ranks, options.method_options);
-  Problem problem = self_attention(options.mask(), std::move(layout), options.heads, options.kv_heads, options.head_dim);
+  Problem problem =
+      self_attention(options.mask(), std::move(layout), options.heads, options.kv_heads, options.head_dim);
   problem.scale = options.scale;
   problem.backward = backward;
   problem.return_lse = return_lse;

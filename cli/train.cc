@@ -93,9 +93,9 @@ class StepLine {
   void show(const StepReport& r) {
     seconds_ += r.seconds;
     const double left = seconds_ / static_cast<double>(r.step - already_done_) * static_cast<double>(r.steps - r.step);
-    const std::string line = "step " + std::to_string(r.step) + "/" + std::to_string(r.steps) + "  loss " + format_fixed(r.loss, 4) +
-                             "  " + format_count(r.tokens_per_second) + " tokens/s  " + format_duration(left) + " left  waiting " +
-                             format_fixed(100 * r.waiting_share, 1) + "%";
+    const std::string line = "step " + std::to_string(r.step) + "/" + std::to_string(r.steps) + "  loss " +
+                             format_fixed(r.loss, 4) + "  " + format_count(r.tokens_per_second) + " tokens/s  " +
+                             format_duration(left) + " left  waiting " + format_fixed(100 * r.waiting_share, 1) + "%";
     if (terminal_) {
       std::fprintf(stderr, "\r\033[K%s", line.c_str());
       open_ = true;
@@ -126,9 +126,14 @@ class StepLog {
   }
   void write(const StepReport& r) {
     if (!file_.is_open()) return;
-    const Json row = {{"step", r.step}, {"loss", r.loss}, {"grad_norm", r.grad_norm}, {"tokens", r.tokens},
-                      {"tokens_per_second", r.tokens_per_second}, {"learning_rate", r.learning_rate},
-                      {"seconds", r.seconds}, {"waiting_share", r.waiting_share}};
+    const Json row = {{"step", r.step},
+                      {"loss", r.loss},
+                      {"grad_norm", r.grad_norm},
+                      {"tokens", r.tokens},
+                      {"tokens_per_second", r.tokens_per_second},
+                      {"learning_rate", r.learning_rate},
+                      {"seconds", r.seconds},
+                      {"waiting_share", r.waiting_share}};
     file_ << row.dump() << '\n' << std::flush;
     if (!file_) throw Error(ErrorCode::io, "--log: cannot write " + path_);
   }
@@ -147,12 +152,16 @@ Pictures draw(const TrainOptions& options, const MethodPlanOptions& plan, const 
   if (options.out.empty()) return {};
   const std::vector<int64_t> lengths = {options.tokens};
   Layout layout = choose_layout(plan.layout, plan.method, lengths, options.ranks, plan.method_options);
-  Problem problem = self_attention(Mask::documents(lengths, {.causal = true}), std::move(layout), options.model.num_attention_heads,
-                                   options.model.num_key_value_heads, options.model.head_dim);
+  Problem problem =
+      self_attention(Mask::documents(lengths, {.causal = true}), std::move(layout), options.model.num_attention_heads,
+                     options.model.num_key_value_heads, options.model.head_dim);
   problem.backward = true;
   Pictures pictures{options.out + "/schedule.svg", options.out + "/loss.svg"};
   write_file(pictures.schedule, draw_svg(make_schedule(plan.method, std::move(problem), plan.method_options)));
-  write_file(pictures.loss, draw_chart({.title = "training loss", .x_label = "step", .y_label = "loss", .series = {losses},
+  write_file(pictures.loss, draw_chart({.title = "training loss",
+                                        .x_label = "step",
+                                        .y_label = "loss",
+                                        .series = {losses},
                                         .subtitle = plan.method + ", " + std::to_string(options.ranks) + " ranks, " +
                                                     std::to_string(options.tokens) + " tokens a step"}));
   return pictures;
@@ -160,8 +169,9 @@ Pictures draw(const TrainOptions& options, const MethodPlanOptions& plan, const 
 
 std::string summary_text(const TrainOptions& options, const TrainSummary& done, const Pictures& pictures) {
   std::string text = "trained " + format_count(static_cast<double>(done.parameters)) + " weights for steps " +
-                     std::to_string(done.first_step) + " to " + std::to_string(done.steps) + " in " + format_duration(done.seconds) +
-                     "\nloss      " + format_fixed(done.first_loss, 4) + " -> " + format_fixed(done.last_loss, 4) + "\n";
+                     std::to_string(done.first_step) + " to " + std::to_string(done.steps) + " in " +
+                     format_duration(done.seconds) + "\nloss      " + format_fixed(done.first_loss, 4) + " -> " +
+                     format_fixed(done.last_loss, 4) + "\n";
   if (options.out.empty()) return text;
   return text + "model     " + done.model_folder + "\nschedule  " + pictures.schedule + "\ncurve     " + pictures.loss +
          "\ngo on     weft train --resume " + options.out + " --steps " + std::to_string(2 * done.steps) +
@@ -190,10 +200,16 @@ int run(const Options& given, Context& context) {
   }
   const Pictures pictures = draw(options, plan, losses);
   if (given.json) {
-    const Json json = {{"first_step", done.first_step}, {"steps", done.steps}, {"first_loss", done.first_loss},
-                       {"last_loss", done.last_loss},   {"parameters", done.parameters}, {"seconds", done.seconds},
-                       {"model", done.model_folder},    {"checkpoint", done.last_checkpoint},
-                       {"schedule_picture", pictures.schedule}, {"loss_picture", pictures.loss}};
+    const Json json = {{"first_step", done.first_step},
+                       {"steps", done.steps},
+                       {"first_loss", done.first_loss},
+                       {"last_loss", done.last_loss},
+                       {"parameters", done.parameters},
+                       {"seconds", done.seconds},
+                       {"model", done.model_folder},
+                       {"checkpoint", done.last_checkpoint},
+                       {"schedule_picture", pictures.schedule},
+                       {"loss_picture", pictures.loss}};
     context.out.write(json.dump(2) + "\n");
   } else {
     context.out.write(summary_text(options, done, pictures));
@@ -206,7 +222,9 @@ int run(const Options& given, Context& context) {
 Command train_command() {
   auto options = std::make_shared<Options>();
   Command command("train", "train a language model on the text of a folder");
-  command.details("Bytes are the tokens; documents are packed without padding. With --resume, what is not given stays as it was. Ctrl-C keeps the last checkpoint.");
+  command.details(
+      "Bytes are the tokens; documents are packed without padding. With --resume, what is not given stays as it was. "
+      "Ctrl-C keeps the last checkpoint.");
   command.example("weft train --text /usr/lib/python3.11 --ranks 2 --tokens 8K --steps 200 --out runs/first");
   command.example("weft train --resume runs/first --ranks 4 --steps 400");
   command.group("Data and results");
@@ -218,16 +236,20 @@ Command train_command() {
   command.flag("--overwrite", "remove checkpoints that another run left in --out", &options->overwrite);
   command.group("Training");
   add_ranks_option(command, &options->ranks);
-  command.count("--tokens", "N", "length of the packed sequence of a step, over all ranks (default: 8K)", &options->tokens, kTokenLimits);
-  command.count("--sequences", "N", "packed sequences a step, gradients accumulated (default: 1)", &options->sequences, {.min = 1});
+  command.count("--tokens", "N", "length of the packed sequence of a step, over all ranks (default: 8K)",
+                &options->tokens, kTokenLimits);
+  command.count("--sequences", "N", "packed sequences a step, gradients accumulated (default: 1)", &options->sequences,
+                {.min = 1});
   command.count("--steps", "N", "steps in all (default: 100)", &options->steps, {.min = 1});
   command.count("--seed", "N", "of weights and data order (default: 0)", &options->seed, {});
-  command.choice("--model", "SIZE", "tiny, small, medium or large (default: small)", &options->model, {"tiny", "small", "medium", "large"});
+  command.choice("--model", "SIZE", "tiny, small, medium or large (default: small)", &options->model,
+                 {"tiny", "small", "medium", "large"});
   command.choice("--dtype", "TYPE", "of activations: fp32 or bf16 (default: fp32)", &options->dtype, {"fp32", "bf16"});
   command.number("--lr", "X", "peak learning rate (default: 0.003)", &options->lr);
   command.count("--warmup", "N", "steps of linear warm-up, then cosine (default: 20)", &options->warmup, {});
   command.number("--clip", "X", "largest global norm of the gradient, 0 for none (default: 1)", &options->clip);
-  command.count("--checkpoint-every", "N", "steps between checkpoints, 0: only at the end (default: 100)", &options->checkpoint_every, {});
+  command.count("--checkpoint-every", "N", "steps between checkpoints, 0: only at the end (default: 100)",
+                &options->checkpoint_every, {});
   command.group("Method");
   command.text("--method", "NAME", "method (default: zigzag)", &options->method);
   add_method_options(command, &options->layout, &options->method_options);

@@ -64,20 +64,30 @@ std::vector<std::string> as_row(const Schedule& schedule, const Report& report) 
     live = std::max(live, r.live_bytes);
   }
   const double mean = static_cast<double>(work) / static_cast<double>(report.ranks.size());
-  return {schedule.method(), report.ok() ? "right" : "WRONG", format_count(static_cast<double>(report.instructions)),
-          work > 0 ? format_fixed(static_cast<double>(most_work) / mean, 3) : "-", format_bytes(bytes),
-          std::to_string(messages), format_bytes(live)};
+  return {schedule.method(),
+          report.ok() ? "right" : "WRONG",
+          format_count(static_cast<double>(report.instructions)),
+          work > 0 ? format_fixed(static_cast<double>(most_work) / mean, 3) : "-",
+          format_bytes(bytes),
+          std::to_string(messages),
+          format_bytes(live)};
 }
 
 Table result_table() {
-  return Table({{"method"}, {"verdict"}, {"instructions", Align::right}, {"busiest/mean", Align::right},
-                {"bytes sent", Align::right}, {"messages", Align::right}, {"live bytes", Align::right}});
+  return Table({{"method"},
+                {"verdict"},
+                {"instructions", Align::right},
+                {"busiest/mean", Align::right},
+                {"bytes sent", Align::right},
+                {"messages", Align::right},
+                {"live bytes", Align::right}});
 }
 
 std::string problems_as_text(const Report& report) {
   std::string text;
   for (const Finding& f : report.problems) {
-    text += "rank " + std::to_string(f.rank) + ", instruction " + std::to_string(f.instruction) + ", " + f.kind + ": " + f.text + "\n";
+    text += "rank " + std::to_string(f.rank) + ", instruction " + std::to_string(f.instruction) + ", " + f.kind + ": " +
+            f.text + "\n";
   }
   return text;
 }
@@ -89,8 +99,10 @@ int verify_one(const Schedule& schedule, bool json, Context& context) {
   } else {
     Table table = result_table();
     table.add_row(as_row(schedule, report));
-    context.out.write(table.text() + problems_as_text(report) +
-                      (report.ok() ? "Proved: every allowed pair once, every message matched, no deadlock, no misuse of values.\n" : ""));
+    context.out.write(
+        table.text() + problems_as_text(report) +
+        (report.ok() ? "Proved: every allowed pair once, every message matched, no deadlock, no misuse of values.\n"
+                     : ""));
   }
   return report.ok() ? kExitFine : kExitWrong;
 }
@@ -115,7 +127,8 @@ int verify_all(const Options& options, Context& context) {
       refusals += name + " refuses: " + error.what() + "\n";
     }
   }
-  context.out.write(options.problem.json ? Json{{"ok", ok}, {"results", results}}.dump(2) + "\n" : table.text() + refusals + problems);
+  context.out.write(options.problem.json ? Json{{"ok", ok}, {"results", results}}.dump(2) + "\n"
+                                         : table.text() + refusals + problems);
   return ok ? kExitFine : kExitWrong;
 }
 
@@ -136,25 +149,23 @@ int run(const Options& given, Context& context) {
     }
     return verify_all(options, context);
   }
-  return verify_one(schedule_for(options.method, options.problem, options.problem.backward), options.problem.json, context);
+  return verify_one(schedule_for(options.method, options.problem, options.problem.backward), options.problem.json,
+                    context);
 }
 
 }  // namespace
 
 Command verify_command() {
   auto options = std::make_shared<Options>();
-  Command command("verify",
-                  "prove that a schedule is right: coverage, messages, no deadlock, lifetimes");
+  Command command("verify", "prove that a schedule is right: coverage, messages, no deadlock, lifetimes");
   command.details(
       "Exit code 0: proved. 1: a problem was found; each is told with rank, instruction and "
       "tokens.");
   command.example("weft verify zigzag --ranks 7 --tokens 5003 --heads 6 --kv-heads 2 --backward");
   command.example("weft verify all --ranks 4 --docs 1,4000,37,900 --mask causal+window:256");
   command.example("weft verify --file schedule.json");
-  command.positional("method", "method to verify, or all; weft methods lists them",
-                     &options->method);
-  command.text("--file", "FILE", "a schedule written by weft show --json or by hand",
-               &options->file);
+  command.positional("method", "method to verify, or all; weft methods lists them", &options->method);
+  command.text("--file", "FILE", "a schedule written by weft show --json or by hand", &options->file);
   add_problem_options(command, options->problem);
   command.action([options](Context& context) { return run(*options, context); });
   return command;

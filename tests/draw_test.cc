@@ -18,8 +18,7 @@ namespace {
 
 Schedule schedule_of(std::string_view method, int ranks, int64_t tokens, bool backward,
                      MaskRule rule = {.causal = true}) {
-  Problem problem =
-      self_attention(Mask::of(tokens, rule), layout_of(method, {tokens}, ranks), 8, 2, 64);
+  Problem problem = self_attention(Mask::of(tokens, rule), layout_of(method, {tokens}, ranks), 8, 2, 64);
   problem.backward = backward;
   return make_schedule(method, problem);
 }
@@ -45,8 +44,7 @@ TEST(DrawText, GoldenTables) {
 }
 
 TEST(DrawText, SaysWhatIsLeftOut) {
-  const std::string text =
-      draw_text(schedule_of("zigzag", 20, 4096, false), {.max_ranks = 16, .max_steps = 3});
+  const std::string text = draw_text(schedule_of("zigzag", 20, 4096, false), {.max_ranks = 16, .max_steps = 3});
   EXPECT_NE(text.find("ranks 0 to 15 of 20 are shown"), std::string::npos) << text;
   EXPECT_NE(text.find("later steps are not shown"), std::string::npos) << text;
   EXPECT_EQ(text.find("step 3"), std::string::npos) << text;
@@ -67,18 +65,15 @@ class EveryMethod : public testing::TestWithParam<std::string_view> {};
 
 TEST_P(EveryMethod, TotalsAreTheVerifiers) {
   for (int ranks : {1, 2, 3, 5, 8}) {
-    for (const MaskRule& rule :
-         {MaskRule{}, MaskRule{.causal = true}, MaskRule{.causal = true, .window = 31}}) {
+    for (const MaskRule& rule : {MaskRule{}, MaskRule{.causal = true}, MaskRule{.causal = true, .window = 31}}) {
       const Schedule schedule = schedule_of(GetParam(), ranks, 203, true, rule);
       const Report report = verify(schedule);
       const Summary summary = summarise(schedule, ranks);
       ASSERT_EQ(summary.totals.size(), report.ranks.size());
       for (size_t rank = 0; rank < report.ranks.size(); ++rank) {
         EXPECT_EQ(summary.totals[rank].work, static_cast<double>(report.ranks[rank].work));
-        EXPECT_EQ(summary.totals[rank].work_backward,
-                  static_cast<double>(report.ranks[rank].work_backward));
-        EXPECT_EQ(summary.totals[rank].bytes_sent,
-                  static_cast<double>(report.ranks[rank].bytes_sent));
+        EXPECT_EQ(summary.totals[rank].work_backward, static_cast<double>(report.ranks[rank].work_backward));
+        EXPECT_EQ(summary.totals[rank].bytes_sent, static_cast<double>(report.ranks[rank].bytes_sent));
         EXPECT_EQ(summary.totals[rank].messages, report.ranks[rank].messages);
         double shown = 0;
         for (const auto& row : summary.cells) shown += row[rank].work();
@@ -121,8 +116,7 @@ std::vector<Text> texts_of(const std::string& svg) {
         const std::string text = svg.substr(end + 1, svg.find('<', end) - end - 1);
         if (text.empty()) continue;
         const double x = std::stod(attribute(tag, "x")), y = std::stod(attribute(tag, "y"));
-        const double size = std::stod(attribute(tag, "font-size")),
-                     width = draw_internal::text_width(text, size);
+        const double size = std::stod(attribute(tag, "font-size")), width = draw_internal::text_width(text, size);
         const std::string anchor = attribute(tag, "text-anchor");
         const double left = anchor == "middle" ? x - width / 2 : anchor == "end" ? x - width : x;
         texts.push_back({left, left + width, y - 0.72 * size, y + 0.05 * size, text});
@@ -141,8 +135,7 @@ TEST_P(EveryMethod, SvgIsSoundAndReadable) {
       EXPECT_EQ(svg.find("href"), std::string::npos);
       EXPECT_EQ(svg.find("nan"), std::string::npos);
       const std::string head = svg.substr(0, svg.find('>'));
-      const double width = std::stod(attribute(head, "width")),
-                   height = std::stod(attribute(head, "height"));
+      const double width = std::stod(attribute(head, "width")), height = std::stod(attribute(head, "height"));
       const std::vector<Text> texts = texts_of(svg);
       EXPECT_GT(texts.size(), 5u);
       for (size_t i = 0; i < texts.size(); ++i) {
@@ -150,8 +143,7 @@ TEST_P(EveryMethod, SvgIsSoundAndReadable) {
         EXPECT_TRUE(a.left >= 0 && a.right <= width && a.top >= 0 && a.bottom <= height) << a.text;
         for (size_t j = i + 1; j < texts.size(); ++j) {
           const Text& b = texts[j];
-          const bool apart =
-              a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top;
+          const bool apart = a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top;
           ASSERT_TRUE(apart) << ranks << " ranks: '" << a.text << "' and '" << b.text << "'";
         }
       }
@@ -174,8 +166,7 @@ INSTANTIATE_TEST_SUITE_P(Methods, EveryMethod, testing::ValuesIn(names()), [](co
 TEST(DrawSvg, LongNamesAndHostileOnes) {
   const Schedule plain = schedule_of("ring", 2, 64, false);
   const auto stored = std::make_shared<const StoredSchedule>(plain.store());
-  const Schedule odd("<script>&\"" + std::string(150, 'w') + "\n\x01", plain.shared_problem(),
-                     stored);
+  const Schedule odd("<script>&\"" + std::string(150, 'w') + "\n\x01", plain.shared_problem(), stored);
   const std::string svg = draw_svg(odd);
   EXPECT_EQ(svg.find("<script"), std::string::npos);
   EXPECT_EQ(svg.find('\x01'), std::string::npos);

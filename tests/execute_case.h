@@ -30,16 +30,13 @@ struct ExecuteCase {
     for (const auto& [key, value] : options) text += " " + key + "=" + value;
     text += " ranks=" + std::to_string(ranks) + " docs=";
     for (int64_t length : lengths) text += std::to_string(length) + ",";
-    return text + " mask=" + mask + " heads=" + std::to_string(heads) + "/" +
-           std::to_string(kv_heads) + " dim=" + std::to_string(dim) + "/" + std::to_string(dim_v) +
-           " layout=" + layout + " " + std::string(name_of(element)) + "/" +
-           std::string(name_of(wire));
+    return text + " mask=" + mask + " heads=" + std::to_string(heads) + "/" + std::to_string(kv_heads) +
+           " dim=" + std::to_string(dim) + "/" + std::to_string(dim_v) + " layout=" + layout + " " +
+           std::string(name_of(element)) + "/" + std::string(name_of(wire));
   }
   Problem problem() const {
-    const Layout at = layout.empty() ? layout_of(method, lengths, ranks, options)
-                                     : make_layout(layout, lengths, ranks);
-    Problem made =
-        self_attention(Mask::documents(lengths, parse_mask_rule(mask)), at, heads, kv_heads, dim);
+    const Layout at = layout.empty() ? layout_of(method, lengths, ranks, options) : make_layout(layout, lengths, ranks);
+    Problem made = self_attention(Mask::documents(lengths, parse_mask_rule(mask)), at, heads, kv_heads, dim);
     made.dim_v = dim_v;
     made.backward = true;
     made.return_lse = return_lse;

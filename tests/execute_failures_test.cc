@@ -30,12 +30,12 @@ class FailingKernels final : public KernelSet {
     count();
     kernels::reference_kernels().attend_backward(args);
   }
-  void prepare_backward(kernels::View delta, kernels::ConstView out, kernels::ConstView dout,
-                        kernels::ConstView dlse, kernels::Shape shape) const override {
+  void prepare_backward(kernels::View delta, kernels::ConstView out, kernels::ConstView dout, kernels::ConstView dlse,
+                        kernels::Shape shape) const override {
     kernels::reference_kernels().prepare_backward(delta, out, dout, dlse, shape);
   }
-  void merge(kernels::View o, kernels::View lse, kernels::ConstView from_o,
-             kernels::ConstView from_lse, kernels::Shape shape) const override {
+  void merge(kernels::View o, kernels::View lse, kernels::ConstView from_o, kernels::ConstView from_lse,
+             kernels::Shape shape) const override {
     kernels::reference_kernels().merge(o, lse, from_o, from_lse, shape);
   }
   void add(kernels::View to, kernels::ConstView from, kernels::Shape shape) const override {
@@ -58,8 +58,7 @@ TEST(ExecuteFailures, AnErrorOnOneRankStopsAll) {
   for (const auto& [method, options] : methods_to_execute()) {
     for (const int ranks : {1, 3, 8}) {
       for (int64_t call = 0; call < 40; call += 3) {
-        const ExecuteCase c{
-            .method = method, .options = options, .lengths = {30, 1, 20}, .ranks = ranks};
+        const ExecuteCase c{.method = method, .options = options, .lengths = {30, 1, 20}, .ranks = ranks};
         SCOPED_TRACE(c.describe() + " call " + std::to_string(call));
         const FailingKernels kernels(call, [] { throw Error(ErrorCode::io, "the device burns"); });
         const auto begin = std::chrono::steady_clock::now();
@@ -113,8 +112,8 @@ TEST(ExecuteFailures, InterruptStopsAll) {
 std::shared_ptr<const StoredSchedule> damaged(const Schedule& schedule, Random& random) {
   auto stored = std::make_shared<StoredSchedule>(schedule.store());
   const int64_t sets = static_cast<int64_t>(stored->pool->count());
-  StoredProgram& program = stored->programs[static_cast<size_t>(
-      random.uniform(static_cast<int64_t>(stored->programs.size())))];
+  StoredProgram& program =
+      stored->programs[static_cast<size_t>(random.uniform(static_cast<int64_t>(stored->programs.size())))];
   const auto any = [&](auto& list) -> auto& {
     return list[static_cast<size_t>(random.uniform(static_cast<int64_t>(list.size())))];
   };
@@ -123,9 +122,7 @@ std::shared_ptr<const StoredSchedule> damaged(const Schedule& schedule, Random& 
       case 0: slice.value = static_cast<ValueId>(random.uniform(12)); break;
       case 1: slice.tokens = static_cast<SetId>(random.uniform(sets)); break;
       case 2: slice.heads = static_cast<SetId>(random.uniform(sets)); break;
-      case 3:
-        slice.fields = Fields::from_bits(static_cast<uint16_t>(random.uniform(1 << kFieldCount)));
-        break;
+      case 3: slice.fields = Fields::from_bits(static_cast<uint16_t>(random.uniform(1 << kFieldCount))); break;
     }
   };
   if (program.instructions.empty()) return stored;
@@ -135,12 +132,10 @@ std::shared_ptr<const StoredSchedule> damaged(const Schedule& schedule, Random& 
       if (!program.parts.empty()) change(any(program.parts).slice);
       break;
     case 2:
-      if (!program.parts.empty())
-        any(program.parts).peer = static_cast<int32_t>(random.uniform(-1, 5));
+      if (!program.parts.empty()) any(program.parts).peer = static_cast<int32_t>(random.uniform(-1, 5));
       break;
     case 3:
-      if (!program.parts.empty())
-        any(program.parts).combine = static_cast<Combine>(random.uniform(3));
+      if (!program.parts.empty()) any(program.parts).combine = static_cast<Combine>(random.uniform(3));
       break;
     case 4: {
       const int64_t at = random.uniform(static_cast<int64_t>(program.instructions.size()));
@@ -176,19 +171,14 @@ TEST(ExecuteFailures, DamagedProgramsNeverHangOrCrash) {
   Random random(11);
   for (const auto& [method, options] : methods_to_execute()) {
     for (int64_t n = 0; n < rounds; ++n) {
-      const ExecuteCase c{.method = method,
-                          .options = options,
-                          .lengths = {7, 1, 9},
-                          .ranks = 3,
-                          .heads = 4,
-                          .kv_heads = 2};
+      const ExecuteCase c{
+          .method = method, .options = options, .lengths = {7, 1, 9}, .ranks = 3, .heads = 4, .kv_heads = 2};
       const Schedule good = c.schedule();
       const Schedule bad("damaged", good.shared_problem(), damaged(good, random));
       const auto begin = std::chrono::steady_clock::now();
       try {
-        check_schedule(bad, {.compare = false,
-                             .execute = {.overlap = random.uniform(2) == 0,
-                                         .poison = random.uniform(2) == 0}});
+        check_schedule(
+            bad, {.compare = false, .execute = {.overlap = random.uniform(2) == 0, .poison = random.uniform(2) == 0}});
         ++ran;
       } catch (const Error& error) {
         const std::string text = error.what();
@@ -196,8 +186,7 @@ TEST(ExecuteFailures, DamagedProgramsNeverHangOrCrash) {
         EXPECT_EQ(text.find("stopped"), text.npos) << text;
         ++refused;
       }
-      EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(2))
-          << c.describe() << " " << n;
+      EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(2)) << c.describe() << " " << n;
     }
   }
   EXPECT_GT(refused, ran / 10);
@@ -213,9 +202,7 @@ struct OneRank {
         inputs(random_inputs(schedule.problem(), 1)),
         transport(1),
         executor(schedule, 0, transport.endpoint(0), kernels::reference_kernels(), pool) {}
-  Inputs forward_inputs() {
-    return {.q = {inputs.q.data()}, .k = {inputs.k.data()}, .v = {inputs.v.data()}};
-  }
+  Inputs forward_inputs() { return {.q = {inputs.q.data()}, .k = {inputs.k.data()}, .v = {inputs.v.data()}}; }
 
   Schedule schedule;
   CheckTensors inputs;
@@ -239,18 +226,15 @@ TEST(ExecuteFailures, MissingInputsAndPhases) {
     OneRank one;
     const std::string text = error_of([&] { one.executor.start()->forward({}); });
     EXPECT_NE(text.find("the caller gave no q"), text.npos) << text;
-    const std::string later =
-        error_of([&] { one.executor.start()->forward(one.forward_inputs()); });
+    const std::string later = error_of([&] { one.executor.start()->forward(one.forward_inputs()); });
     EXPECT_EQ(later.find("stopped"), 0u) << later;
   }
   OneRank one;
   const auto run = one.executor.start();
   EXPECT_EQ(error_of([&] { run->backward({}); }), "backward needs a forward before it");
   run->forward(one.forward_inputs());
-  EXPECT_EQ(error_of([&] { run->forward(one.forward_inputs()); }),
-            "this execution has run forward before");
-  EXPECT_NE(error_of([&] { run->backward(one.forward_inputs()); }).find("the caller gave no"),
-            std::string::npos);
+  EXPECT_EQ(error_of([&] { run->forward(one.forward_inputs()); }), "this execution has run forward before");
+  EXPECT_NE(error_of([&] { run->backward(one.forward_inputs()); }).find("the caller gave no"), std::string::npos);
 }
 
 TEST(ExecuteFailures, WrongRankKernelsOrTransport) {
@@ -258,16 +242,12 @@ TEST(ExecuteFailures, WrongRankKernelsOrTransport) {
   const Schedule& schedule = one.schedule;
   Endpoint& endpoint = one.transport.endpoint(0);
   const KernelSet& reference = kernels::reference_kernels();
-  EXPECT_NE(
-      error_of([&] { Executor(schedule, 1, endpoint, reference, one.pool); }).find("not among"),
-      std::string::npos);
-  EXPECT_NE(error_of([&] {
-              Executor(schedule, 0, endpoint, kernels::cpu_kernels("portable"), one.pool);
-            }).find("fp64"),
+  EXPECT_NE(error_of([&] { Executor(schedule, 1, endpoint, reference, one.pool); }).find("not among"),
+            std::string::npos);
+  EXPECT_NE(error_of([&] { Executor(schedule, 0, endpoint, kernels::cpu_kernels("portable"), one.pool); }).find("fp64"),
             std::string::npos);
   const Schedule two = ExecuteCase{.ranks = 2}.schedule();
-  EXPECT_NE(error_of([&] { Executor(two, 0, endpoint, reference, one.pool); }).find("endpoint"),
-            std::string::npos);
+  EXPECT_NE(error_of([&] { Executor(two, 0, endpoint, reference, one.pool); }).find("endpoint"), std::string::npos);
 }
 
 }  // namespace

@@ -45,8 +45,7 @@ void for_each_method(F&& f) {
 }
 
 TEST(ExecuteMethods, EveryMaskRanksAndHeads) {
-  const std::vector<std::pair<int64_t, int64_t>> head_sets = {
-      {8, 8}, {8, 2}, {6, 1}, {5, 5}, {3, 1}};
+  const std::vector<std::pair<int64_t, int64_t>> head_sets = {{8, 8}, {8, 2}, {6, 1}, {5, 5}, {3, 1}};
   size_t n = 0;
   for_each_method([&](ExecuteCase c) {
     for (const std::string& mask : kMasks) {
@@ -90,11 +89,10 @@ TEST(ExecuteMethods, LargerCrossProduct) {
   for_each_method([&](ExecuteCase c) {
     for (const std::string_view layout : layout_names()) {
       for (const std::string& mask : kMasks) {
-        for (const auto& tokens :
-             std::vector<std::vector<int64_t>>{{53}, {30, 1, 2, 20}, {9, 44}}) {
+        for (const auto& tokens : std::vector<std::vector<int64_t>>{{53}, {30, 1, 2, 20}, {9, 44}}) {
           for (const int ranks : {1, 2, 3, 4, 5, 6, 7, 8, 12}) {
-            for (const auto& [heads, kv_heads] : std::vector<std::pair<int64_t, int64_t>>{
-                     {8, 8}, {8, 2}, {6, 1}, {5, 5}, {12, 4}}) {
+            for (const auto& [heads, kv_heads] :
+                 std::vector<std::pair<int64_t, int64_t>>{{8, 8}, {8, 2}, {6, 1}, {5, 5}, {12, 4}}) {
               c.layout = layout, c.mask = mask, c.lengths = tokens, c.ranks = ranks;
               c.heads = heads, c.kv_heads = kv_heads;
               expect_right(c);
@@ -132,8 +130,7 @@ TEST(ExecuteMethods, TimingNeverChangesABit) {
         EXPECT_EQ(different(plain, run({.poison = true})), "");
         for (const uint64_t seed : {1, 2}) {
           EXPECT_EQ(different(plain, run({.poison = true, .delay_seed = seed})), "");
-          EXPECT_EQ(different(plain, run({.overlap = false, .poison = true, .delay_seed = seed})),
-                    "");
+          EXPECT_EQ(different(plain, run({.overlap = false, .poison = true, .delay_seed = seed})), "");
         }
       }
     }
@@ -244,8 +241,7 @@ TEST(ExecuteMethods, LiveBytesAreTheVerifiers) {
 
 // The comparison sees what it should: a schedule for another mask is wrong.
 TEST(ExecuteMethods, AWrongResultIsSeen) {
-  const ExecuteCase causal{.mask = "causal", .ranks = 3},
-      window{.mask = "causal+window:20", .ranks = 3};
+  const ExecuteCase causal{.mask = "causal", .ranks = 3}, window{.mask = "causal+window:20", .ranks = 3};
   // The programs of the window, executed as if they were those of the causal mask.
   auto stored = std::make_shared<const StoredSchedule>(window.schedule().store());
   const Schedule wrong("wrong", std::make_shared<const Problem>(causal.problem()), stored);

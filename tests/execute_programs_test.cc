@@ -15,8 +15,7 @@ using Shared = std::shared_ptr<const Problem>;
 
 Schedule schedule_of(const ExecuteCase& c, Steps (*write)(Shared, int, Builder&)) {
   auto problem = std::make_shared<const Problem>(c.problem());
-  return Schedule("by hand", problem,
-                  [problem, write](int rank, Builder& b) { return write(problem, rank, b); });
+  return Schedule("by hand", problem, [problem, write](int rank, Builder& b) { return write(problem, rank, b); });
 }
 
 // Heads 1, 3, 5, ... or 0, 2, 4, ...
@@ -113,8 +112,7 @@ Steps write_master(Shared problem, int rank, Builder& b) {
   for (int p = 0; p < ranks; ++p) {
     std::vector<Slice> others;
     for (int other = 0; other < ranks; ++other) {
-      if (other != p && !keys[static_cast<size_t>(other)].empty())
-        others.push_back(keys[static_cast<size_t>(other)]);
+      if (other != p && !keys[static_cast<size_t>(other)].empty()) others.push_back(keys[static_cast<size_t>(other)]);
     }
     const Value& theirs = queries[static_cast<size_t>(p)];
     Value part = p == 0 ? home : b.partial(theirs);
@@ -128,8 +126,7 @@ Steps write_master(Shared problem, int rank, Builder& b) {
 TEST(ExecutePrograms, OddOnes) {
   for (const int ranks : {1, 2, 3, 5}) {
     for (const std::string layout : {"contiguous", "zigzag", "striped"}) {
-      for (const std::vector<int64_t>& lengths :
-           std::vector<std::vector<int64_t>>{{29}, {3, 1, 20}}) {
+      for (const std::vector<int64_t>& lengths : std::vector<std::vector<int64_t>>{{29}, {3, 1, 20}}) {
         for (const DType wire : {DType::fp32, DType::bf16}) {
           ExecuteCase c{.lengths = lengths,
                         .ranks = ranks,
@@ -143,13 +140,11 @@ TEST(ExecutePrograms, OddOnes) {
           SCOPED_TRACE(c.describe());
           const Schedule schedule = schedule_of(c, write_odd);
           for (const Finding& problem : verify(schedule).problems) ADD_FAILURE() << problem.text;
-          const CheckReport report =
-              check_schedule(schedule, {.execute = {.poison = true, .delay_seed = 1}});
+          const CheckReport report = check_schedule(schedule, {.execute = {.poison = true, .delay_seed = 1}});
           for (const TensorError& error : report.errors) {
             EXPECT_LE(error.max_rel, wire == DType::fp32 ? 1e-5 : 0.02) << error.name;
           }
-          const CheckReport waiting =
-              check_schedule(schedule, {.compare = false, .execute = {.overlap = false}});
+          const CheckReport waiting = check_schedule(schedule, {.compare = false, .execute = {.overlap = false}});
           EXPECT_EQ(different(report.tensors, waiting.tensors), "");
         }
       }
@@ -160,19 +155,13 @@ TEST(ExecutePrograms, OddOnes) {
 TEST(ExecutePrograms, PartialResultsMergeAtHome) {
   for (const int ranks : {1, 2, 4}) {
     for (const DType wire : {DType::fp32, DType::bf16}) {
-      ExecuteCase c{.mask = "full",
-                    .ranks = ranks,
-                    .heads = 4,
-                    .kv_heads = 2,
-                    .element = DType::fp32,
-                    .wire = wire};
+      ExecuteCase c{.mask = "full", .ranks = ranks, .heads = 4, .kv_heads = 2, .element = DType::fp32, .wire = wire};
       SCOPED_TRACE(c.describe());
       auto problem = std::make_shared<Problem>(c.problem());
       problem->backward = false;
       const Shared shared = problem;
-      const Schedule schedule("master", shared, [shared](int rank, Builder& b) {
-        return write_master(shared, rank, b);
-      });
+      const Schedule schedule("master", shared,
+                              [shared](int rank, Builder& b) { return write_master(shared, rank, b); });
       for (const Finding& finding : verify(schedule).problems) ADD_FAILURE() << finding.text;
       for (const TensorError& error : check_schedule(schedule).errors) {
         EXPECT_LE(error.max_rel, wire == DType::fp32 ? 1e-5 : 0.02) << error.name;
@@ -233,8 +222,7 @@ Steps write_never_received(Shared, int rank, Builder& b) {
 }
 
 Steps write_reads_too_early(Shared, int, Builder& b) {
-  Value q = b.input(Field::q),
-        kv = b.whole(Field::k | Field::v, b.keys_of(b.rank()), b.all_kv_heads());
+  Value q = b.input(Field::q), kv = b.whole(Field::k | Field::v, b.keys_of(b.rank()), b.all_kv_heads());
   b.attend(q, kv, b.partial(q));
   co_yield Step{};
 }
@@ -255,8 +243,7 @@ TEST(ExecutePrograms, WrongOnesGiveOneError) {
   const ExecuteCase two{.mask = "full", .ranks = 2}, three{.mask = "full", .ranks = 3};
   EXPECT_TRUE(says(error_of(two, write_nothing), "not all rows of out+lse are given as a result"));
   const std::string circle = error_of(three, write_wait_in_circle);
-  EXPECT_TRUE(says(
-      circle, "deadlock: nobody can go on: rank 0 at instruction 2 waits for message 0 of rank 2"));
+  EXPECT_TRUE(says(circle, "deadlock: nobody can go on: rank 0 at instruction 2 waits for message 0 of rank 2"));
   EXPECT_TRUE(says(circle, "instruction 3 (wait"));
   EXPECT_TRUE(says(error_of(two, write_wrong_rows), "bytes instead of"));
   EXPECT_TRUE(says(error_of({.lengths = {36}, .mask = "full"}, write_wrong_rows), "another lane"));

@@ -13,8 +13,7 @@ namespace {
 
 // Results without a destination, inputs with space between rows, several runs at once, as in a model with layers.
 TEST(Execute, RunsOfSeveralLayersShareMemory) {
-  const ExecuteCase c{
-      .method = "zigzag", .lengths = {64, 33}, .ranks = 3, .heads = 4, .kv_heads = 2};
+  const ExecuteCase c{.method = "zigzag", .lengths = {64, 33}, .ranks = 3, .heads = 4, .kv_heads = 2};
   const Schedule schedule = c.schedule();
   const CheckTensors expected = check_schedule(schedule, {.compare = false}).tensors;
   const CheckTensors inputs = random_inputs(schedule.problem(), 0);
@@ -27,8 +26,7 @@ TEST(Execute, RunsOfSeveralLayersShareMemory) {
     for (int64_t position : layout.positions(rank)) {
       int64_t which = 0;
       for (const HostTensor* tensor : {&inputs.q, &inputs.k, &inputs.v}) {
-        for (int64_t i = 0; i < widths[which]; ++i)
-          fused.push_back(tensor->at(position * widths[which] + i));
+        for (int64_t i = 0; i < widths[which]; ++i) fused.push_back(tensor->at(position * widths[which] + i));
         ++which;
       }
       for (int64_t i = 0; i < 4 * 3; ++i) dout.push_back(inputs.dout.at(position * 4 * 3 + i));
@@ -42,9 +40,7 @@ TEST(Execute, RunsOfSeveralLayersShareMemory) {
     };
     BufferPool pool;
     Executor executor(schedule, rank, endpoint, kernels::reference_kernels(), pool);
-    const Inputs given{.q = {fused.data(), width},
-                       .k = {fused.data() + 12, width},
-                       .v = {fused.data() + 18, width}};
+    const Inputs given{.q = {fused.data(), width}, .k = {fused.data() + 12, width}, .v = {fused.data() + 18, width}};
     for (int step = 0; step < 4; ++step) {
       std::vector<std::unique_ptr<Execution>> layers;
       std::vector<Results> results;
@@ -73,12 +69,8 @@ TEST(Execute, RunsOfSeveralLayersShareMemory) {
 // The caller does what it likes with its tensors as soon as a call has returned, while other ranks still work.
 TEST(Execute, InputsAreTheCallersAgainAfterEachCall) {
   for (const auto& [method, options] : methods_to_execute()) {
-    const ExecuteCase c{.method = method,
-                        .options = options,
-                        .lengths = {40, 1, 20},
-                        .ranks = 4,
-                        .heads = 4,
-                        .kv_heads = 2};
+    const ExecuteCase c{
+        .method = method, .options = options, .lengths = {40, 1, 20}, .ranks = 4, .heads = 4, .kv_heads = 2};
     SCOPED_TRACE(c.describe());
     const Schedule schedule = c.schedule();
     const CheckTensors expected = check_schedule(schedule, {.compare = false}).tensors;
@@ -97,8 +89,7 @@ TEST(Execute, InputsAreTheCallersAgainAfterEachCall) {
       const auto run = executor.start();
       auto q = take(inputs.q), k = take(inputs.k), v = take(inputs.v), dout = take(inputs.dout);
       auto out = take(expected.out), lse = take(expected.lse);
-      run->forward({.q = {q.data()}, .k = {k.data()}, .v = {v.data()}},
-                   {.out = out.data(), .lse = lse.data()});
+      run->forward({.q = {q.data()}, .k = {k.data()}, .v = {v.data()}}, {.out = out.data(), .lse = lse.data()});
       EXPECT_EQ(out, take(expected.out));
       for (auto* tensor : {&q, &k, &v, &out, &lse}) tensor->assign(tensor->size(), std::nan(""));
       q = take(inputs.q), k = take(inputs.k), v = take(inputs.v);
@@ -109,12 +100,10 @@ TEST(Execute, InputsAreTheCallersAgainAfterEachCall) {
                                              .out = {out.data()},
                                              .lse = {lse.data()},
                                              .dout = {dout.data()}});
-      for (auto* tensor : {&q, &k, &v, &out, &lse, &dout})
-        tensor->assign(tensor->size(), std::nan(""));
+      for (auto* tensor : {&q, &k, &v, &out, &lse, &dout}) tensor->assign(tensor->size(), std::nan(""));
       const auto same = [&](const Result& result, const HostTensor& global) {
         const auto wanted = take(global);
-        EXPECT_TRUE(
-            std::equal(wanted.begin(), wanted.end(), static_cast<const double*>(result.data)));
+        EXPECT_TRUE(std::equal(wanted.begin(), wanted.end(), static_cast<const double*>(result.data)));
       };
       same(results.dq, expected.dq);
       same(results.dk, expected.dk);
@@ -127,9 +116,7 @@ TEST(Execute, TraceTellsEveryInstruction) {
   const Schedule schedule = ExecuteCase{.method = "zigzag", .ranks = 2}.schedule();
   std::array<std::vector<TraceEvent>, 2> events;
   ExecuteOptions options;
-  options.trace = [&](const TraceEvent& event) {
-    events[static_cast<size_t>(event.rank)].push_back(event);
-  };
+  options.trace = [&](const TraceEvent& event) { events[static_cast<size_t>(event.rank)].push_back(event); };
   const CheckReport report = check_schedule(schedule, {.compare = false, .execute = options});
   const StoredSchedule stored = schedule.store();
   for (size_t rank = 0; rank < 2; ++rank) {

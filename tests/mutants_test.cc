@@ -27,7 +27,8 @@ Case random_case(Random& random) {
   const Method& method = *methods[static_cast<size_t>(random.uniform(static_cast<int64_t>(methods.size())))];
   const int ranks = 1 + static_cast<int>(random.uniform(4));
   std::vector<int64_t> lengths;
-  for (int64_t documents = 1 + random.uniform(3) * random.uniform(2); documents > 0; --documents) lengths.push_back(1 + random.uniform(14));
+  for (int64_t documents = 1 + random.uniform(3) * random.uniform(2); documents > 0; --documents)
+    lengths.push_back(1 + random.uniform(14));
   MaskRule rule{.causal = random.uniform(3) > 0, .window = random.uniform(3) == 0 ? 1 + random.uniform(6) : 0};
   static constexpr std::pair<int64_t, int64_t> kHeads[] = {{2, 2}, {4, 2}, {2, 1}, {3, 1}, {3, 3}};
   const auto [heads, kv_heads] = kHeads[random.uniform(5)];
@@ -38,9 +39,11 @@ Case random_case(Random& random) {
   problem.element = problem.wire = DType::fp64;
   problem.backward = true;
   problem.return_lse = random.uniform(2) == 0;
-  std::string text = std::string(method.name) + ", " + std::to_string(ranks) + " ranks, " + to_string(rule) + ", documents";
+  std::string text =
+      std::string(method.name) + ", " + std::to_string(ranks) + " ranks, " + to_string(rule) + ", documents";
   for (int64_t length : lengths) text += " " + std::to_string(length);
-  text += ", heads " + std::to_string(heads) + "/" + std::to_string(kv_heads) + ", layout '" + std::string(layout) + "'";
+  text +=
+      ", heads " + std::to_string(heads) + "/" + std::to_string(kv_heads) + ", layout '" + std::string(layout) + "'";
   return {make_schedule(method.name, std::move(problem)), text};
 }
 
@@ -75,7 +78,8 @@ TEST(Mutants, NoHarmfulOneIsAccepted) {
       const std::string change = testing::mutate(changed, *stored.pool, original.schedule.problem(), random);
       if (change.empty()) continue;
       ++made;
-      const Schedule mutant(original.schedule.method(), original.schedule.shared_problem(), testing::put_together(changed, *stored.pool));
+      const Schedule mutant(original.schedule.method(), original.schedule.shared_problem(),
+                            testing::put_together(changed, *stored.pool));
       const Report report = verify(mutant, {.max_problems = 3, .explain = false});
       const bool may_hang = changed.programs.size() <= 3 && testing::can_hang(changed);
       const std::string fault = may_hang ? "can hang" : execute(mutant, static_cast<uint64_t>(made));

@@ -43,7 +43,9 @@ SetId near(SetPool& pool, SetId id, int64_t limit, Random& random) {
     case 1: range.end -= 1; break;
     case 2: range.begin = std::max<int64_t>(0, range.begin - 1); break;
     case 3: range.end = std::min(limit, range.end + 1); break;
-    default: range = range.begin > 0 ? Range{range.begin - 1, range.end - 1} : Range{range.begin + 1, std::min(limit, range.end + 1)};
+    default:
+      range = range.begin > 0 ? Range{range.begin - 1, range.end - 1}
+                              : Range{range.begin + 1, std::min(limit, range.end + 1)};
   }
   return pool.intern(IntervalSet(std::span<const Range>(ranges)));
 }
@@ -52,21 +54,24 @@ std::string change_peer(Program& program, int ranks, Random& random) {
   const int at = pick(program, random, is_exchange);
   if (at < 0 || ranks < 2) return "";
   LooseInstruction& i = program[static_cast<size_t>(at)];
-  std::vector<Part>& side = (random.uniform(2) == 0 && !i.outgoing.empty()) || i.incoming.empty() ? i.outgoing : i.incoming;
+  std::vector<Part>& side =
+      (random.uniform(2) == 0 && !i.outgoing.empty()) || i.incoming.empty() ? i.outgoing : i.incoming;
   const int old = side[static_cast<size_t>(random.uniform(static_cast<int64_t>(side.size())))].peer;
   const int fresh = static_cast<int>(random.uniform(ranks));
   if (fresh == old) return "";
   for (Part& part : side) {
     if (part.peer == old) part.peer = fresh;
   }
-  return "redirect a message of instruction " + std::to_string(at) + " from rank " + std::to_string(old) + " to " + std::to_string(fresh);
+  return "redirect a message of instruction " + std::to_string(at) + " from rank " + std::to_string(old) + " to " +
+         std::to_string(fresh);
 }
 
 std::string remove_part(Program& program, Random& random) {
   const int at = pick(program, random, is_exchange);
   if (at < 0) return "";
   LooseInstruction& i = program[static_cast<size_t>(at)];
-  std::vector<Part>& side = (random.uniform(2) == 0 && !i.outgoing.empty()) || i.incoming.empty() ? i.outgoing : i.incoming;
+  std::vector<Part>& side =
+      (random.uniform(2) == 0 && !i.outgoing.empty()) || i.incoming.empty() ? i.outgoing : i.incoming;
   side.erase(side.begin() + random.uniform(static_cast<int64_t>(side.size())));
   return "remove a part of instruction " + std::to_string(at);
 }
@@ -165,8 +170,8 @@ std::string mutate(LooseSchedule& schedule, SetPool& pool, const Problem& proble
       const bool any = random.uniform(2) == 0;
       const int at = pick(program, random, [&](const LooseInstruction& i) { return any || is_exchange(i); });
       if (at < 0 || program.size() < 2) return "";
-      const int to = std::clamp<int>(at + (random.uniform(2) == 0 ? 1 : -1) * static_cast<int>(1 + random.uniform(3)), 0,
-                                     static_cast<int>(program.size()) - 1);
+      const int to = std::clamp<int>(at + (random.uniform(2) == 0 ? 1 : -1) * static_cast<int>(1 + random.uniform(3)),
+                                     0, static_cast<int>(program.size()) - 1);
       if (to == at) return "";
       std::swap(program[static_cast<size_t>(at)], program[static_cast<size_t>(to)]);
       std::swap(program[static_cast<size_t>(at)].head.step, program[static_cast<size_t>(to)].head.step);
@@ -180,7 +185,9 @@ std::string mutate(LooseSchedule& schedule, SetPool& pool, const Problem& proble
       if (!slice) return "";
       const SetId old = slice->tokens;
       slice->tokens = near(pool, old, problem.query_layout.tokens(), random);
-      return slice->tokens == old ? "" : said("change tokens in " + std::string(name_of(at_place(at)->head.op)) + " at " + std::to_string(at));
+      return slice->tokens == old ? ""
+                                  : said("change tokens in " + std::string(name_of(at_place(at)->head.op)) + " at " +
+                                         std::to_string(at));
     }
     case 6: {  // other heads
       const int at = pick(program, random, has_operands);
@@ -188,7 +195,9 @@ std::string mutate(LooseSchedule& schedule, SetPool& pool, const Problem& proble
       if (!slice) return "";
       const SetId old = slice->heads;
       slice->heads = near(pool, old, problem.heads, random);
-      return slice->heads == old ? "" : said("change heads in " + std::string(name_of(at_place(at)->head.op)) + " at " + std::to_string(at));
+      return slice->heads == old
+                 ? ""
+                 : said("change heads in " + std::string(name_of(at_place(at)->head.op)) + " at " + std::to_string(at));
     }
     case 7: {  // another value
       const int at = pick(program, random, has_operands);
@@ -200,7 +209,8 @@ std::string mutate(LooseSchedule& schedule, SetPool& pool, const Problem& proble
       return said("use another value in " + std::string(name_of(at_place(at)->head.op)) + " at " + std::to_string(at));
     }
     case 8: {  // a merge or an addition is skipped
-      const int at = pick(program, random, [](const LooseInstruction& i) { return is(i, Op::merge) || is(i, Op::add); });
+      const int at =
+          pick(program, random, [](const LooseInstruction& i) { return is(i, Op::merge) || is(i, Op::add); });
       if (at < 0) return "";
       program.erase(at_place(at));
       return said("skip the merge or add at " + std::to_string(at));
@@ -226,7 +236,8 @@ std::string mutate(LooseSchedule& schedule, SetPool& pool, const Problem& proble
       }
       Slice* slice = pick_slice(*at_place(at), random);
       if (!slice) return "";
-      const Fields fewer = Fields::from_bits(slice->fields.bits() & static_cast<uint16_t>(random.uniform(1 << kFieldCount)));
+      const Fields fewer =
+          Fields::from_bits(slice->fields.bits() & static_cast<uint16_t>(random.uniform(1 << kFieldCount)));
       if (fewer == slice->fields) return "";
       slice->fields = fewer;
       return said("take fields away in " + std::string(name_of(at_place(at)->head.op)) + " at " + std::to_string(at));
@@ -287,7 +298,8 @@ bool can_hang(const LooseSchedule& schedule) {
         for (int r : {a, b}) {  // an exchange whose messages have all met lets its rank go on
           Place& place = next[static_cast<size_t>(r)];
           const Exchange& x = exchanges[static_cast<size_t>(r)][place.at];
-          if (place.sent + 1 == 1u << x.to.size() && place.received + 1 == 1u << x.from.size()) place = {place.at + 1, 0, 0};
+          if (place.sent + 1 == 1u << x.to.size() && place.received + 1 == 1u << x.from.size())
+            place = {place.at + 1, 0, 0};
         }
         open.push_back(std::move(next));
         moved = true;

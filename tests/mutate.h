@@ -12,7 +12,7 @@ namespace weft::testing {
 // An instruction taken apart, so that it can be changed.
 struct LooseInstruction {
   Instruction head;
-  std::vector<Slice> slices;           // of everything but an exchange
+  std::vector<Slice> slices;  // of everything but an exchange
   std::vector<Part> outgoing, incoming;
 };
 struct LooseSchedule {

@@ -33,8 +33,7 @@ TEST(ScheduleDocs, ExampleIsReadProvedAndWrittenAgain) {
 }
 
 TEST(ScheduleDocs, ExampleIsWhatTheProgramPrints) {
-  const Problem problem =
-      self_attention(Mask::of(4, {.causal = true}), layout_of("ring", {4}, 2), 1, 1, 8);
+  const Problem problem = self_attention(Mask::of(4, {.causal = true}), layout_of("ring", {4}, 2), 1, 1, 8);
   EXPECT_EQ(to_json(make_schedule("ring", problem)), example());
 }
 
@@ -50,11 +49,10 @@ TEST(ScheduleDocs, EveryNameIsExplained) {
   for (int i = 0; i < kFieldCount; ++i) EXPECT_TRUE(named(name_of(static_cast<Field>(i)))) << i;
   for (int i = 0; i < 3; ++i) EXPECT_TRUE(named(name_of(static_cast<Combine>(i)))) << i;
   for (const char* name :
-       {"tokens",   "key_tokens",   "heads",   "kv_heads", "head_dim", "value_dim", "scale",
-        "backward", "return_lse",   "dtype",   "wire",     "mask",     "layout",    "key_layout",
-        "op",       "step",         "lane",    "send",     "receive",  "value",     "form",
-        "whole",    "accumulating", "fields",  "queries",  "keys",     "bundles",   "sources",
-        "targets",  "format",       "version", "method",   "problem",  "programs"}) {
+       {"tokens",  "key_tokens", "heads",  "kv_heads", "head_dim",     "value_dim", "scale",   "backward", "return_lse",
+        "dtype",   "wire",       "mask",   "layout",   "key_layout",   "op",        "step",    "lane",     "send",
+        "receive", "value",      "form",   "whole",    "accumulating", "fields",    "queries", "keys",     "bundles",
+        "sources", "targets",    "format", "version",  "method",       "problem",   "programs"}) {
     EXPECT_TRUE(named(name)) << name;
   }
 }

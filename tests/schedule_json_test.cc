@@ -13,10 +13,8 @@
 namespace weft {
 namespace {
 
-Problem problem_of(std::string_view method, const std::vector<int64_t>& lengths, MaskRule rule,
-                   int ranks) {
-  Problem problem =
-      self_attention(Mask::documents(lengths, rule), layout_of(method, lengths, ranks), 6, 2, 16);
+Problem problem_of(std::string_view method, const std::vector<int64_t>& lengths, MaskRule rule, int ranks) {
+  Problem problem = self_attention(Mask::documents(lengths, rule), layout_of(method, lengths, ranks), 6, 2, 16);
   problem.backward = true;
   return problem;
 }
@@ -25,11 +23,9 @@ class EveryMethod : public testing::TestWithParam<std::string_view> {};
 
 TEST_P(EveryMethod, RoundTripIsExactAndProved) {
   for (const std::vector<int64_t>& lengths : {std::vector<int64_t>{97}, {1, 40, 7, 30}, {2}}) {
-    for (const MaskRule& rule :
-         {MaskRule{}, MaskRule{.causal = true}, MaskRule{.causal = true, .window = 9}}) {
+    for (const MaskRule& rule : {MaskRule{}, MaskRule{.causal = true}, MaskRule{.causal = true, .window = 9}}) {
       for (int ranks : {1, 2, 3, 4, 7}) {
-        const Schedule written =
-            make_schedule(GetParam(), problem_of(GetParam(), lengths, rule, ranks));
+        const Schedule written = make_schedule(GetParam(), problem_of(GetParam(), lengths, rule, ranks));
         const std::string text = to_json(written);
         const Schedule read = schedule_from_json(text);
         ASSERT_EQ(to_json(read), text);
@@ -51,8 +47,7 @@ TEST_P(EveryMethod, RoundTripIsExactAndProved) {
 // One number of a valid document changed, or one line dropped, doubled or swapped with the next: whatever can still be
 // read is judged.
 TEST_P(EveryMethod, DamagedDocumentsAreJudged) {
-  const std::string valid =
-      to_json(make_schedule(GetParam(), problem_of(GetParam(), {30, 11}, {.causal = true}, 3)));
+  const std::string valid = to_json(make_schedule(GetParam(), problem_of(GetParam(), {30, 11}, {.causal = true}, 3)));
   std::vector<std::string> lines;
   for (size_t begin = 0; begin < valid.size();) {
     const size_t end = valid.find('\n', begin);
@@ -60,19 +55,15 @@ TEST_P(EveryMethod, DamagedDocumentsAreJudged) {
     begin = end + 1;
   }
   Random random(11);
-  const auto below = [&](size_t end) {
-    return static_cast<size_t>(random.uniform(static_cast<int64_t>(end)));
-  };
-  const auto is_instruction = [](const std::string& line) {
-    return line.starts_with("      {\"op\"");
-  };
+  const auto below = [&](size_t end) { return static_cast<size_t>(random.uniform(static_cast<int64_t>(end))); };
+  const auto is_instruction = [](const std::string& line) { return line.starts_with("      {\"op\""); };
   int judged = 0, wrong = 0;
   const int trials = test_level() == 0 ? 100 : test_level() == 1 ? 500 : 5000;
   for (int trial = 0; trial < trials; ++trial) {
     std::vector<std::string> changed = lines;
     size_t at = below(lines.size() - 1);
-    while (!is_instruction(lines[at]) || !is_instruction(lines[at + 1]) ||
-           !lines[at].ends_with(',') || !lines[at + 1].ends_with(',')) {
+    while (!is_instruction(lines[at]) || !is_instruction(lines[at + 1]) || !lines[at].ends_with(',') ||
+           !lines[at + 1].ends_with(',')) {
       at = below(lines.size() - 1);
     }
     switch (below(4)) {

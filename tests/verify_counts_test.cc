@@ -32,8 +32,7 @@ TEST(Work, CountsAllowedPairsTimesQueryHeads) {
     const Report report = proved(script(with_backward(tokens8(ranks, rule)), body));
     for (int rank = 0; rank < ranks; ++rank) {
       EXPECT_EQ(report.ranks[static_cast<size_t>(rank)].work, 2 * pairs[static_cast<size_t>(rank)]);
-      EXPECT_EQ(report.ranks[static_cast<size_t>(rank)].work_backward,
-                2 * pairs[static_cast<size_t>(rank)]);
+      EXPECT_EQ(report.ranks[static_cast<size_t>(rank)].work_backward, 2 * pairs[static_cast<size_t>(rank)]);
     }
   };
   check(1, {}, {64});
@@ -67,10 +66,7 @@ TEST(Messages, OnePerPeerDirectionAndExchange) {
     EXPECT_EQ(report.ranks[0].messages, report.ranks[1].messages);
     return report.ranks[0].messages;
   };
-  EXPECT_EQ(count([](int rank, Builder& b, const Value& kv, const Value& other) {
-              swap_kv(rank, b, kv, other);
-            }),
-            1);
+  EXPECT_EQ(count([](int rank, Builder& b, const Value& kv, const Value& other) { swap_kv(rank, b, kv, other); }), 1);
   EXPECT_EQ(count([](int rank, Builder& b, const Value& kv,
                      const Value& other) {  // two parts, one message
               Exchange x = b.exchange();
@@ -79,13 +75,12 @@ TEST(Messages, OnePerPeerDirectionAndExchange) {
               x.issue();
             }),
             1);
-  EXPECT_EQ(
-      count([](int rank, Builder& b, const Value& kv, const Value& other) {  // two exchanges
-        for (Field field : {Field::k, Field::v}) {
-          b.exchange().send(1 - rank, kv.only(field)).receive(1 - rank, other.only(field)).issue();
-        }
-      }),
-      2);
+  EXPECT_EQ(count([](int rank, Builder& b, const Value& kv, const Value& other) {  // two exchanges
+              for (Field field : {Field::k, Field::v}) {
+                b.exchange().send(1 - rank, kv.only(field)).receive(1 - rank, other.only(field)).issue();
+              }
+            }),
+            2);
 }
 
 TEST(Bytes, AreThoseOfTheWire) {
@@ -98,10 +93,7 @@ TEST(Bytes, AreThoseOfTheWire) {
       {
         Value q = b.input(Field::q), kv = b.input(kKv), acc = b.partial(q);
         Value visitor = b.whole(Field::q, b.queries_of(1 - rank), b.all_heads());
-        b.exchange()
-            .send(1 - rank, q)
-            .receive(1 - rank, visitor)
-            .issue();  // 4 x 2 x 4 x 2 = 64 bytes
+        b.exchange().send(1 - rank, q).receive(1 - rank, visitor).issue();  // 4 x 2 x 4 x 2 = 64 bytes
         Value part = b.partial(visitor);
         b.attend(q, kv, acc), b.attend(visitor, kv, part);
         b.exchange().send(1 - rank, part).receive(1 - rank, acc, Combine::merge).issue();
@@ -182,8 +174,7 @@ TEST(LiveBytes, Rule5TheLastOfSeveralReadersCounts) {
   const auto body = [](int waits) {
     return [waits](int, Builder& b) {
       Value q = b.input(Field::q), kv = b.input(kKv), acc = b.partial(q);  // 256 + 256 + 320
-      Value first = b.whole(kKv, kv.tokens(), kv.heads()),
-            second = b.whole(kKv, kv.tokens(), kv.heads());
+      Value first = b.whole(kKv, kv.tokens(), kv.heads()), second = b.whole(kKv, kv.tokens(), kv.heads());
       b.exchange(0).send(0, kv).receive(0, first).issue();
       b.exchange(1).send(0, kv).receive(0, second).issue();
       kv.reset();
@@ -202,9 +193,8 @@ TEST(LiveBytes, Rule5TheLastOfSeveralReadersCounts) {
 enum class Lanes { same, different, together };
 Schedule drop_of_received(Lanes lanes) {
   return script(tokens8(1), [lanes](int, Builder& b) {
-    Value q = b.input(Field::q), kv = b.input(kKv);  // 256 + 256
-    Value copy = b.whole(Field::q, q.tokens(), q.heads()),
-          away = b.whole(kKv, kv.tokens(), kv.heads());  // 512
+    Value q = b.input(Field::q), kv = b.input(kKv);                                                       // 256 + 256
+    Value copy = b.whole(Field::q, q.tokens(), q.heads()), away = b.whole(kKv, kv.tokens(), kv.heads());  // 512
     Exchange x = b.exchange(0);
     x.send(0, q).receive(0, copy);
     if (lanes != Lanes::together) {
@@ -245,15 +235,11 @@ Schedule merge_on_receipt(Then then, DType wire = DType::fp32) {
     const Set rows = then == Then::use_other_rows ? low : q.tokens();
     const Set heads = then == Then::use_other_heads ? first : q.heads();
     b.attend(q.at(rows, heads), kv[low], part);
-    b.exchange()
-        .send(0, part.at(rows, heads))
-        .receive(0, acc.at(rows, heads), Combine::merge)
-        .issue();
+    b.exchange().send(0, part.at(rows, heads)).receive(0, acc.at(rows, heads), Combine::merge).issue();
     if (then == Then::wait) b.wait(0);
     if (then == Then::use_target) b.attend(q, kv[high], acc);
     if (then == Then::use_other_rows) b.attend(q[high], kv, acc[high]);
-    if (then == Then::use_other_heads)
-      b.attend(q.at(q.tokens(), second), kv, acc.at(q.tokens(), second));
+    if (then == Then::use_other_heads) b.attend(q.at(q.tokens(), second), kv, acc.at(q.tokens(), second));
     if (then == Then::use_fresh) b.attend(q, kv[high], fresh);
     probe(b);
     if (then == Then::nothing || then == Then::wait) b.attend(q, kv[high], acc);
@@ -306,21 +292,20 @@ TEST(LiveBytes, Rule3OnlyWritingWhatIsBeingSentWaits) {
 }
 
 TEST(LiveBytes, Rule6EverythingIsCompleteAtTheEndOfAPhase) {
-  const auto body =
-      [](bool forward) {  // where the probe is: at the end of forward, or at the start of backward
-        return [forward](int rank, Builder& b) {
-          Training t(b);
-          t.forward();
-          Value kv = b.input(kKv), again = b.whole(kKv, b.keys_of(1 - rank), b.all_kv_heads());
-          swap_kv(rank, b, kv, again);  // nobody needs it
-          kv.reset();
-          if (forward) probe(b);
-          t.open();  // begins backward
-          again.reset();
-          if (!forward) probe(b);
-          t.compute_own(), t.compute_other(), t.send_home(), t.close();
-        };
-      };
+  const auto body = [](bool forward) {  // where the probe is: at the end of forward, or at the start of backward
+    return [forward](int rank, Builder& b) {
+      Training t(b);
+      t.forward();
+      Value kv = b.input(kKv), again = b.whole(kKv, b.keys_of(1 - rank), b.all_kv_heads());
+      swap_kv(rank, b, kv, again);  // nobody needs it
+      kv.reset();
+      if (forward) probe(b);
+      t.open();  // begins backward
+      again.reset();
+      if (!forward) probe(b);
+      t.compute_own(), t.compute_other(), t.send_home(), t.close();
+    };
+  };
   EXPECT_EQ(live(script(with_backward(tokens8(2)), body(true))),
             128 + 128 + kProbe);  // kv and what it becomes
   // Backward: q, kv, dout, dq, dkv, the other's kv and its sums have 128 bytes each, (out, lse)

@@ -39,12 +39,7 @@ TEST(Rule13, AReceiptFromItselfNeedsASend) {
 
 TEST(Rule13, WhatIsEmptyVanishes) {
   const Schedule right = pair([](int rank, Builder& b, const Value& kv, const Value& other) {
-    b.exchange()
-        .send(1 - rank, kv)
-        .send(1 - rank, kv[Set()])
-        .send(1 - rank, Value())
-        .receive(1 - rank, other)
-        .issue();
+    b.exchange().send(1 - rank, kv).send(1 - rank, kv[Set()]).send(1 - rank, Value()).receive(1 - rank, other).issue();
     b.exchange().send(1 - rank, kv[Set()]).receive(1 - rank, other[Set()]).issue();
   });
   EXPECT_EQ(proved(right).ranks[0].messages, 1);
@@ -98,8 +93,7 @@ TEST(Rule13, DisjointHeadsOfTheSameRowsMayCross) {
     };
   };
   proved(script(tokens8(1), body(0, 1)));
-  refused(script(tokens8(1), body(1, 1)),
-          {"operand", 0, Op::exchange, 0, "are sent and received at once"});
+  refused(script(tokens8(1), body(1, 1)), {"operand", 0, Op::exchange, 0, "are sent and received at once"});
 }
 
 TEST(Rule13, NoTwoCopiesHitOneElement) {
@@ -109,12 +103,7 @@ TEST(Rule13, NoTwoCopiesHitOneElement) {
                forward_alone(b, [&](auto& q, auto& kv, auto& acc) {
                  Value copy = b.whole(kKv, kv.tokens(), kv.heads());
                  const Set low = b.set(Range{0, 5}), high = b.set(Range{4, 8});
-                 b.exchange()
-                     .send(0, kv[low])
-                     .send(0, kv[high])
-                     .receive(0, copy[low])
-                     .receive(0, copy[high])
-                     .issue();
+                 b.exchange().send(0, kv[low]).send(0, kv[high]).receive(0, copy[low]).receive(0, copy[high]).issue();
                  b.attend(q, copy, acc);
                });
              }),
@@ -122,22 +111,20 @@ TEST(Rule13, NoTwoCopiesHitOneElement) {
 }
 
 TEST(Rule13, PartsAreOrderedByPeer) {
-  const Schedule right = script(
-      self_attention(Mask::of(6, {}), Layout::contiguous(6, 3), 1, 1, 4), [](int rank, Builder& b) {
+  const Schedule right =
+      script(self_attention(Mask::of(6, {}), Layout::contiguous(6, 3), 1, 1, 4), [](int rank, Builder& b) {
         Value q = b.input(Field::q), kv = b.input(kKv), acc = b.partial(q);
         Value all = b.whole(kKv, b.set(Range{0, 6}), kv.heads());
         Exchange x = b.exchange();
-        for (int peer : {2, 0, 1})
-          x.send(peer, kv).receive(peer, all[b.keys_of(peer)]);  // the builder sorts
+        for (int peer : {2, 0, 1}) x.send(peer, kv).receive(peer, all[b.keys_of(peer)]);  // the builder sorts
         x.issue();
         (void)rank;
         b.attend(q, all, acc);
         b.result(b.finish(acc));
       });
   proved(right);
-  const Schedule wrong = edited(right, [](StoredSchedule& stored) {
-    std::swap(stored.programs[1].parts[0], stored.programs[1].parts[1]);
-  });
+  const Schedule wrong = edited(
+      right, [](StoredSchedule& stored) { std::swap(stored.programs[1].parts[0], stored.programs[1].parts[1]); });
   refused(wrong, {"operand", 1, Op::exchange, 0, "parts are not ordered by peer"});
 }
 
@@ -158,17 +145,13 @@ TEST(Rule8, PartialsMergeSumsAddWholeValuesAreCopied) {
   refused(script(tokens8(1), body(Combine::add)),
           {"operand", 0, Op::exchange, 0, "add of out+lse; partial results merge"});
   refused(script(tokens8(1), body(Combine::copy)),
-          {"lifetime", 0, Op::exchange, 0,
-           "rows 0..8 of out+lse are received by copy, but hold something already"});
+          {"lifetime", 0, Op::exchange, 0, "rows 0..8 of out+lse are received by copy, but hold something already"});
 
   const auto gradient = [](Combine combine) {
     return [combine](int rank, Builder& b) {
       Training t(b);
       t.forward(), t.open(), t.compute_own(), t.compute_other();
-      b.exchange()
-          .send(1 - rank, t.part)
-          .receive(1 - rank, t.dkv, rank == 0 ? combine : Combine::add)
-          .issue();
+      b.exchange().send(1 - rank, t.part).receive(1 - rank, t.dkv, rank == 0 ? combine : Combine::add).issue();
       t.close();
     };
   };
@@ -176,51 +159,40 @@ TEST(Rule8, PartialsMergeSumsAddWholeValuesAreCopied) {
   refused(script(with_backward(tokens8(2)), gradient(Combine::merge)),
           {"operand", 0, Op::exchange, 2, "merge of dk+dv; partial results merge, sums add"});
   refused(script(with_backward(tokens8(2)), gradient(Combine::copy)),
-          {"lifetime", 0, Op::exchange, 2,
-           "rows 0..4 of dk+dv are received by copy, but hold something already"});
+          {"lifetime", 0, Op::exchange, 2, "rows 0..4 of dk+dv are received by copy, but hold something already"});
 
   refused(pair([](int rank, Builder& b, const Value& kv, const Value& other) {
-            b.exchange()
-                .send(1 - rank, kv)
-                .receive(1 - rank, other, rank == 1 ? Combine::add : Combine::copy)
-                .issue();
+            b.exchange().send(1 - rank, kv).receive(1 - rank, other, rank == 1 ? Combine::add : Combine::copy).issue();
           }),
           {"operand", 1, Op::exchange, 0, "add of whole k+v"});
 }
 
 TEST(Rule8, ACopyGoesIntoRowsThatAreStillTheIdentity) {
-  const auto body =
-      [](int64_t rows) {  // acc holds something for the first `rows` queries; rows 4..8 arrive
-        return [rows](int, Builder& b) {
-          forward_alone(b, [&](auto& q, auto& kv, auto& acc) {
-            Value part = b.partial(q);
-            b.attend(q[b.set(Range{0, rows})], kv, acc);
-            b.attend(q[b.set(Range{4, 8})], kv, part);
-            b.exchange()
-                .send(0, part[b.set(Range{4, 8})])
-                .receive(0, acc[b.set(Range{4, 8})])
-                .issue();
-          });
-        };
-      };
+  const auto body = [](int64_t rows) {  // acc holds something for the first `rows` queries; rows 4..8 arrive
+    return [rows](int, Builder& b) {
+      forward_alone(b, [&](auto& q, auto& kv, auto& acc) {
+        Value part = b.partial(q);
+        b.attend(q[b.set(Range{0, rows})], kv, acc);
+        b.attend(q[b.set(Range{4, 8})], kv, part);
+        b.exchange().send(0, part[b.set(Range{4, 8})]).receive(0, acc[b.set(Range{4, 8})]).issue();
+      });
+    };
+  };
   proved(script(tokens8(1), body(4)));
-  refused(script(tokens8(1), body(5)),
-          {"lifetime", 0, Op::exchange, 0, "rows 4..5 of out+lse are received by copy"});
+  refused(script(tokens8(1), body(5)), {"lifetime", 0, Op::exchange, 0, "rows 4..5 of out+lse are received by copy"});
 }
 
 TEST(Rule8, TheFieldsOfAnAccumulatorTravelTogether) {
   refused(
-      script(
-          tokens8(1),
-          [](int, Builder& b) {
-            forward_alone(b, [&](auto& q, auto& kv, auto& acc) {
-              Value part = b.partial(q);
-              b.attend(q, kv, part);
-              b.exchange().send(0, part.only(Field::out)).receive(0, acc.only(Field::out)).issue();
-            });
-          }),
-      {"operand", 0, Op::exchange, 0,
-       "exchange: send needs all fields of an accumulating value, but is given out"});
+      script(tokens8(1),
+             [](int, Builder& b) {
+               forward_alone(b, [&](auto& q, auto& kv, auto& acc) {
+                 Value part = b.partial(q);
+                 b.attend(q, kv, part);
+                 b.exchange().send(0, part.only(Field::out)).receive(0, acc.only(Field::out)).issue();
+               });
+             }),
+      {"operand", 0, Op::exchange, 0, "exchange: send needs all fields of an accumulating value, but is given out"});
 }
 
 }  // namespace

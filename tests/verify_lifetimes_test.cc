@@ -22,8 +22,7 @@ TEST(Reads, OnlyWhatIsDefined) {
   };
   proved(script(tokens8(2), body(true, 4)));
   refused(script(tokens8(2), body(false, 4)),
-          {"lifetime", 1, Op::attend, 0,
-           "attend: keys: k+v 0..4, heads 0..1 is used before it is defined"});
+          {"lifetime", 1, Op::attend, 0, "attend: keys: k+v 0..4, heads 0..1 is used before it is defined"});
   refused(script(tokens8(2), body(true, 3)),
           {"lifetime", 0, Op::attend, 0, "k+v 4..8, heads 0..1 is used before it is defined"});
 }
@@ -50,17 +49,14 @@ TEST(Reads, SeveralReceiptsDefineAValueTogether) {
 }
 
 TEST(Reads, OnlyDefinedRowsAreSent) {
-  refused(
-      script(
-          tokens8(2),
-          [](int rank, Builder& b) {
-            forward_pair(rank, b, [&](const Value& kv, const Value& other) {
-              Value copy = b.whole(kKv, kv.tokens(), kv.heads());
-              b.exchange().send(1 - rank, rank == 1 ? copy : kv).receive(1 - rank, other).issue();
-            });
-          }),
-      {"lifetime", 1, Op::exchange, 0,
-       "exchange: send: k+v 4..8, heads 0..1 is used before it is defined"});
+  refused(script(tokens8(2),
+                 [](int rank, Builder& b) {
+                   forward_pair(rank, b, [&](const Value& kv, const Value& other) {
+                     Value copy = b.whole(kKv, kv.tokens(), kv.heads());
+                     b.exchange().send(1 - rank, rank == 1 ? copy : kv).receive(1 - rank, other).issue();
+                   });
+                 }),
+          {"lifetime", 1, Op::exchange, 0, "exchange: send: k+v 4..8, heads 0..1 is used before it is defined"});
 }
 
 TEST(Reads, NothingAfterItsDrop) {
@@ -72,8 +68,7 @@ TEST(Reads, NothingAfterItsDrop) {
     };
   };
   proved(alone(body(false)));
-  refused(alone(body(true)),
-          {"lifetime", 0, Op::attend, 0, "attend: keys: value 1 does not exist here"});
+  refused(alone(body(true)), {"lifetime", 0, Op::attend, 0, "attend: keys: value 1 does not exist here"});
 }
 
 TEST(Reads, OnlyRowsInsideTheValue) {
@@ -82,11 +77,8 @@ TEST(Reads, OnlyRowsInsideTheValue) {
             b.exchange().send(0, kv[half.tokens()]).receive(0, half).issue();
             b.attend(q, half[kv.tokens()], acc);
           }),
-          {"operand", 0, Op::attend, 0,
-           "slice k+v 0..8, heads 0..1 is not inside value 3 (k+v 0..4, heads 0..1)"});
-  refused(alone([](Builder& b, Value& q, Value& kv, Value& acc) {
-            b.attend(q, kv.only(Field::k), acc);
-          }),
+          {"operand", 0, Op::attend, 0, "slice k+v 0..8, heads 0..1 is not inside value 3 (k+v 0..4, heads 0..1)"});
+  refused(alone([](Builder& b, Value& q, Value& kv, Value& acc) { b.attend(q, kv.only(Field::k), acc); }),
           {"operand", 0, Op::attend, 0, "attend: keys needs whole k+v, but value 1 is whole k"});
 }
 
@@ -95,23 +87,20 @@ TEST(Reads, UnfinishedRowsAreNotWhole) {
             b.attend(q, kv, acc);
             b.result(acc);
           }),
-          {"operand", 0, Op::result, 0,
-           "result needs whole out+lse, but value 2 is accumulating out+lse"});
+          {"operand", 0, Op::result, 0, "result needs whole out+lse, but value 2 is accumulating out+lse"});
   // "delta of a partial out" and "lse of a block" cannot be written.
-  refused(
-      trained([](Training& t) {
-        Value block = t.b.partial(t.q);
-        t.b.attend(t.q, t.kv, block);
-        t.b.prepare_backward(block.only(Field::out), t.dout);
-      }),
-      {"operand", 0, Op::prepare_backward, 1, "prepare_backward: out needs whole out, but value"});
-  refused(
-      trained([](Training& t) {
-        Value block = t.b.partial(t.q), again = t.b.sums(Field::dq, t.q.tokens(), t.q.heads());
-        t.b.attend(t.q, t.kv, block);
-        t.b.attend_backward(t.q, t.kv, {t.dout, block.only(Field::lse), t.delta}, again, Slice{});
-      }),
-      {"operand", 0, Op::attend_backward, 1, "attend_backward: bundle needs whole lse, but value"});
+  refused(trained([](Training& t) {
+            Value block = t.b.partial(t.q);
+            t.b.attend(t.q, t.kv, block);
+            t.b.prepare_backward(block.only(Field::out), t.dout);
+          }),
+          {"operand", 0, Op::prepare_backward, 1, "prepare_backward: out needs whole out, but value"});
+  refused(trained([](Training& t) {
+            Value block = t.b.partial(t.q), again = t.b.sums(Field::dq, t.q.tokens(), t.q.heads());
+            t.b.attend(t.q, t.kv, block);
+            t.b.attend_backward(t.q, t.kv, {t.dout, block.only(Field::lse), t.delta}, again, Slice{});
+          }),
+          {"operand", 0, Op::attend_backward, 1, "attend_backward: bundle needs whole lse, but value"});
 }
 
 // ---- writes
@@ -127,19 +116,17 @@ TEST(Writes, EachElementOnce) {
     };
   };
   proved(alone(body(4)));
-  refused(alone(body(3)), {"lifetime", 0, Op::exchange, 1,
-                           "k+v 3..8, heads 0..1 is received, but was written before"});
+  refused(alone(body(3)), {"lifetime", 0, Op::exchange, 1, "k+v 3..8, heads 0..1 is received, but was written before"});
 }
 
 TEST(Writes, InputsAreWritten) {
-  refused(
-      alone([](Builder& b, Value& q, Value& kv, Value& acc) {
-        Value copy = b.whole(kKv, kv.tokens(), kv.heads());
-        b.exchange().send(0, kv).receive(0, copy).issue();
-        b.exchange().send(0, copy).receive(0, kv).issue();
-        b.attend(q, kv, acc);
-      }),
-      {"lifetime", 0, Op::exchange, 1, "k+v 0..8, heads 0..1 is received, but was written before"});
+  refused(alone([](Builder& b, Value& q, Value& kv, Value& acc) {
+            Value copy = b.whole(kKv, kv.tokens(), kv.heads());
+            b.exchange().send(0, kv).receive(0, copy).issue();
+            b.exchange().send(0, copy).receive(0, kv).issue();
+            b.attend(q, kv, acc);
+          }),
+          {"lifetime", 0, Op::exchange, 1, "k+v 0..8, heads 0..1 is received, but was written before"});
 }
 
 TEST(Writes, FinishAndDeltaAreWrittenOnce) {
@@ -203,18 +190,17 @@ TEST(Writes, MergeIsForPartialsAddIsForSums) {
             b.attend(q, kv, acc);
             b.add(kv, kv);
           }),
-          {"operand", 0, Op::add, 0,
-           "source needs all fields of an accumulating value, but is given k+v of value 1"});
+          {"operand", 0, Op::add, 0, "source needs all fields of an accumulating value, but is given k+v of value 1"});
 }
 
 TEST(Writes, RowsOfBothOperandsAreTheSame) {
-  refused(alone([](Builder& b, Value& q, Value& kv, Value& acc) {
-            Value part = b.partial(q);
-            b.attend(q, kv, part);
-            b.merge(acc, part[b.set(Range{0, 4})]);
-          }),
-          {"operand", 0, Op::merge, 0,
-           "merge of different rows: out+lse 0..4, heads 0..2 and out+lse 0..8, heads 0..2"});
+  refused(
+      alone([](Builder& b, Value& q, Value& kv, Value& acc) {
+        Value part = b.partial(q);
+        b.attend(q, kv, part);
+        b.merge(acc, part[b.set(Range{0, 4})]);
+      }),
+      {"operand", 0, Op::merge, 0, "merge of different rows: out+lse 0..4, heads 0..2 and out+lse 0..8, heads 0..2"});
   refused(trained([](Training& t) {
             t.b.prepare_backward(t.out[t.b.set(Range{0, 4})].only(Field::out), t.dout);
           }),
@@ -245,8 +231,7 @@ TEST(Writes, FieldsMayBeFinishedApart) {
   };
   proved(script(tokens8(1), body(true)));
   refused(script(tokens8(1), body(false)),
-          {"result", 0, kEnd, 0,
-           "not all rows of out are given as a result; this rank owes 0..8, heads 0..2"});
+          {"result", 0, kEnd, 0, "not all rows of out are given as a result; this rank owes 0..8, heads 0..2"});
 }
 
 // ---- births and drops
@@ -261,9 +246,8 @@ TEST(Values, AreDroppedOnce) {
 }
 
 TEST(Values, AreAllDropped) {
-  refused(
-      edited(right(), [](StoredSchedule& stored) { stored.programs[0].instructions.pop_back(); }),
-      {"lifetime", 0, kEnd, 0, "is never dropped"});
+  refused(edited(right(), [](StoredSchedule& stored) { stored.programs[0].instructions.pop_back(); }),
+          {"lifetime", 0, kEnd, 0, "is never dropped"});
 }
 
 TEST(Values, AreBornOnce) {
@@ -297,14 +281,12 @@ TEST(Values, LieInsideTheProblem) {
             b.whole(kKv, b.set(Range{4, 9}), kv.heads());
             b.attend(q, kv, acc);
           }),
-          {"operand", 0, Op::create, 1,
-           "(k+v 4..9, heads 0..1) is empty or lies outside of the problem"});
+          {"operand", 0, Op::create, 1, "(k+v 4..9, heads 0..1) is empty or lies outside of the problem"});
   refused(alone([](Builder& b, Value& q, Value& kv, Value& acc) {
             b.whole(kKv, kv.tokens(), b.all_heads());  // 2 query heads, 1 kv head
             b.attend(q, kv, acc);
           }),
-          {"operand", 0, Op::create, 1,
-           "(k+v 0..8, heads 0..2) is empty or lies outside of the problem"});
+          {"operand", 0, Op::create, 1, "(k+v 0..8, heads 0..2) is empty or lies outside of the problem"});
 }
 
 }  // namespace

@@ -12,15 +12,14 @@ TEST(Rule10, PartsOfOneMessageMatchInListedOrder) {
     return [same](int rank, Builder& b, const Value& kv, const Value& other) {
       const bool turned = !same && rank == 1;  // rank 1 sends v before k
       Exchange x = b.exchange();
-      x.send(1 - rank, kv.only(turned ? Field::v : Field::k))
-          .send(1 - rank, kv.only(turned ? Field::k : Field::v));
+      x.send(1 - rank, kv.only(turned ? Field::v : Field::k)).send(1 - rank, kv.only(turned ? Field::k : Field::v));
       x.receive(1 - rank, other.only(Field::k)).receive(1 - rank, other.only(Field::v));
       x.issue();
     };
   };
   proved(pair(swap(true)));
-  refused(pair(swap(false)), {"message", 0, Op::exchange, 0,
-                              "rank 1 sends v 4..8, heads 0..1 (its instruction 4), but k 4..8"});
+  refused(pair(swap(false)),
+          {"message", 0, Op::exchange, 0, "rank 1 sends v 4..8, heads 0..1 (its instruction 4), but k 4..8"});
 }
 
 TEST(Rule10, BothEndsHaveAsManyParts) {
@@ -33,8 +32,7 @@ TEST(Rule10, BothEndsHaveAsManyParts) {
             }
             x.receive(1 - rank, other).issue();
           }),
-          {"message", 1, Op::exchange, 0,
-           "rank 0 sends 2 parts (its instruction 4), but 1 are expected"});
+          {"message", 1, Op::exchange, 0, "rank 0 sends 2 parts (its instruction 4), but 1 are expected"});
 }
 
 TEST(Rule10, FieldsAreEqual) {
@@ -42,8 +40,7 @@ TEST(Rule10, FieldsAreEqual) {
             const Fields sent = rank == 0 ? Fields(Field::k) : kKv;
             b.exchange().send(1 - rank, kv.only(sent)).receive(1 - rank, other).issue();
           }),
-          {"message", 1, Op::exchange, 0,
-           "rank 0 sends k 0..4, heads 0..1 (its instruction 4), but k+v 0..4"});
+          {"message", 1, Op::exchange, 0, "rank 0 sends k 0..4, heads 0..1 (its instruction 4), but k+v 0..4"});
 }
 
 TEST(Rule10, TokensAreEqual) {
@@ -51,22 +48,20 @@ TEST(Rule10, TokensAreEqual) {
             const Set sent = rank == 0 ? b.set(Range{0, 3}) : kv.tokens();
             b.exchange().send(1 - rank, kv[sent]).receive(1 - rank, other).issue();
           }),
-          {"message", 1, Op::exchange, 0,
-           "rank 0 sends k+v 0..3, heads 0..1 (its instruction 4), but k+v 0..4"});
+          {"message", 1, Op::exchange, 0, "rank 0 sends k+v 0..3, heads 0..1 (its instruction 4), but k+v 0..4"});
 }
 
 TEST(Rule10, HeadsAreEqual) {
   Problem problem = tokens8(2);
   problem.kv_heads = 2;
-  refused(
-      pair(
-          [](int rank, Builder& b, const Value& kv, const Value& other) {
-            const Set sent = rank == 0 ? b.set(Range{1, 2}) : kv.heads();
-            b.exchange().send(1 - rank, kv.at(kv.tokens(), sent)).receive(1 - rank, other).issue();
-          },
-          problem),
-      {"message", 1, Op::exchange, 0,
-       "rank 0 sends k+v 0..4, heads 1..2 (its instruction 4), but k+v 0..4, heads 0..2"});
+  refused(pair(
+              [](int rank, Builder& b, const Value& kv, const Value& other) {
+                const Set sent = rank == 0 ? b.set(Range{1, 2}) : kv.heads();
+                b.exchange().send(1 - rank, kv.at(kv.tokens(), sent)).receive(1 - rank, other).issue();
+              },
+              problem),
+          {"message", 1, Op::exchange, 0,
+           "rank 0 sends k+v 0..4, heads 1..2 (its instruction 4), but k+v 0..4, heads 0..2"});
 }
 
 // Rank 1 attends for rank 0 and sends the partial back; rank 0 receives it as finished rows, or as
@@ -85,34 +80,25 @@ TEST(Rule10, FormsAreEqual) {
     };
   };
   proved(script(tokens8(1), body(false)));
-  refused(
-      script(tokens8(1), body(true)),
-      {"message", 0, Op::exchange, 0,
-       "rank 0 sends accumulating out+lse 0..8, heads 0..2, but it is received as the other form"});
+  refused(script(tokens8(1), body(true)),
+          {"message", 0, Op::exchange, 0,
+           "rank 0 sends accumulating out+lse 0..8, heads 0..2, but it is received as the other form"});
 }
 
 TEST(Rule10, MessagesMatchInOrder) {
   const auto swap = [](bool same) {
     return [same](int rank, Builder& b, const Value& kv, const Value& other) {
       const Set low = b.set(Range{rank * 4, rank * 4 + 1}), high = kv.tokens() - low;
-      const Set their_low = b.set(Range{4 - rank * 4, 5 - rank * 4}),
-                their_high = other.tokens() - their_low;
+      const Set their_low = b.set(Range{4 - rank * 4, 5 - rank * 4}), their_high = other.tokens() - their_low;
       const bool turned = !same && rank == 1;  // rank 1 sends its high rows first
       // On two lanes: matching does not depend on them.
-      b.exchange(0)
-          .send(1 - rank, kv[turned ? high : low])
-          .receive(1 - rank, other[their_low])
-          .issue();
-      b.exchange(1)
-          .send(1 - rank, kv[turned ? low : high])
-          .receive(1 - rank, other[their_high])
-          .issue();
+      b.exchange(0).send(1 - rank, kv[turned ? high : low]).receive(1 - rank, other[their_low]).issue();
+      b.exchange(1).send(1 - rank, kv[turned ? low : high]).receive(1 - rank, other[their_high]).issue();
     };
   };
   proved(pair(swap(true)));
   refused(pair(swap(false)),
-          {"message", 0, Op::exchange, 0,
-           "rank 1 sends k+v 5..8, heads 0..1 (its instruction 4), but k+v 4..5"});
+          {"message", 0, Op::exchange, 0, "rank 1 sends k+v 5..8, heads 0..1 (its instruction 4), but k+v 4..5"});
 }
 
 TEST(Rule10, LanesAreEqual) {
@@ -123,8 +109,7 @@ TEST(Rule10, LanesAreEqual) {
   };
   proved(pair(swap(true)));
   refused(pair(swap(false)),
-          {"message", 0, Op::exchange, 0,
-           "rank 1 sends on lane 1 (its instruction 4), but lane 0 is expected"});
+          {"message", 0, Op::exchange, 0, "rank 1 sends on lane 1 (its instruction 4), but lane 0 is expected"});
 }
 
 TEST(Rule10, PeersExist) {
@@ -133,13 +118,11 @@ TEST(Rule10, PeersExist) {
               swap_kv(rank, b, kv, other);
               if (rank == 1) b.exchange().send(peer, kv).issue();
             }),
-            {"message", 1, Op::exchange, 1,
-             "to rank " + std::to_string(peer) + ", but ranks are 0..1"});
+            {"message", 1, Op::exchange, 1, "to rank " + std::to_string(peer) + ", but ranks are 0..1"});
     refused(pair([peer](int rank, Builder& b, const Value& kv, const Value& other) {
               b.exchange().send(1 - rank, kv).receive(rank == 1 ? peer : 1, other).issue();
             }),
-            {"message", 1, Op::exchange, 0,
-             "from rank " + std::to_string(peer) + ", but ranks are 0..1"});
+            {"message", 1, Op::exchange, 0, "from rank " + std::to_string(peer) + ", but ranks are 0..1"});
   }
 }
 
@@ -157,9 +140,7 @@ TEST(Rule12, ThereAreEightLanes) {
 // ---- rule 11: deadlock
 
 TEST(Rule11, WhatCrossesIsOneExchange) {
-  proved(pair([](int rank, Builder& b, const Value& kv, const Value& other) {
-    swap_kv(rank, b, kv, other);
-  }));
+  proved(pair([](int rank, Builder& b, const Value& kv, const Value& other) { swap_kv(rank, b, kv, other); }));
   for (int lane : {0, 1}) {  // another lane does not help: lanes only promise concurrency
     refused(pair([lane](int rank, Builder& b, const Value& kv, const Value& other) {
               b.exchange(0).send(1 - rank, kv).issue();
@@ -202,10 +183,9 @@ Schedule ring_of_three(bool crossing) {
 TEST(Rule11, ACycleOfThreeIsNamed) {
   proved(ring_of_three(false));
   const Schedule wrong = ring_of_three(true);
-  const std::string at = " at instruction " + std::to_string(place_of(wrong, 0, Op::exchange, 1)) +
-                         " waits to send to rank ";
-  refused(wrong, {"deadlock", 0, Op::exchange, 1,
-                  "rank 0" + at + "1, rank 1" + at + "2, rank 2" + at + "0"});
+  const std::string at =
+      " at instruction " + std::to_string(place_of(wrong, 0, Op::exchange, 1)) + " waits to send to rank ";
+  refused(wrong, {"deadlock", 0, Op::exchange, 1, "rank 0" + at + "1, rank 1" + at + "2, rank 2" + at + "0"});
 }
 
 TEST(Rule11, AMessageNeedsItsOtherEnd) {
@@ -216,8 +196,7 @@ TEST(Rule11, AMessageNeedsItsOtherEnd) {
           {"deadlock", 1, Op::exchange, 1, "waits to send to rank 0, rank 0 has finished"});
   refused(pair([](int rank, Builder& b, const Value& kv, const Value& other) {
             swap_kv(rank, b, kv, other);
-            if (rank == 0)
-              b.exchange().receive(1, b.whole(kKv, other.tokens(), other.heads())).issue();
+            if (rank == 0) b.exchange().receive(1, b.whole(kKv, other.tokens(), other.heads())).issue();
           }),
           {"deadlock", 0, Op::exchange, 1, "waits for a message from rank 1, rank 1 has finished"});
 }

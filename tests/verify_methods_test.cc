@@ -32,7 +32,8 @@ const std::vector<HeadCase> kHeads = {{8, 8}, {8, 2}, {6, 1}, {5, 5}, {3, 1}, {1
 std::string first_problem(const Report& report) {
   if (report.ok()) return "";
   const Finding& f = report.problems[0];
-  return "rank " + std::to_string(f.rank) + ", instruction " + std::to_string(f.instruction) + ", " + f.kind + ": " + f.text;
+  return "rank " + std::to_string(f.rank) + ", instruction " + std::to_string(f.instruction) + ", " + f.kind + ": " +
+         f.text;
 }
 
 class EveryMethod : public testing::TestWithParam<std::string_view> {};
@@ -42,8 +43,10 @@ TEST_P(EveryMethod, IsAcceptedOnEveryMaskAndShape) {
     for (int ranks : {1, 2, 3, 4, 5, 8}) {
       for (const HeadCase& heads : kHeads) {
         for (std::string_view layout : {"", "contiguous", "zigzag", "striped", "document-zigzag"}) {
-          Layout where = layout.empty() ? layout_of(GetParam(), mask.lengths, ranks) : make_layout(layout, mask.lengths, ranks);
-          Problem problem = self_attention(Mask::documents(mask.lengths, mask.rule), where, heads.heads, heads.kv_heads, 16);
+          Layout where =
+              layout.empty() ? layout_of(GetParam(), mask.lengths, ranks) : make_layout(layout, mask.lengths, ranks);
+          Problem problem =
+              self_attention(Mask::documents(mask.lengths, mask.rule), where, heads.heads, heads.kv_heads, 16);
           problem.backward = true;
           problem.return_lse = ranks % 2 == 0;
           const int64_t area = problem.mask.area();

@@ -6,10 +6,9 @@ namespace {
 
 TEST(Rule12, LanesAreBelowEight) {
   for (int lane : {8, 200}) {
-    refused(pair([lane](int rank, Builder& b, const Value& kv, const Value& other) {
-              swap_kv(rank, b, kv, other, lane);
-            }),
-            {"operand", 0, Op::exchange, 0, "lane"});
+    refused(
+        pair([lane](int rank, Builder& b, const Value& kv, const Value& other) { swap_kv(rank, b, kv, other, lane); }),
+        {"operand", 0, Op::exchange, 0, "lane"});
   }
 }
 

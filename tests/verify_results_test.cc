@@ -12,22 +12,19 @@ TEST(Inputs, AreWhatTheCallerGives) {
               b.input(field);
               b.attend(q, kv, acc);
             }),
-            {"operand", 0, Op::input, 2,
-             std::string("the caller does not give ") + name_of(field) + " in forward"});
+            {"operand", 0, Op::input, 2, std::string("the caller does not give ") + name_of(field) + " in forward"});
   }
   for (Field field : {Field::delta, Field::dq, Field::dk}) {
     refused(trained([field](Training& t) { t.b.input(field); }),
-            {"operand", 0, Op::input, 6,
-             std::string("the caller does not give ") + name_of(field) + " in backward"});
+            {"operand", 0, Op::input, 6, std::string("the caller does not give ") + name_of(field) + " in backward"});
   }
 }
 
 TEST(Inputs, AreTheRanksOwnTokens) {
   refused(edited(script(tokens8(2),
                         [](int rank, Builder& b) {
-                          forward_pair(rank, b, [&](const Value& kv, const Value& other) {
-                            swap_kv(rank, b, kv, other);
-                          });
+                          forward_pair(rank, b,
+                                       [&](const Value& kv, const Value& other) { swap_kv(rank, b, kv, other); });
                         }),
                  [](StoredSchedule& stored) {
                    operand(stored, Op::input, 1, 0).tokens = stored.pool->intern(Range{0, 8});
@@ -49,8 +46,7 @@ TEST(Inputs, BackwardGetsBackWhatForwardGave) {
   };
   proved(script(with_backward(tokens8(1)), body(true)));
   refused(script(with_backward(tokens8(1)), body(false)),
-          {"operand", 0, Op::input, 4,
-           "backward asks for out+lse, which forward did not give as a result"});
+          {"operand", 0, Op::input, 4, "backward asks for out+lse, which forward did not give as a result"});
 }
 
 // ---- results
@@ -67,8 +63,7 @@ TEST(Results, AreAllGiven) {
   };
   proved(script(tokens8(2), body(4)));
   refused(script(tokens8(2), body(3)),
-          {"result", 1, kEnd, 0,
-           "not all rows of out are given as a result; this rank owes 4..8, heads 0..2"});
+          {"result", 1, kEnd, 0, "not all rows of out are given as a result; this rank owes 4..8, heads 0..2"});
 }
 
 TEST(Results, GradientsAreAllGiven) {
@@ -80,11 +75,9 @@ TEST(Results, GradientsAreAllGiven) {
                      t.forward(), t.open(), t.compute_own();
                      if (missing != 0) b.result(b.finish(t.dq));
                      Value dkv = b.finish(t.dkv);
-                     b.result(missing == 0 ? Slice(dkv)
-                                           : dkv.only(missing == 1 ? Field::dv : Field::dk));
+                     b.result(missing == 0 ? Slice(dkv) : dkv.only(missing == 1 ? Field::dv : Field::dk));
                    }),
-            {"result", 0, kEnd, 0,
-             std::string("not all rows of ") + names[missing] + " are given as a result"});
+            {"result", 0, kEnd, 0, std::string("not all rows of ") + names[missing] + " are given as a result"});
   }
 }
 
@@ -107,8 +100,7 @@ TEST(Results, BelongToTheRank) {
       Exchange x = b.exchange();
       x.send(0, q).send(0, kv);
       if (rank == 0) {
-        for (int peer : {0, 1})
-          x.receive(peer, qq[b.queries_of(peer)]).receive(peer, kk[b.keys_of(peer)]);
+        for (int peer : {0, 1}) x.receive(peer, qq[b.queries_of(peer)]).receive(peer, kk[b.keys_of(peer)]);
       }
       x.issue();
       Value acc = rank == 0 ? b.partial(qq) : Value();
@@ -121,9 +113,8 @@ TEST(Results, BelongToTheRank) {
     };
   };
   proved(script(tokens8(2), body(true)));
-  refused(
-      script(tokens8(2), body(false)),
-      {"result", 0, Op::result, 0, "result out+lse 0..8, heads 0..2 does not belong to this rank"});
+  refused(script(tokens8(2), body(false)),
+          {"result", 0, Op::result, 0, "result out+lse 0..8, heads 0..2 does not belong to this rank"});
 }
 
 TEST(Results, AreThoseOfThePhase) {
@@ -138,8 +129,7 @@ TEST(Results, AreThoseOfThePhase) {
             b.attend(q, kv, acc);
             b.result(b.whole(kOutLse, q.tokens(), q.heads()));
           }),
-          {"lifetime", 0, Op::result, 0,
-           "result: out+lse 0..8, heads 0..2 is used before it is defined"});
+          {"lifetime", 0, Op::result, 0, "result: out+lse 0..8, heads 0..2 is used before it is defined"});
 }
 
 TEST(Results, LseIsGivenWhenAsked) {
@@ -155,8 +145,7 @@ TEST(Results, LseIsGivenWhenAsked) {
     };
     proved(script(problem, body(true)));
     if (asked) {
-      refused(script(problem, body(false)),
-              {"result", 0, kEnd, 0, "not all rows of lse are given as a result"});
+      refused(script(problem, body(false)), {"result", 0, kEnd, 0, "not all rows of lse are given as a result"});
     } else {
       proved(script(problem, body(false)));
     }
@@ -166,9 +155,8 @@ TEST(Results, LseIsGivenWhenAsked) {
 // ---- phases
 
 TEST(Phases, BackwardIsWrittenWhenAsked) {
-  refused(
-      script(with_backward(tokens8(1)), [](int, Builder& b) { Training(b).forward(); }),
-      {"result", 0, kEnd, 0, "the problem asks for backward, but the program has only forward"});
+  refused(script(with_backward(tokens8(1)), [](int, Builder& b) { Training(b).forward(); }),
+          {"result", 0, kEnd, 0, "the problem asks for backward, but the program has only forward"});
 }
 
 TEST(Phases, BackwardBeginsOnce) {
@@ -202,8 +190,7 @@ TEST(Phases, ValuesMayBeKeptForBackward) {
     b.begin_backward();
     Value out = b.input(Field::out), dout = b.input(Field::dout);
     Value delta = b.prepare_backward(out, dout);
-    Value dq = b.sums(Field::dq, q.tokens(), q.heads()),
-          dkv = b.sums(kDkv, kv.tokens(), kv.heads());
+    Value dq = b.sums(Field::dq, q.tokens(), q.heads()), dkv = b.sums(kDkv, kv.tokens(), kv.heads());
     b.attend_backward(q, kv, {dout, lse, delta}, dq, dkv);
     b.result(b.finish(dq));
     b.result(b.finish(dkv));

@@ -19,19 +19,15 @@ TEST(Coverage, EveryPairIsAttended) {
   proved(script(tokens8(2), body(true)));
   // 4 queries x 4 keys of each of the two heads: pairs are counted once for all heads of the rows.
   refused(script(tokens8(2), body(false)),
-          {"coverage", 1, Op::finish, 0,
-           "out+lse of queries 4..8, query heads 0..2 lacks 16 pairs with keys 0..4"});
+          {"coverage", 1, Op::finish, 0, "out+lse of queries 4..8, query heads 0..2 lacks 16 pairs with keys 0..4"});
 }
 
 TEST(Coverage, MissingPairsAreCountedUnderTheMask) {
   // Queries 4..8 see 1, 2, 3, 4 of the keys 4..8 under a causal mask.
   const Schedule wrong = script(tokens8(1, {.causal = true}), [](int, Builder& b) {
-    forward_alone(b, [&](auto& q, auto& kv, auto& acc) {
-      b.attend(q, kv[b.set(Range{0, 4})], acc);
-    });
+    forward_alone(b, [&](auto& q, auto& kv, auto& acc) { b.attend(q, kv[b.set(Range{0, 4})], acc); });
   });
-  refused(wrong, {"coverage", 0, Op::finish, 0,
-                  "of queries 4..8, query heads 0..2 lacks 10 pairs with keys 4..8"});
+  refused(wrong, {"coverage", 0, Op::finish, 0, "of queries 4..8, query heads 0..2 lacks 10 pairs with keys 4..8"});
   // Without the queries that see them, nothing is missing.
   proved(script(tokens8(1, {.causal = true}), [](int, Builder& b) {
     forward_alone(b, [&](auto& q, auto& kv, auto& acc) {
@@ -50,8 +46,7 @@ TEST(Coverage, NoPairIsAttendedTwice) {
                      b.attend(q[b.set(Range{2, 4})], kv[b.set(Range{5, 8})], acc);
                    });
                  }),
-          {"coverage", 0, Op::attend, 1,
-           "out of queries 2..4, heads 0..2: 6 pairs with keys 5..8 are attended twice"});
+          {"coverage", 0, Op::attend, 1, "out of queries 2..4, heads 0..2: 6 pairs with keys 5..8 are attended twice"});
   // An overlap without allowed pairs is harmless: query 3 does not see keys 4..8.
   proved(script(tokens8(1, {.causal = true}), [](int, Builder& b) {
     forward_alone(b, [&](auto& q, auto& kv, auto& acc) {
@@ -73,8 +68,7 @@ TEST(Coverage, EveryHeadIsAttended) {
   };
   proved(script(tokens8(1), body(true)));
   refused(script(tokens8(1), body(false)),
-          {"coverage", 0, Op::finish, 0,
-           "of queries 0..8, query heads 1..2 lacks 64 pairs with keys 0..8"});
+          {"coverage", 0, Op::finish, 0, "of queries 0..8, query heads 1..2 lacks 64 pairs with keys 0..8"});
 }
 
 TEST(Coverage, QueryHeadsReadTheirOwnKvHead) {
@@ -84,14 +78,12 @@ TEST(Coverage, QueryHeadsReadTheirOwnKvHead) {
     return [kv_head](int, Builder& b) {
       forward_alone(b, [&](auto& q, auto& kv, auto& acc) {
         b.attend(q.at(q.tokens(), b.set(Range{0, 2})), kv.at(kv.tokens(), b.set(Range{0, 1})), acc);
-        b.attend(q.at(q.tokens(), b.set(Range{2, 4})),
-                 kv.at(kv.tokens(), b.set(Range{kv_head, kv_head + 1})), acc);
+        b.attend(q.at(q.tokens(), b.set(Range{2, 4})), kv.at(kv.tokens(), b.set(Range{kv_head, kv_head + 1})), acc);
       });
     };
   };
   proved(script(problem, body(1)));
-  refused(script(problem, body(0)),
-          {"operand", 0, Op::attend, 1, "the keys lack kv heads that query heads 2..4 read"});
+  refused(script(problem, body(0)), {"operand", 0, Op::attend, 1, "the keys lack kv heads that query heads 2..4 read"});
 }
 
 TEST(Coverage, MergeUnitesDisjointPartials) {
@@ -106,12 +98,9 @@ TEST(Coverage, MergeUnitesDisjointPartials) {
     };
   };
   proved(script(tokens8(1), body(1, false)));
-  refused(script(tokens8(1), body(2, false)),
-          {"coverage", 0, Op::merge, 1, "32 pairs with keys 4..8 arrive twice"});
-  refused(script(tokens8(1), body(1, true)),
-          {"coverage", 0, Op::merge, 0, "8 pairs with keys 4..5 arrive twice"});
-  refused(script(tokens8(1), body(0, false)),
-          {"coverage", 0, Op::finish, 0, "lacks 32 pairs with keys 4..8"});
+  refused(script(tokens8(1), body(2, false)), {"coverage", 0, Op::merge, 1, "32 pairs with keys 4..8 arrive twice"});
+  refused(script(tokens8(1), body(1, true)), {"coverage", 0, Op::merge, 0, "8 pairs with keys 4..5 arrive twice"});
+  refused(script(tokens8(1), body(0, false)), {"coverage", 0, Op::finish, 0, "lacks 32 pairs with keys 4..8"});
 }
 
 TEST(Coverage, MergingAValueWithItselfIsRefused) {
@@ -143,8 +132,7 @@ TEST(Rule1, AnExchangeSendsWhatSlicesHoldAtItsIssue) {
     };
   };
   proved(script(tokens8(2), body(true)));
-  refused(script(tokens8(2), body(false)),
-          {"coverage", 0, Op::finish, 0, "lacks 16 pairs with keys 4..8"});
+  refused(script(tokens8(2), body(false)), {"coverage", 0, Op::finish, 0, "lacks 16 pairs with keys 4..8"});
 }
 
 TEST(Coverage, TheSentAndTheKeptCopyMayNotBothReachAResult) {
@@ -161,8 +149,7 @@ TEST(Coverage, TheSentAndTheKeptCopyMayNotBothReachAResult) {
     };
   };
   proved(script(tokens8(1), body(false)));
-  refused(script(tokens8(1), body(true)),
-          {"coverage", 0, Op::merge, 1, "64 pairs with keys 0..8 arrive twice"});
+  refused(script(tokens8(1), body(true)), {"coverage", 0, Op::merge, 1, "64 pairs with keys 0..8 arrive twice"});
 }
 
 TEST(Coverage, FinishOfSomeRowsNeedsOnlyThose) {
@@ -199,12 +186,10 @@ TEST(Gradients, EveryContributionToDqIsThere) {
                  [](int rank, Builder& b) {
                    Training t(b);
                    t.forward(), t.open(), t.compute_own();
-                   b.attend_backward(t.q, t.other, t.bundle(),
-                                     rank == 1 ? Slices(Slice{}) : Slices(t.dq), t.part);
+                   b.attend_backward(t.q, t.other, t.bundle(), rank == 1 ? Slices(Slice{}) : Slices(t.dq), t.part);
                    t.send_home(), t.close();
                  }),
-          {"coverage", 1, Op::finish, 1,
-           "dq of queries 4..8, query heads 0..2 lacks 16 pairs with keys 0..4"});
+          {"coverage", 1, Op::finish, 1, "dq of queries 4..8, query heads 0..2 lacks 16 pairs with keys 0..4"});
 }
 
 TEST(Gradients, EveryContributionToDkAndDvComesHome) {
@@ -213,8 +198,7 @@ TEST(Gradients, EveryContributionToDkAndDvComesHome) {
                    Training t(b);
                    t.forward(), t.open(), t.compute_own(), t.compute_other(), t.close();
                  }),
-          {"coverage", 0, Op::finish, 2,
-           "dk+dv of keys 0..4, query heads 0..2 lacks 16 pairs with queries 4..8"});
+          {"coverage", 0, Op::finish, 2, "dk+dv of keys 0..4, query heads 0..2 lacks 16 pairs with queries 4..8"});
 }
 
 TEST(Gradients, NoContributionIsAddedTwice) {
@@ -231,8 +215,7 @@ TEST(Gradients, NoContributionIsAddedTwice) {
   refused(script(with_backward(tokens8(2)),
                  [](int, Builder& b) {
                    Training t(b);
-                   t.forward(), t.open(), t.compute_own(), t.compute_other(), t.send_home(),
-                       t.send_home(), t.close();
+                   t.forward(), t.open(), t.compute_own(), t.compute_other(), t.send_home(), t.send_home(), t.close();
                  }),
           {"coverage", 0, Op::exchange, 3,
            "dk+dv of keys 0..4, query heads 0..2: 16 pairs with queries 4..8 arrive twice"});
@@ -255,8 +238,7 @@ TEST(Gradients, EachGradientAloneIsLegal) {
   };
   proved(script(with_backward(tokens8(1)), body(true)));
   refused(script(with_backward(tokens8(1)), body(false)),
-          {"coverage", 0, Op::finish, 3,
-           "dv of keys 0..8, query heads 0..2 lacks 64 pairs with queries 0..8"});
+          {"coverage", 0, Op::finish, 3, "dv of keys 0..8, query heads 0..2 lacks 64 pairs with queries 0..8"});
 }
 
 // dk, dv of a kv head that several sums hold are complete when the parts of all its query heads are
@@ -268,8 +250,7 @@ TEST(Gradients, KvHeadsNeedAllTheirQueryHeads) {
       t.forward(), t.open();
       for (int64_t head : {0, 1}) {
         Value part = b.sums(kDkv, t.kv.tokens(), t.kv.heads());
-        b.attend_backward(t.q.at(t.q.tokens(), b.set(Range{head, head + 1})), t.kv, t.bundle(),
-                          t.dq, part);
+        b.attend_backward(t.q.at(t.q.tokens(), b.set(Range{head, head + 1})), t.kv, t.bundle(), t.dq, part);
         if (head == 0 || both) b.add(t.dkv, part);
       }
       t.close();
@@ -277,8 +258,7 @@ TEST(Gradients, KvHeadsNeedAllTheirQueryHeads) {
   };
   proved(script(with_backward(tokens8(1)), body(true)));
   refused(script(with_backward(tokens8(1)), body(false)),
-          {"coverage", 0, Op::finish, 2,
-           "dk+dv of keys 0..8, query heads 1..2 lacks 64 pairs with queries 0..8"});
+          {"coverage", 0, Op::finish, 2, "dk+dv of keys 0..8, query heads 1..2 lacks 64 pairs with queries 0..8"});
 }
 
 TEST(Gradients, TheBundleIsComplete) {
@@ -303,8 +283,7 @@ TEST(Gradients, TheBundleCoversTheQueries) {
                    Training t(b);
                    t.forward(), t.open();
                    const Set low = b.set(Range{0, 4});
-                   b.attend_backward(t.q, t.kv, {t.dout, t.out[low].only(Field::lse), t.delta},
-                                     t.dq, t.dkv);
+                   b.attend_backward(t.q, t.kv, {t.dout, t.out[low].only(Field::lse), t.delta}, t.dq, t.dkv);
                    t.close();
                  }),
           {"operand", 0, Op::attend_backward, 0, "no lse for queries 0..8"});
@@ -324,16 +303,14 @@ TEST(Gradients, TargetsHoldTheRows) {
 TEST(Gradients, KeysHoldTheKvHeadsOfTheQueries) {
   Problem problem = with_backward(tokens8(1));
   problem.heads = 4, problem.kv_heads = 2;
-  refused(
-      script(problem,
-             [](int, Builder& b) {
-               Training t(b);
-               t.forward(), t.open();
-               b.attend_backward(t.q, t.kv.at(t.kv.tokens(), b.set(Range{0, 1})), t.bundle(), t.dq,
-                                 t.dkv);
-               t.close();
-             }),
-      {"operand", 0, Op::attend_backward, 0, "the keys lack kv heads that query heads 0..4 read"});
+  refused(script(problem,
+                 [](int, Builder& b) {
+                   Training t(b);
+                   t.forward(), t.open();
+                   b.attend_backward(t.q, t.kv.at(t.kv.tokens(), b.set(Range{0, 1})), t.bundle(), t.dq, t.dkv);
+                   t.close();
+                 }),
+          {"operand", 0, Op::attend_backward, 0, "the keys lack kv heads that query heads 0..4 read"});
 }
 
 // ---- explanations
@@ -349,15 +326,12 @@ std::string story(const Schedule& schedule, bool explain = true) {
   return at == std::string::npos ? "" : text.substr(at + 21);
 }
 std::string at(const Schedule& schedule, int rank, Op op, int n = 0) {
-  return " on rank " + std::to_string(rank) + " at instruction " +
-         std::to_string(place_of(schedule, rank, op, n));
+  return " on rank " + std::to_string(rank) + " at instruction " + std::to_string(place_of(schedule, rank, op, n));
 }
 
 TEST(Explanation, SaysThatNothingComputesIt) {
   const Schedule wrong = script(tokens8(1), [](int, Builder& b) {
-    forward_alone(b, [&](auto& q, auto& kv, auto& acc) {
-      b.attend(q, kv[b.set(Range{0, 4})], acc);
-    });
+    forward_alone(b, [&](auto& q, auto& kv, auto& acc) { b.attend(q, kv[b.set(Range{0, 4})], acc); });
   });
   EXPECT_EQ(story(wrong), "it is computed nowhere");
 }
@@ -372,8 +346,7 @@ TEST(Explanation, FollowsAPartialToItsDrop) {
       b.attend(q, kv[b.set(Range{4, 8})], part);
     });
   });
-  EXPECT_EQ(story(wrong), "attended" + at(wrong, 0, Op::attend, 1) + ", then dropped" +
-                              at(wrong, 0, Op::drop, 0));
+  EXPECT_EQ(story(wrong), "attended" + at(wrong, 0, Op::attend, 1) + ", then dropped" + at(wrong, 0, Op::drop, 0));
 }
 
 TEST(Explanation, FollowsAGradientToAnotherRank) {
@@ -389,25 +362,21 @@ TEST(Explanation, FollowsAGradientToAnotherRank) {
   });
   refused(wrong, {"coverage", 0, Op::finish, 2, "dk+dv of keys 0..4"});
   const std::string text = story(wrong);
-  EXPECT_EQ(
-      text.find("computed" + at(wrong, 1, Op::attend_backward, 1) + ", then sent to rank 0" +
-                at(wrong, 1, Op::exchange, 2) + ", then dropped" + " on rank 0 at instruction "),
-      0u)
+  EXPECT_EQ(text.find("computed" + at(wrong, 1, Op::attend_backward, 1) + ", then sent to rank 0" +
+                      at(wrong, 1, Op::exchange, 2) + ", then dropped" + " on rank 0 at instruction "),
+            0u)
       << text;
 }
 
 TEST(Explanation, CanBeLeftOut) {
   const Schedule wrong = script(tokens8(1), [](int, Builder& b) {
-    forward_alone(b, [&](auto& q, auto& kv, auto& acc) {
-      b.attend(q, kv[b.set(Range{0, 4})], acc);
-    });
+    forward_alone(b, [&](auto& q, auto& kv, auto& acc) { b.attend(q, kv[b.set(Range{0, 4})], acc); });
   });
   EXPECT_EQ(story(wrong, false), "");
 }
 
 TEST(Explanation, StopsAfterSoManyProblems) {
-  const Schedule wrong =
-      script(tokens8(2), [](int, Builder& b) { b.input(Field::q), b.input(kKv); });
+  const Schedule wrong = script(tokens8(2), [](int, Builder& b) { b.input(Field::q), b.input(kKv); });
   EXPECT_EQ(verify(wrong).problems.size(), 2u);  // each rank owes out
   VerifyOptions options;
   options.max_problems = 1;

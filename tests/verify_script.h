@@ -31,9 +31,8 @@ inline Steps write_body(Body body, int rank, Builder& b) {
 
 inline Schedule script(Problem problem, Body body) {
   problem.validate();
-  return Schedule(
-      "script", std::make_shared<const Problem>(std::move(problem)),
-      [body = std::move(body)](int rank, Builder& b) { return write_body(body, rank, b); });
+  return Schedule("script", std::make_shared<const Problem>(std::move(problem)),
+                  [body = std::move(body)](int rank, Builder& b) { return write_body(body, rank, b); });
 }
 
 // The same schedule after a change that the builder does not let through.
@@ -59,8 +58,8 @@ inline int64_t place_of(const Schedule& schedule, int rank, std::optional<Op> op
 inline std::string findings(const Report& report) {
   std::string text;
   for (const Finding& f : report.problems) {
-    text += "rank " + std::to_string(f.rank) + ", instruction " + std::to_string(f.instruction) +
-            ", " + f.kind + ": " + f.text + "\n";
+    text += "rank " + std::to_string(f.rank) + ", instruction " + std::to_string(f.instruction) + ", " + f.kind + ": " +
+            f.text + "\n";
   }
   return text;
 }
@@ -87,11 +86,9 @@ inline void refused(const Schedule& schedule, const Expected& expected) {
   const Finding& first = report.problems[0];
   EXPECT_EQ(first.kind, expected.kind) << findings(report);
   EXPECT_EQ(first.rank, expected.rank) << findings(report);
-  EXPECT_EQ(first.instruction, place_of(schedule, expected.rank, expected.op, expected.n))
-      << findings(report);
-  EXPECT_NE(first.text.find(expected.text), std::string::npos)
-      << "expected: " << expected.text << "\nfound:\n"
-      << findings(report);
+  EXPECT_EQ(first.instruction, place_of(schedule, expected.rank, expected.op, expected.n)) << findings(report);
+  EXPECT_NE(first.text.find(expected.text), std::string::npos) << "expected: " << expected.text << "\nfound:\n"
+                                                               << findings(report);
 }
 
 // 8 tokens in contiguous shards, 2 query heads, 1 kv head, dim 4, all fp32. Bytes: a query row has
@@ -127,15 +124,11 @@ inline void swap_kv(int rank, Builder& b, const Value& kv, const Value& other, i
 
 // Both phases on any number of ranks up to two. A test replaces the part that it is about.
 struct Training {
-  explicit Training(Builder& builder)
-      : b(builder), rank(builder.rank()), alone(b.problem().ranks() == 1) {}
+  explicit Training(Builder& builder) : b(builder), rank(builder.rank()), alone(b.problem().ranks() == 1) {}
 
   void forward() {
-    if (alone)
-      return forward_alone(b,
-                           [&](auto& rows, auto& keys, auto& acc) { b.attend(rows, keys, acc); });
-    forward_pair(rank, b,
-                 [&](const Value& mine, const Value& theirs) { swap_kv(rank, b, mine, theirs); });
+    if (alone) return forward_alone(b, [&](auto& rows, auto& keys, auto& acc) { b.attend(rows, keys, acc); });
+    forward_pair(rank, b, [&](const Value& mine, const Value& theirs) { swap_kv(rank, b, mine, theirs); });
   }
   // Inputs of backward, the other rank's keys and values, and sums that are still zero.
   void open() {
@@ -152,9 +145,7 @@ struct Training {
   std::vector<Slice> bundle() const { return {dout, out.only(Field::lse), delta}; }
   void compute_own() { b.attend_backward(q, kv, bundle(), dq, dkv); }
   void compute_other() { b.attend_backward(q, other, bundle(), dq, part); }
-  void send_home() {
-    b.exchange().send(1 - rank, part).receive(1 - rank, dkv, Combine::add).issue();
-  }
+  void send_home() { b.exchange().send(1 - rank, part).receive(1 - rank, dkv, Combine::add).issue(); }
   void close() {
     b.result(b.finish(dq));
     b.result(b.finish(dkv));
@@ -204,8 +195,8 @@ inline void insert(StoredSchedule& stored, int64_t at, const Instruction& instru
 }
 inline Slice& operand(StoredSchedule& stored, Op op, int n, int slice) {
   StoredProgram& program = stored.programs[0];
-  return program.slices[program.instructions[static_cast<size_t>(place_of(program, op, n))].first +
-                        static_cast<size_t>(slice)];
+  return program
+      .slices[program.instructions[static_cast<size_t>(place_of(program, op, n))].first + static_cast<size_t>(slice)];
 }
 
 }  // namespace weft

@@ -80,16 +80,15 @@ struct Shape {
     return problem(make_layout(layout, {tokens()}, ranks), rule);
   }
   Problem problem(Layout layout, MaskRule rule) const {
-    Problem result =
-        self_attention(Mask::of(tokens(), rule), std::move(layout), heads, kv_heads, kD);
+    Problem result = self_attention(Mask::of(tokens(), rule), std::move(layout), heads, kv_heads, kD);
     result.element = element, result.wire = wire;
     return result;
   }
 };
 
 void PrintTo(const Shape& s, std::ostream* out) {
-  *out << s.ranks << " ranks, heads " << s.heads << "/" << s.kv_heads << ", " << name_of(s.element)
-       << " on the wire " << name_of(s.wire);
+  *out << s.ranks << " ranks, heads " << s.heads << "/" << s.kv_heads << ", " << name_of(s.element) << " on the wire "
+       << name_of(s.wire);
 }
 
 // MHA, GQA, fewer kv heads than ranks, MQA; always one number divides the other, for ranks and for
@@ -123,8 +122,7 @@ TEST_P(Volumes, RingFullMask) {
       const Problem problem = s.problem(layout_of(method, {s.tokens()}, s.ranks), {});
       EXPECT_EQ(forward(method, problem, options), (Sent{P * (P - 1) * kT * s.kv(), P * (P - 1)}));
       EXPECT_EQ(backward(method, problem, options),
-                (Sent{P * (P - 2) * kT * s.kv() + P * (P - 1) * kT * s.dkv(),
-                      P * (P - 2) + P * (P - 1)}));
+                (Sent{P * (P - 2) * kT * s.kv() + P * (P - 1) * kT * s.dkv(), P * (P - 2) + P * (P - 1)}));
       expect_equal_ranks(method, problem, options);
     }
   }
@@ -155,8 +153,7 @@ TEST_P(Volumes, ZigzagHalfDropAndRejoining) {
   const int64_t P = s.P(), out = 3 * P * (P - 1) * kT / 4, back = (P - 2) * (3 * P + 1) * kT / 4;
   const Problem problem = s.problem("zigzag", {.causal = true});
   EXPECT_EQ(forward("zigzag", problem), (Sent{out * s.kv(), P * (P - 1)}));
-  EXPECT_EQ(backward("zigzag", problem),
-            (Sent{back * s.kv() + out * s.dkv(), P * (P - 2) + (P - 2) + P * (P - 1)}));
+  EXPECT_EQ(backward("zigzag", problem), (Sent{back * s.kv() + out * s.dkv(), P * (P - 2) + (P - 2) + P * (P - 1)}));
 }
 
 // Direction +1 visits ranks above j first, so a block stays whole as long as ranks below j are
@@ -184,8 +181,7 @@ TEST(QuotedVolumes, ZigzagInUnitsOfGN) {
     const Problem problem = s.problem("zigzag", {.causal = true});
     const double gn = static_cast<double>(s.kv_heads * kT * kD), P = quote.ranks;
     EXPECT_EQ(static_cast<double>(forward("zigzag", problem).bytes), P * quote.forward * gn * 2);
-    EXPECT_EQ(static_cast<double>(backward("zigzag", problem).bytes),
-              P * gn * (quote.kv_back * 2 + quote.dkv * 4));
+    EXPECT_EQ(static_cast<double>(backward("zigzag", problem).bytes), P * gn * (quote.kv_back * 2 + quote.dkv * 4));
   }
 }
 
@@ -196,12 +192,10 @@ TEST(QuotedVolumes, ZigzagInUnitsOfGN) {
 // as in forward.
 TEST_P(Volumes, StripedCausal) {
   const Shape& s = GetParam();
-  const int64_t P = s.P(), out = P * (P - 1) * kT - P * (P - 1) / 2,
-                back = P * (P - 2) * kT - (P - 1) * (P - 2) / 2;
+  const int64_t P = s.P(), out = P * (P - 1) * kT - P * (P - 1) / 2, back = P * (P - 2) * kT - (P - 1) * (P - 2) / 2;
   const Problem problem = s.problem("striped", {.causal = true});
   EXPECT_EQ(forward("striped", problem), (Sent{out * s.kv(), P * (P - 1)}));
-  EXPECT_EQ(backward("striped", problem),
-            (Sent{back * s.kv() + out * s.dkv(), P * (P - 2) + (P - 2) + P * (P - 1)}));
+  EXPECT_EQ(backward("striped", problem), (Sent{back * s.kv() + out * s.dkv(), P * (P - 2) + (P - 2) + P * (P - 1)}));
 }
 
 // A window of W <= T tokens needs the last W-1 rows of the rank before: P-1 borders, one message
@@ -215,8 +209,7 @@ TEST_P(Volumes, WindowMovesOnlyItsHalo) {
     const int64_t rows = (P - 1) * (window - 1), messages = window > 1 ? P - 1 : 0;
     EXPECT_EQ(forward("ring", problem), (Sent{rows * s.kv(), messages}));
     const int64_t again = P > 2 ? 1 : 0;
-    EXPECT_EQ(backward("ring", problem),
-              (Sent{rows * (again * s.kv() + s.dkv()), messages * (again + 1)}));
+    EXPECT_EQ(backward("ring", problem), (Sent{rows * (again * s.kv() + s.dkv()), messages * (again + 1)}));
     EXPECT_EQ(forward("all-gather", problem), (Sent{rows * s.kv(), messages}));
     EXPECT_EQ(backward("all-gather", problem), (Sent{rows * (s.kv() + s.dkv()), messages * 2}));
   }
@@ -270,9 +263,7 @@ HeadTraffic all_to_all(const Shape& s, int64_t u, bool return_lse) {
     return (u - 1) * (kT * row_bytes / u);
   };
   HeadTraffic traffic;
-  traffic.forward = {
-      share(s.q() + Shape::kv_of(hk) * s.e()) + share(s.q() + (return_lse ? s.stat() : 0)),
-      2 * (u - 1)};
+  traffic.forward = {share(s.q() + Shape::kv_of(hk) * s.e()) + share(s.q() + (return_lse ? s.stat() : 0)), 2 * (u - 1)};
   traffic.backward = {share(s.q() + s.stat()) + share(s.q() + Shape::kv_of(hk) * x), 2 * (u - 1)};
   return traffic;
 }
@@ -282,8 +273,7 @@ Sent times(Sent sent, int64_t count) { return {sent.bytes * count, sent.messages
 TEST_P(Volumes, Ulysses) {
   const Shape& s = GetParam();
   for (bool return_lse : {false, true}) {
-    for (MaskRule rule :
-         {MaskRule{}, MaskRule{.causal = true}, MaskRule{.causal = true, .window = 5}}) {
+    for (MaskRule rule : {MaskRule{}, MaskRule{.causal = true}, MaskRule{.causal = true, .window = 5}}) {
       Problem problem = s.problem("contiguous", rule);
       problem.return_lse = return_lse;
       const HeadTraffic expected = all_to_all(s, s.P(), return_lse);
@@ -313,19 +303,15 @@ TEST_P(Volumes, Usp) {
         full.return_lse = causal.return_lse = return_lse;
 
         const int64_t hops = r * (r - 1), back_hops = rings ? r * (r - 2) : 0;
-        EXPECT_EQ(forward("usp", full, options),
-                  times(heads.forward, s.P()) + times({hops * kT * kv, hops}, u));
+        EXPECT_EQ(forward("usp", full, options), times(heads.forward, s.P()) + times({hops * kT * kv, hops}, u));
         EXPECT_EQ(backward("usp", full, options),
-                  times(heads.backward, s.P()) +
-                      times({back_hops * kT * kv + hops * kT * dkv, back_hops + hops}, u));
+                  times(heads.backward, s.P()) + times({back_hops * kT * kv + hops * kT * dkv, back_hops + hops}, u));
 
-        const int64_t out = 3 * r * (r - 1) * kT / 4,
-                      back = rings ? (r - 2) * (3 * r + 1) * kT / 4 : 0;
-        EXPECT_EQ(forward("usp", causal, options),
-                  times(heads.forward, s.P()) + times({out * kv, hops}, u));
-        EXPECT_EQ(backward("usp", causal, options),
-                  times(heads.backward, s.P()) +
-                      times({back * kv + out * dkv, back_hops + (rings ? r - 2 : 0) + hops}, u));
+        const int64_t out = 3 * r * (r - 1) * kT / 4, back = rings ? (r - 2) * (3 * r + 1) * kT / 4 : 0;
+        EXPECT_EQ(forward("usp", causal, options), times(heads.forward, s.P()) + times({out * kv, hops}, u));
+        EXPECT_EQ(
+            backward("usp", causal, options),
+            times(heads.backward, s.P()) + times({back * kv + out * dkv, back_hops + (rings ? r - 2 : 0) + hops}, u));
       }
     }
   }
@@ -341,8 +327,7 @@ TEST_P(Volumes, TokenRing) {
   const Shape& s = GetParam();
   const int64_t P = s.P(), bundle = 2 * s.q() + 2 * s.stat();
   const auto check = [&](const Problem& problem, int64_t rows) {
-    EXPECT_EQ(forward("token-ring", problem),
-              (Sent{rows * (s.q() + s.partial()), 2 * P * (P - 1)}));
+    EXPECT_EQ(forward("token-ring", problem), (Sent{rows * (s.q() + s.partial()), 2 * P * (P - 1)}));
     EXPECT_EQ(backward("token-ring", problem), (Sent{rows * (bundle + s.dq()), 2 * P * (P - 1)}));
   };
   check(s.problem("zigzag", {}), P * (P - 1) * kT);
@@ -377,8 +362,7 @@ TEST_P(Volumes, CausalWorkOfOtherLayouts) {
   const auto striped = proved("striped", s.problem("striped", {.causal = true})).ranks;
   for (int64_t r = 0; r < s.P(); ++r) {
     EXPECT_EQ(ring[static_cast<size_t>(r)].work, (r * kT * kT + kT * (kT + 1) / 2) * s.heads);
-    EXPECT_EQ(striped[static_cast<size_t>(r)].work,
-              (s.P() * kT * (kT - 1) / 2 + kT * (r + 1)) * s.heads);
+    EXPECT_EQ(striped[static_cast<size_t>(r)].work, (s.P() * kT * (kT - 1) / 2 + kT * (r + 1)) * s.heads);
   }
 }
 
@@ -388,12 +372,11 @@ TEST_P(Volumes, DocumentsThatLieOnOneRankMoveNothing) {
   const Shape& s = GetParam();
   for (const std::vector<int64_t>& shard : {std::vector<int64_t>{kT}, {5, 7}, {1, 1, 10}}) {
     std::vector<int64_t> lengths;
-    for (int rank = 0; rank < s.ranks; ++rank)
-      lengths.insert(lengths.end(), shard.begin(), shard.end());
+    for (int rank = 0; rank < s.ranks; ++rank) lengths.insert(lengths.end(), shard.begin(), shard.end());
     for (bool causal : {false, true}) {
       Problem problem = s.problem("contiguous", {});
-      problem = self_attention(Mask::documents(lengths, {.causal = causal}), problem.query_layout,
-                               s.heads, s.kv_heads, kD);
+      problem =
+          self_attention(Mask::documents(lengths, {.causal = causal}), problem.query_layout, s.heads, s.kv_heads, kD);
       problem.backward = true;
       for (std::string_view method : {"ring", "zigzag", "striped", "all-gather", "token-ring"}) {
         EXPECT_EQ(total(proved(method, problem)), Sent{}) << method;
@@ -405,8 +388,7 @@ TEST_P(Volumes, DocumentsThatLieOnOneRankMoveNothing) {
 
 TEST(NoTraffic, OneRankMovesNothing) {
   for (const Method* method : all_methods()) {
-    Problem problem =
-        self_attention(Mask::of(48, {.causal = true}), Layout::contiguous(48, 1), 6, 2, kD);
+    Problem problem = self_attention(Mask::of(48, {.causal = true}), Layout::contiguous(48, 1), 6, 2, kD);
     problem.backward = true;
     EXPECT_EQ(total(proved(method->name, problem)), Sent{}) << method->name;
   }

@@ -7,8 +7,7 @@ namespace weft {
 Digest& Digest::add(std::string_view bytes) {
   add(bytes.size());
   for (size_t at = 0; at < bytes.size(); at += 8) {
-    uint64_t x =
-        0;  // little-endian whatever the machine, zero padded: the length before it tells the rest
+    uint64_t x = 0;  // little-endian whatever the machine, zero padded: the length before it tells the rest
     for (size_t i = at; i < std::min(at + 8, bytes.size()); ++i) {
       x |= static_cast<uint64_t>(static_cast<unsigned char>(bytes[i])) << (8 * (i - at));
     }

@@ -51,8 +51,7 @@ uint16_t round_slowly(float value, const std::vector<double>& finite) {
   const double step = finite[finite.size() - 1] - finite[finite.size() - 2];
   const auto at = [&](size_t i) { return i < finite.size() ? finite[i] : finite.back() + step; };
   if (magnitude >= at(finite.size())) return sign | infinity;
-  const auto above = static_cast<size_t>(std::upper_bound(finite.begin(), finite.end(), magnitude) -
-                                         finite.begin());
+  const auto above = static_cast<size_t>(std::upper_bound(finite.begin(), finite.end(), magnitude) - finite.begin());
   const double down = magnitude - at(above - 1);  // exact: neighbours in double
   const double up = at(above) - magnitude;
   const bool take_above = up < down || (up == down && above % 2 == 0);
@@ -104,17 +103,16 @@ TEST_P(SixteenBits, RoundsToNearestEvenAroundEveryPattern) {
   }
   for (uint32_t bits = 0; bits < 0x7f800000u; bits += 65521) check(std::bit_cast<float>(bits));
   const auto largest = static_cast<float>(finite.back());
-  for (const float x : {largest, std::nextafter(largest, std::numeric_limits<float>::infinity()),
-                        std::numeric_limits<float>::max(), std::numeric_limits<float>::min(),
-                        std::numeric_limits<float>::denorm_min(), 65519.996f, 65520.0f,
-                        std::numeric_limits<float>::infinity()}) {
+  for (const float x :
+       {largest, std::nextafter(largest, std::numeric_limits<float>::infinity()), std::numeric_limits<float>::max(),
+        std::numeric_limits<float>::min(), std::numeric_limits<float>::denorm_min(), 65519.996f, 65520.0f,
+        std::numeric_limits<float>::infinity()}) {
     check(x);
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(DType, SixteenBits, testing::Values(kFp16, kBf16), [](const auto& format) {
-  return format.param.exponent_bits == 5 ? "fp16" : "bf16";
-});
+INSTANTIATE_TEST_SUITE_P(DType, SixteenBits, testing::Values(kFp16, kBf16),
+                         [](const auto& format) { return format.param.exponent_bits == 5 ? "fp16" : "bf16"; });
 
 TEST(SixteenBits, NanStaysNanWhateverItsPayload) {
   for (const uint32_t bits : {0x7f800001u, 0x7fffffffu, 0xff800001u, 0xffffffffu, 0x7fc00000u}) {

@@ -52,9 +52,7 @@ Sample random_sample(Random& random, int64_t most) {
   return sample;
 }
 
-IntervalSet set_of(const std::vector<Range>& ranges) {
-  return IntervalSet(std::span<const Range>(ranges));
-}
+IntervalSet set_of(const std::vector<Range>& ranges) { return IntervalSet(std::span<const Range>(ranges)); }
 
 TEST(IntervalSet, IsBuiltFromAnyRanges) {
   Random random(1);
@@ -92,8 +90,7 @@ TEST(IntervalSet, AlgebraAgreesWithSetsOfIntegers) {
     either.insert(y.expected.begin(), y.expected.end());
     for (int i : x.expected) (y.expected.count(i) ? both : left).insert(i);
 
-    ASSERT_TRUE(well_formed(unite(a, b)) && well_formed(intersect(a, b)) &&
-                well_formed(subtract(a, b)));
+    ASSERT_TRUE(well_formed(unite(a, b)) && well_formed(intersect(a, b)) && well_formed(subtract(a, b)));
     ASSERT_EQ(members(unite(a, b)), either);
     ASSERT_EQ(members(intersect(a, b)), both);
     ASSERT_EQ(members(subtract(a, b)), left);

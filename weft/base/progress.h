@@ -18,8 +18,8 @@ namespace weft {
 
 // The text of a progress line, cut to `width` characters. `total` 0 means unknown: then there is no
 // bar and no time left.
-std::string progress_line(std::string_view label, int64_t done, int64_t total, double elapsed,
-                          std::string_view note, int width);
+std::string progress_line(std::string_view label, int64_t done, int64_t total, double elapsed, std::string_view note,
+                          int width);
 
 class Progress {
  public:

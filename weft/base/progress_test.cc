@@ -20,8 +20,7 @@ TEST(ProgressLine, ShowsShareTimeLeftAndNote) {
   EXPECT_EQ(progress_line("verify", 45, 100, 90, "rank 3", 80),
             "verify [#########...........]  45%  1m 50s left  rank 3");
   EXPECT_EQ(progress_line("verify", 0, 100, 3, "", 80), "verify [....................]   0%");
-  EXPECT_EQ(progress_line("verify", 200, 100, 3, "", 80),
-            "verify [####################] 100%  0 us left");
+  EXPECT_EQ(progress_line("verify", 200, 100, 3, "", 80), "verify [####################] 100%  0 us left");
   EXPECT_EQ(progress_line("read", 12, 0, 4.2, "", 80), "read  12  4.2 s");
 }
 

@@ -13,8 +13,7 @@ namespace {
 // The golden values come from an independent program in Python's integers and unfused doubles.
 TEST(Random, BitsAreTheSameEverywhere) {
   Random random(42, 7);
-  for (const uint64_t expected :
-       {0x835785b9bce816e0u, 0xc87874903fc5ec36u, 0x4d908bfe7db26c34u, 0x2e5a446bf4e84eafu}) {
+  for (const uint64_t expected : {0x835785b9bce816e0u, 0xc87874903fc5ec36u, 0x4d908bfe7db26c34u, 0x2e5a446bf4e84eafu}) {
     EXPECT_EQ(random.bits(), expected);
   }
 }
@@ -25,17 +24,16 @@ TEST(Random, UniformIntegersAreTheSameEverywhere) {
     EXPECT_EQ(random.uniform(10), expected);
   }
   Random large(5);  // three of four products are kept: exercises the redraw
-  for (const int64_t expected : {2304006353673486433, 3164237331466495940, 6785051079071801044,
-                                 3563815702498563795, 4279036090695279489}) {
+  for (const int64_t expected :
+       {2304006353673486433, 3164237331466495940, 6785051079071801044, 3563815702498563795, 4279036090695279489}) {
     EXPECT_EQ(large.uniform((int64_t{1} << 62) + (int64_t{1} << 61)), expected);
   }
 }
 
 TEST(Random, NormalsAreTheSameEverywhere) {
   Random random(1, 2);
-  for (const double expected :
-       {-0x1.9e16b346faee4p-1, 0x1.7618ce8a7c67dp-7, 0x1.6b118e06f18cdp+0, 0x1.29ac0da289bd2p+0,
-        -0x1.d83bc06e940aep+0, 0x1.2def8691481a0p-4}) {
+  for (const double expected : {-0x1.9e16b346faee4p-1, 0x1.7618ce8a7c67dp-7, 0x1.6b118e06f18cdp+0, 0x1.29ac0da289bd2p+0,
+                                -0x1.d83bc06e940aep+0, 0x1.2def8691481a0p-4}) {
     EXPECT_EQ(random.normal(), expected);
   }
 }

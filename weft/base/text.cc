@@ -24,16 +24,13 @@ std::string_view trim(std::string_view text) {
 }
 
 std::string limits_text(Limits limits) {
-  if (limits.max == std::numeric_limits<int64_t>::max())
-    return "of at least " + std::to_string(limits.min);
+  if (limits.max == std::numeric_limits<int64_t>::max()) return "of at least " + std::to_string(limits.min);
   return "from " + std::to_string(limits.min) + " to " + std::to_string(limits.max);
 }
 
-Error count_error(std::string_view what, std::string_view text, const char* problem,
-                  Limits limits) {
+Error count_error(std::string_view what, std::string_view text, const char* problem, Limits limits) {
   return Error(ErrorCode::usage, std::string(what) + ": " + in_quotes(text) + " is " + problem +
-                                     "; give a whole number " + limits_text(limits) +
-                                     " (suffix K = 1024, M = 1024^2)");
+                                     "; give a whole number " + limits_text(limits) + " (suffix K = 1024, M = 1024^2)");
 }
 
 // `value` with `digits` decimals, less trailing zeros.
@@ -61,13 +58,12 @@ std::string read_list_file(std::string_view what, const std::string& path) {
     content.append(buffer, static_cast<size_t>(file.gcount()));
   }
   if (!file.eof() && static_cast<int64_t>(content.size()) <= kMaxListFileBytes) {
-    throw Error(ErrorCode::io, std::string(what) + ": cannot read " + in_quotes(path) + ": " +
-                                   std::strerror(errno ? errno : EIO));
+    throw Error(ErrorCode::io,
+                std::string(what) + ": cannot read " + in_quotes(path) + ": " + std::strerror(errno ? errno : EIO));
   }
   if (static_cast<int64_t>(content.size()) > kMaxListFileBytes) {
     throw Error(ErrorCode::usage, std::string(what) + ": " + in_quotes(path) + " is larger than " +
-                                      format_bytes(kMaxListFileBytes) +
-                                      "; it must hold only a list of numbers");
+                                      format_bytes(kMaxListFileBytes) + "; it must hold only a list of numbers");
   }
   return content;
 }
@@ -93,8 +89,8 @@ std::string in_quotes(std::string_view text) {
 std::string format_fixed(double value, int digits) {
   if (!std::isfinite(value)) return format_double(value);
   std::array<char, 400> buffer;  // 309 digits before the point at most
-  const auto result = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value,
-                                    std::chars_format::fixed, std::clamp(digits, 0, 60));
+  const auto result = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value, std::chars_format::fixed,
+                                    std::clamp(digits, 0, 60));
   return std::string(buffer.data(), result.ptr);
 }
 
@@ -105,12 +101,10 @@ std::string format_double(double value) {
 }
 
 std::string format_bytes(int64_t bytes) {
-  constexpr std::array<const char*, 7> kUnits = {" B",   " KiB", " MiB", " GiB",
-                                                 " TiB", " PiB", " EiB"};
+  constexpr std::array<const char*, 7> kUnits = {" B", " KiB", " MiB", " GiB", " TiB", " PiB", " EiB"};
   double value = static_cast<double>(bytes);
   size_t unit = 0;
-  while (std::abs(value) >= 1023.95 &&
-         unit + 1 < kUnits.size()) {  // 1023.95 would be shown as "1024"
+  while (std::abs(value) >= 1023.95 && unit + 1 < kUnits.size()) {  // 1023.95 would be shown as "1024"
     value /= 1024;
     ++unit;
   }
@@ -159,8 +153,7 @@ int64_t parse_count(std::string_view what, std::string_view text, Limits limits)
   if (result.ec != std::errc() || __builtin_mul_overflow(value, unit, &scaled)) {
     throw count_error(what, text, "too large", limits);
   }
-  if (scaled < limits.min || scaled > limits.max)
-    throw count_error(what, text, "out of range", limits);
+  if (scaled < limits.min || scaled > limits.max) throw count_error(what, text, "out of range", limits);
   return scaled;
 }
 
@@ -169,8 +162,8 @@ double parse_double(std::string_view what, std::string_view text) {
   const char* end = text.data() + text.size();
   const auto result = std::from_chars(text.data(), end, value);
   if (result.ec != std::errc() || result.ptr != end || !std::isfinite(value)) {
-    throw Error(ErrorCode::usage, std::string(what) + ": " + in_quotes(text) +
-                                      " is not a finite number; give one such as 0.125 or 1e-3");
+    throw Error(ErrorCode::usage,
+                std::string(what) + ": " + in_quotes(text) + " is not a finite number; give one such as 0.125 or 1e-3");
   }
   return value;
 }
@@ -183,15 +176,13 @@ std::vector<int64_t> parse_list(std::string_view what, std::string_view text, Li
   }
   text = trim(text);
   if (text.empty()) {
-    throw Error(ErrorCode::usage,
-                std::string(what) + ": the list is empty; give numbers such as 4,1,9, or @file");
+    throw Error(ErrorCode::usage, std::string(what) + ": the list is empty; give numbers such as 4,1,9, or @file");
   }
   std::vector<int64_t> out;
   while (true) {
     const size_t length = std::min(text.find_first_of(", \t\r\n\f\v"), text.size());
     if (length == 0) {
-      throw Error(ErrorCode::usage, std::string(what) + ": entry " +
-                                        std::to_string(out.size() + 1) +
+      throw Error(ErrorCode::usage, std::string(what) + ": entry " + std::to_string(out.size() + 1) +
                                         " of the list is empty; give numbers such as 4,1,9");
     }
     out.push_back(parse_count(what, text.substr(0, length), limits));
@@ -210,8 +201,7 @@ int edit_distance(std::string_view a, std::string_view b) {
     for (size_t j = 1; j <= b.size(); ++j) {
       const int cost = a[i - 1] == b[j - 1] ? 0 : 1;
       row[j] = std::min({last[j] + 1, row[j - 1] + 1, last[j - 1] + cost});
-      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
-        row[j] = std::min(row[j], before[j - 2] + 1);
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) row[j] = std::min(row[j], before[j - 2] + 1);
     }
     std::swap(before, last);
     std::swap(last, row);
@@ -219,8 +209,7 @@ int edit_distance(std::string_view a, std::string_view b) {
   return last[b.size()];
 }
 
-std::optional<std::string_view> nearest_name(std::string_view given,
-                                             const std::vector<std::string_view>& allowed) {
+std::optional<std::string_view> nearest_name(std::string_view given, const std::vector<std::string_view>& allowed) {
   constexpr size_t kLongestName = 100;  // a hostile name must not cost time
   std::optional<std::string_view> best;
   if (given.empty() || given.size() > kLongestName) return best;
@@ -229,8 +218,7 @@ std::optional<std::string_view> nearest_name(std::string_view given,
     // A prefix of at least three letters counts as near: "zig" means "zigzag".
     const bool prefix = given.size() >= 3 && name.starts_with(given);
     const int distance = prefix ? 1 : edit_distance(given, name);
-    const int tolerance =
-        std::max<int>(1, static_cast<int>(std::max(given.size(), name.size())) / 3);
+    const int tolerance = std::max<int>(1, static_cast<int>(std::max(given.size(), name.size())) / 3);
     if (distance <= tolerance && distance < best_distance) {
       best = name;
       best_distance = distance;
@@ -239,11 +227,9 @@ std::optional<std::string_view> nearest_name(std::string_view given,
   return best;
 }
 
-Error unknown_name_error(std::string_view kind, std::string_view given,
-                         const std::vector<std::string_view>& allowed) {
+Error unknown_name_error(std::string_view kind, std::string_view given, const std::vector<std::string_view>& allowed) {
   std::string message = "unknown " + std::string(kind) + " " + in_quotes(given);
-  if (const auto near = nearest_name(given, allowed))
-    message += "; did you mean '" + std::string(*near) + "'?";
+  if (const auto near = nearest_name(given, allowed)) message += "; did you mean '" + std::string(*near) + "'?";
   message += message.back() == '?' ? " known: " : "; known: ";
   message += allowed.empty() ? "none" : join(allowed);
   return Error(ErrorCode::usage, message);

@@ -85,12 +85,10 @@ std::vector<int64_t> parse_list(std::string_view what, std::string_view text, Li
 int edit_distance(std::string_view a, std::string_view b);
 
 // The allowed name that `given` was probably meant to be, if one is near enough.
-std::optional<std::string_view> nearest_name(std::string_view given,
-                                             const std::vector<std::string_view>& allowed);
+std::optional<std::string_view> nearest_name(std::string_view given, const std::vector<std::string_view>& allowed);
 
 // An Error(usage) that names what was given, the nearest allowed name and all allowed ones. The
 // caller throws it.
-Error unknown_name_error(std::string_view kind, std::string_view given,
-                         const std::vector<std::string_view>& allowed);
+Error unknown_name_error(std::string_view kind, std::string_view given, const std::vector<std::string_view>& allowed);
 
 }  // namespace weft

@@ -81,9 +81,7 @@ TEST(ParseCount, Values) {
 
 TEST(ParseCount, Refusals) {
   for (const char* text : {"", "K", "8Q", "8KK", " 8", "8 ", "+8", "1.5K", "0x10", "--8", "8\n"}) {
-    EXPECT_NE(message_of([&] { parse_count("--tokens", text); }).find("--tokens: "),
-              std::string::npos)
-        << text;
+    EXPECT_NE(message_of([&] { parse_count("--tokens", text); }).find("--tokens: "), std::string::npos) << text;
   }
   for (const char* text : {"9223372036854775808", "9007199254740992K", "99999999999999999999999"}) {
     EXPECT_NE(message_of([&] { parse_count("x", text); }).find("too large"), std::string::npos);
@@ -113,8 +111,7 @@ TEST(ParseList, Refusals) {
   for (const char* text : {"", "  ", "4,,9", ",4", "4,", "4;9", "4,x", "4,-1", "@/nonexistent"}) {
     EXPECT_THROW(parse_list("--docs", text, {.min = 1}), Error) << text;
   }
-  EXPECT_NE(message_of([] { parse_list("--docs", "4,0,9", {.min = 1}); }).find("'0'"),
-            std::string::npos);
+  EXPECT_NE(message_of([] { parse_list("--docs", "4,0,9", {.min = 1}); }).find("'0'"), std::string::npos);
 }
 
 TEST(ParseList, File) {
@@ -126,10 +123,8 @@ TEST(ParseList, File) {
   std::remove(path.c_str());
   // A folder opens on Linux but cannot be read; a device never ends.
   const std::string folder = "@" + testing::TempDir();
-  EXPECT_NE(message_of([&] { parse_list("--docs", folder); }, ErrorCode::io).find("cannot read"),
-            std::string::npos);
-  EXPECT_NE(message_of([] { parse_list("--docs", "@/dev/zero"); }).find("larger than"),
-            std::string::npos);
+  EXPECT_NE(message_of([&] { parse_list("--docs", folder); }, ErrorCode::io).find("cannot read"), std::string::npos);
+  EXPECT_NE(message_of([] { parse_list("--docs", "@/dev/zero"); }).find("larger than"), std::string::npos);
 }
 
 TEST(EditDistance, CountsChanges) {

@@ -74,9 +74,8 @@ Corpus::Corpus(const std::string& path) : path_(path) {
   }
   fingerprint_ = digest.value();
   if (documents_.empty()) {
-    throw Error(ErrorCode::usage,
-                "no text in " + path + " (" + std::to_string(skipped_files_) +
-                    " files are empty or binary); give a folder with text files in it or below it");
+    throw Error(ErrorCode::usage, "no text in " + path + " (" + std::to_string(skipped_files_) +
+                                      " files are empty or binary); give a folder with text files in it or below it");
   }
 }
 

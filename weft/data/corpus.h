@@ -24,7 +24,7 @@ inline constexpr int64_t kEndOfDocument = 256;
 inline constexpr int64_t kByteVocabulary = 257;
 
 struct Document {
-  std::string path;    // below the corpus folder
+  std::string path;  // below the corpus folder
   int64_t bytes = 0;
   int64_t tokens() const { return bytes + 1; }
 };

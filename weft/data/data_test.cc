@@ -122,8 +122,7 @@ TEST_F(DataTest, SequencesHoldEveryTokenOfAnEpochOnce) {
     while (static_cast<int64_t>(stream.size()) < corpus.tokens()) {
       const PackedSequence s = packer.next();
       ASSERT_EQ(static_cast<int64_t>(s.ids.size()), tokens);
-      ASSERT_EQ(std::accumulate(s.document_lengths.begin(), s.document_lengths.end(), int64_t{0}),
-                tokens);
+      ASSERT_EQ(std::accumulate(s.document_lengths.begin(), s.document_lengths.end(), int64_t{0}), tokens);
       size_t i = 0;
       int64_t labels = 0;
       for (const int64_t length : s.document_lengths) {

@@ -10,11 +10,10 @@
 
 namespace weft {
 
-Packer::Packer(Corpus& corpus, int64_t tokens, uint64_t seed)
-    : corpus_(corpus), tokens_(tokens), seed_(seed) {
+Packer::Packer(Corpus& corpus, int64_t tokens, uint64_t seed) : corpus_(corpus), tokens_(tokens), seed_(seed) {
   if (tokens < 2) {
-    throw Error(ErrorCode::usage, "sequences of " + std::to_string(tokens) +
-                                      " tokens have nothing to predict; give 2 or more");
+    throw Error(ErrorCode::usage,
+                "sequences of " + std::to_string(tokens) + " tokens have nothing to predict; give 2 or more");
   }
   shuffle(0);
 }
@@ -69,10 +68,9 @@ void Packer::seek(DataPosition position) {
     valid = position.offset < documents[static_cast<size_t>(document)].tokens();
   }
   if (!valid) {
-    throw Error(ErrorCode::format, "there is no place (epoch " + std::to_string(position.epoch) +
-                                       ", document " + std::to_string(position.document) +
-                                       ", offset " + std::to_string(position.offset) + ") in " +
-                                       corpus_.path());
+    throw Error(ErrorCode::format, "there is no place (epoch " + std::to_string(position.epoch) + ", document " +
+                                       std::to_string(position.document) + ", offset " +
+                                       std::to_string(position.offset) + ") in " + corpus_.path());
   }
   position_ = position;
 }

@@ -39,10 +39,8 @@ std::string tokenizer_json() {
   // In the vocabulary but not an "added token": those are looked for in texts, and a text that
   // happens to contain these characters would lose them. Without merges no text reaches this entry.
   vocabulary[kEndText] = kEndOfDocument;
-  const Json byte_level = {{"type", "ByteLevel"},
-                           {"add_prefix_space", false},
-                           {"trim_offsets", false},
-                           {"use_regex", false}};
+  const Json byte_level = {
+      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", false}, {"use_regex", false}};
   const Json document = {{"version", "1.0"},
                          {"truncation", nullptr},
                          {"padding", nullptr},

@@ -8,9 +8,7 @@
 namespace weft::draw_internal {
 namespace {
 
-std::string attribute(const char* name, double value) {
-  return std::string(" ") + name + "=\"" + number(value) + "\"";
-}
+std::string attribute(const char* name, double value) { return std::string(" ") + name + "=\"" + number(value) + "\""; }
 
 std::string attribute(const char* name, std::string_view value) {
   return std::string(" ") + name + "=\"" + std::string(value) + "\"";
@@ -81,8 +79,7 @@ std::string fitted(const std::string& text, double size, double width) {
   if (text_width(text, size) <= width) return text;
   std::string cut = text;
   do {
-    while (!cut.empty() && (static_cast<unsigned char>(cut.back()) & 0xc0u) == 0x80u)
-      cut.pop_back();
+    while (!cut.empty() && (static_cast<unsigned char>(cut.back()) & 0xc0u) == 0x80u) cut.pop_back();
     if (!cut.empty()) cut.pop_back();
   } while (!cut.empty() && text_width(cut + "..", size) > width);
   return cut.empty() ? "" : cut + "..";
@@ -92,23 +89,21 @@ void Canvas::rect(const Box& box, const Fill& fill) {
   body_ += "<rect" + attribute("x", box.x) + attribute("y", box.y) + attribute("width", box.width) +
            attribute("height", box.height) + attribute("fill", fill.fill);
   if (fill.radius > 0) body_ += attribute("rx", fill.radius);
-  if (!fill.stroke.empty())
-    body_ += attribute("stroke", fill.stroke) + attribute("stroke-width", fill.stroke_width);
+  if (!fill.stroke.empty()) body_ += attribute("stroke", fill.stroke) + attribute("stroke-width", fill.stroke_width);
   body_ += opacity_of(fill.opacity) + "/>\n";
 }
 
 void Canvas::text(double x, double y, std::string_view text, const Letters& letters) {
   body_ += "<text" + attribute("x", x) + attribute("y", y) + attribute("font-size", letters.size) +
            attribute("fill", letters.fill);
-  if (std::string_view(letters.anchor) != "start")
-    body_ += attribute("text-anchor", letters.anchor);
+  if (std::string_view(letters.anchor) != "start") body_ += attribute("text-anchor", letters.anchor);
   if (letters.bold) body_ += attribute("font-weight", "600");
   body_ += ">" + escape(text) + "</text>\n";
 }
 
 void Canvas::path(const std::string& d, const Stroke& stroke) {
-  body_ += "<path" + attribute("d", d) + attribute("fill", "none") +
-           attribute("stroke", stroke.stroke) + attribute("stroke-width", stroke.width);
+  body_ += "<path" + attribute("d", d) + attribute("fill", "none") + attribute("stroke", stroke.stroke) +
+           attribute("stroke-width", stroke.width);
   if (*stroke.dashes) body_ += attribute("stroke-dasharray", stroke.dashes);
   if (!stroke.marker.empty()) body_ += attribute("marker-end", "url(#" + stroke.marker + ")");
   body_ += opacity_of(stroke.opacity) + "/>\n";
@@ -120,10 +115,8 @@ void Canvas::line(double x1, double y1, double x2, double y2, const Stroke& stro
 
 std::string Canvas::finish(double width, double height, std::string_view title) const {
   std::string svg = "<svg xmlns=\"http://www.w3.org/2000/svg\"" + attribute("width", width) +
-                    attribute("height", height) +
-                    attribute("viewBox", "0 0 " + number(width) + " " + number(height)) +
-                    attribute("font-family",
-                              "Inter, 'Segoe UI', 'Helvetica Neue', Helvetica, Arial, sans-serif") +
+                    attribute("height", height) + attribute("viewBox", "0 0 " + number(width) + " " + number(height)) +
+                    attribute("font-family", "Inter, 'Segoe UI', 'Helvetica Neue', Helvetica, Arial, sans-serif") +
                     ">\n";
   svg += "<title>" + escape(title) + "</title>\n";
   if (!definitions_.empty()) svg += "<defs>\n" + definitions_ + "</defs>\n";

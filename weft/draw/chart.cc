@@ -22,9 +22,7 @@ using draw_internal::text_width;
 constexpr double kWidth = 760, kHeight = 460, kLeft = 78, kRight = 32, kTop = 116, kBottom = 62;
 constexpr size_t kMostPoints = 2000;  // of one line; more cannot be seen
 
-std::string line_colour(size_t i) {
-  return oklch(0.58, 0.13, 255 - 115.0 * static_cast<double>(i));
-}
+std::string line_colour(size_t i) { return oklch(0.58, 0.13, 255 - 115.0 * static_cast<double>(i)); }
 
 // One axis: which values it shows, and where its ticks stand.
 struct Axis {
@@ -58,12 +56,8 @@ struct Axis {
       axis.low = low - around, axis.high = high + around;
     }
     // 1, 2 or 5 times a power of ten, for about six ticks.
-    const double rough = (axis.high - axis.low) / 6,
-                 power = std::pow(10, std::floor(std::log10(rough)));
-    const double step = power * (rough / power > 5   ? 10
-                                 : rough / power > 2 ? 5
-                                 : rough / power > 1 ? 2
-                                                     : 1);
+    const double rough = (axis.high - axis.low) / 6, power = std::pow(10, std::floor(std::log10(rough)));
+    const double step = power * (rough / power > 5 ? 10 : rough / power > 2 ? 5 : rough / power > 1 ? 2 : 1);
     axis.low = std::floor(axis.low / step + 1e-9) * step;
     axis.high = std::ceil(axis.high / step - 1e-9) * step;
     const int count = static_cast<int>(std::lround((axis.high - axis.low) / step));
@@ -85,8 +79,7 @@ struct Axis {
     }
     const double step = ticks.size() > 1 ? std::abs(ticks[1] - ticks[0]) : 1;
     const double finest = logarithmic ? std::min(tick, 1.0) : step;
-    return format_fixed(tick,
-                        std::clamp(static_cast<int>(std::ceil(-std::log10(finest) - 1e-9)), 0, 9));
+    return format_fixed(tick, std::clamp(static_cast<int>(std::ceil(-std::log10(finest) - 1e-9)), 0, 9));
   }
 };
 
@@ -118,31 +111,25 @@ class Plot {
     for (size_t i = 0; i < chart_.series.size(); ++i) line(chart_.series[i], line_colour(i));
     names();
     if (empty_)
-      canvas_.text((kLeft + kWidth - kRight) / 2, kHeight / 2, "no values",
-                   {.anchor = "middle", .fill = kMuted});
+      canvas_.text((kLeft + kWidth - kRight) / 2, kHeight / 2, "no values", {.anchor = "middle", .fill = kMuted});
     return canvas_.finish(kWidth, kHeight, chart_.title);
   }
 
  private:
   double across(double value) const { return kLeft + x_.share(value) * (kWidth - kLeft - kRight); }
-  double down(double value) const {
-    return kHeight - kBottom - y_.share(value) * (kHeight - kTop - kBottom);
-  }
+  double down(double value) const { return kHeight - kBottom - y_.share(value) * (kHeight - kTop - kBottom); }
 
   void axes() {
     for (double tick : y_.ticks) {
       canvas_.line(kLeft, down(tick), kWidth - kRight, down(tick), {.stroke = kRule});
-      canvas_.text(kLeft - 10, down(tick) + 4, y_.label(tick),
-                   {.size = 11, .anchor = "end", .fill = kMuted});
+      canvas_.text(kLeft - 10, down(tick) + 4, y_.label(tick), {.size = 11, .anchor = "end", .fill = kMuted});
     }
     const double base = kHeight - kBottom;
     canvas_.line(kLeft, base, kWidth - kRight, base, {.stroke = kFaint});
     for (double tick : x_.ticks) {
-      if (tick < x_.low - 1e-9 * (x_.high - x_.low) || tick > x_.high + 1e-9 * (x_.high - x_.low))
-        continue;
+      if (tick < x_.low - 1e-9 * (x_.high - x_.low) || tick > x_.high + 1e-9 * (x_.high - x_.low)) continue;
       canvas_.line(across(tick), base, across(tick), base + 5, {.stroke = kFaint});
-      canvas_.text(across(tick), base + 20, x_.label(tick),
-                   {.size = 11, .anchor = "middle", .fill = kMuted});
+      canvas_.text(across(tick), base + 20, x_.label(tick), {.size = 11, .anchor = "middle", .fill = kMuted});
     }
     canvas_.text((kLeft + kWidth - kRight) / 2, kHeight - 18, fitted(chart_.x_label, 12, 400),
                  {.size = 12, .anchor = "middle", .fill = kMuted});
@@ -170,14 +157,13 @@ class Plot {
     if (points == 0) return;
     canvas_.path(path, {.stroke = colour, .width = 1.8});
     // The end of a line, or a single point, is worth a mark.
-    canvas_.raw("<circle cx=\"" + number(last_x) + "\" cy=\"" + number(last_y) +
-                "\" r=\"3.2\" fill=\"" + colour + "\"/>\n");
+    canvas_.raw("<circle cx=\"" + number(last_x) + "\" cy=\"" + number(last_y) + "\" r=\"3.2\" fill=\"" + colour +
+                "\"/>\n");
   }
 
   // The lines' names, right-aligned above the frame.
   void names() {
-    if (chart_.series.size() < 2 && (chart_.series.empty() || chart_.series[0].name.empty()))
-      return;
+    if (chart_.series.size() < 2 && (chart_.series.empty() || chart_.series[0].name.empty())) return;
     double x = kWidth - kRight;
     for (size_t i = chart_.series.size(); i-- > 0;) {
       const std::string name = fitted(chart_.series[i].name, 12, 140);

@@ -46,14 +46,8 @@ TEST(Chart, TakesWhateverItIsGiven) {
   const double infinity = std::numeric_limits<double>::infinity();
   EXPECT_NE(draw_chart({}).find("no values"), std::string::npos);
   EXPECT_NE(draw_chart(chart_of({1}, {nan})).find("no values"), std::string::npos);
-  for (const auto& y : std::vector<std::vector<double>>{{5},
-                                                        {5, 5},
-                                                        {0, 0},
-                                                        {-1e300, 1e300},
-                                                        {1e-300, 2e-300},
-                                                        {1, nan, 2},
-                                                        {infinity, 1, 2},
-                                                        {-3, -2}}) {
+  for (const auto& y : std::vector<std::vector<double>>{
+           {5}, {5, 5}, {0, 0}, {-1e300, 1e300}, {1e-300, 2e-300}, {1, nan, 2}, {infinity, 1, 2}, {-3, -2}}) {
     std::vector<double> x;
     for (size_t i = 0; i < y.size(); ++i) x.push_back(static_cast<double>(i));
     for (bool logarithmic : {false, true}) {
@@ -84,8 +78,7 @@ TEST(Chart, LogarithmicTicks) {
   Chart chart = chart_of({0, 1}, {1.3, 5.5});
   chart.log_y = true;
   const std::string svg = draw_chart(chart);
-  for (const char* tick : {">1<", ">2<", ">5<", ">10<"})
-    EXPECT_NE(svg.find(tick), std::string::npos) << tick;
+  for (const char* tick : {">1<", ">2<", ">5<", ">10<"}) EXPECT_NE(svg.find(tick), std::string::npos) << tick;
 }
 
 TEST(Canvas, EscapesText) {

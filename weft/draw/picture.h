@@ -23,8 +23,7 @@ struct Cargo {
 inline constexpr Cargo kCargo[] = {
     {"queries, keys, values", "#5b6b8c", Field::q | Field::k | Fields(Field::v)},
     {"gradients", "#b4552d", Field::dq | Field::dk | Fields(Field::dv)},
-    {"outputs and what belongs to them", "#2f7d6b",
-     Field::out | Field::lse | Field::dout | Fields(Field::delta)},
+    {"outputs and what belongs to them", "#2f7d6b", Field::out | Field::lse | Field::dout | Fields(Field::delta)},
 };
 
 inline int cargo_of(Fields fields) {
@@ -66,12 +65,9 @@ class Picture {
   void phase(const char* name);
   void step(int row);
 
-  const std::vector<Share>& owners(const Cell& cell) const {
-    return by_query_ ? cell.query_owners : cell.key_owners;
-  }
+  const std::vector<Share>& owners(const Cell& cell) const { return by_query_ ? cell.query_owners : cell.key_owners; }
   std::string colour(int owner, double strength) const {
-    return owner < 0 ? oklch(0.95 - 0.2 * strength, 0.01, 250)
-                     : colour_of(owner, summary_.ranks, strength);
+    return owner < 0 ? oklch(0.95 - 0.2 * strength, 0.01, 250) : colour_of(owner, summary_.ranks, strength);
   }
   void draw_cell(int rank, const Cell& cell);
   void labels(const Box& box, const Cell& cell);

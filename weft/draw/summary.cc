@@ -24,9 +24,8 @@ class Owners {
   std::vector<int> of(const IntervalSet& slots) const {
     std::vector<int> owners;
     for (const Range& range : slots.ranges()) {
-      auto at = std::partition_point(places_.begin(), places_.end(), [&](const Place& place) {
-        return place.range.end <= range.begin;
-      });
+      auto at = std::partition_point(places_.begin(), places_.end(),
+                                     [&](const Place& place) { return place.range.end <= range.begin; });
       for (; at != places_.end() && at->range.begin < range.end; ++at) owners.push_back(at->rank);
     }
     std::sort(owners.begin(), owners.end());
@@ -87,8 +86,7 @@ class RankReader {
  public:
   using Cells = std::map<std::pair<bool, int64_t>, Cell>;  // by phase (backward) and step
 
-  RankReader(const Schedule& schedule, int rank, const Owners& queries, const Owners& keys,
-             int max_steps)
+  RankReader(const Schedule& schedule, int rank, const Owners& queries, const Owners& keys, int max_steps)
       : schedule_(schedule),
         problem_(schedule.problem()),
         rank_(rank),
@@ -146,8 +144,8 @@ class RankReader {
       const IntervalSet& all = pool_[k.tokens];
       for (int owner : keys_.of(all)) {
         const IntervalSet theirs = intersect(all, problem_.key_layout.shard(owner));
-        const double work = static_cast<double>(problem_.pairs.area(rows, theirs)) *
-                            static_cast<double>(pool_.size(q.heads));
+        const double work =
+            static_cast<double>(problem_.pairs.area(rows, theirs)) * static_cast<double>(pool_.size(q.heads));
         if (work == 0) continue;
         computed.work += work;
         add_share(cell.key_owners, owner, work);
@@ -256,9 +254,7 @@ Summary summarise(const Schedule& schedule, int max_ranks, int max_steps) {
   return summary;
 }
 
-std::string bytes_text(double bytes) {
-  return format_bytes(static_cast<int64_t>(std::min(bytes, 9e18)));
-}
+std::string bytes_text(double bytes) { return format_bytes(static_cast<int64_t>(std::min(bytes, 9e18))); }
 
 std::string describe(const Mask& mask) {
   const std::vector<BandRectangle>& bands = mask.bands();
@@ -277,28 +273,22 @@ std::string describe(const Mask& mask) {
   const bool self = first.q == first.k;
   int64_t position = 0;
   for (const BandRectangle& band : bands) {
-    const bool next =
-        band.q.begin == position && (band.q == band.k || (!self && bands.size() == 1));
+    const bool next = band.q.begin == position && (band.q == band.k || (!self && bands.size() == 1));
     known &= next && band.lo == first.lo && band.hi == first.hi;
     position = band.q.end;
   }
-  if (!known || position != mask.queries())
-    return std::to_string(bands.size()) + " mask rectangles";
+  if (!known || position != mask.queries()) return std::to_string(bands.size()) + " mask rectangles";
   if (bands.size() == 1) return to_string(rule);
   return std::to_string(bands.size()) + " documents, " + to_string(rule);
 }
 
 std::string describe(const Problem& problem) {
   std::string text = std::to_string(problem.mask.queries()) + " tokens, ";
-  if (problem.mask.keys() != problem.mask.queries())
-    text += std::to_string(problem.mask.keys()) + " keys, ";
-  text += describe(problem.mask) + ", " + std::to_string(problem.heads) + " heads of " +
-          std::to_string(problem.dim);
-  if (problem.kv_heads != problem.heads)
-    text += " (" + std::to_string(problem.kv_heads) + " kv heads)";
+  if (problem.mask.keys() != problem.mask.queries()) text += std::to_string(problem.mask.keys()) + " keys, ";
+  text += describe(problem.mask) + ", " + std::to_string(problem.heads) + " heads of " + std::to_string(problem.dim);
+  if (problem.kv_heads != problem.heads) text += " (" + std::to_string(problem.kv_heads) + " kv heads)";
   text += ", " + std::string(name_of(problem.element));
-  if (problem.wire != problem.accumulator())
-    text += " (" + std::string(name_of(problem.wire)) + " on the wire)";
+  if (problem.wire != problem.accumulator()) text += " (" + std::string(name_of(problem.wire)) + " on the wire)";
   return text;
 }
 

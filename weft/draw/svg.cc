@@ -54,13 +54,11 @@ void Picture::header() {
       "fill=\"#e3e0d8\"/></pattern>\n");
   const std::string tip = number(grid_.stroke > 0 ? 3 + 4 * grid_.stroke : 7);
   for (size_t i = 0; i < std::size(kCargo); ++i) {
-    canvas_.define(
-        "<marker id=\"tip" + std::to_string(i) +
-        "\" viewBox=\"0 0 8 8\" refX=\"6.5\" refY=\"4\" markerWidth=\"" + tip +
-        "\" markerHeight=\"" + tip +
-        "\" "
-        "markerUnits=\"userSpaceOnUse\" orient=\"auto\"><path d=\"M0 0.8L7.4 4L0 7.2Z\" fill=\"" +
-        kCargo[i].colour + "\"/></marker>\n");
+    canvas_.define("<marker id=\"tip" + std::to_string(i) +
+                   "\" viewBox=\"0 0 8 8\" refX=\"6.5\" refY=\"4\" markerWidth=\"" + tip + "\" markerHeight=\"" + tip +
+                   "\" "
+                   "markerUnits=\"userSpaceOnUse\" orient=\"auto\"><path d=\"M0 0.8L7.4 4L0 7.2Z\" fill=\"" +
+                   kCargo[i].colour + "\"/></marker>\n");
   }
   y_ = kMargin + 20;
   const double room = width_ - 2 * kMargin;
@@ -69,32 +67,24 @@ void Picture::header() {
   std::string ranks = std::to_string(summary_.ranks) + (summary_.ranks == 1 ? " rank" : " ranks");
   if (ranks_ < summary_.ranks) ranks += ", the first " + std::to_string(ranks_) + " shown";
   if (summary_.truncated) ranks += ", later steps not shown";
-  canvas_.text(kMargin, y_, fitted(ranks + ", " + describe(problem_), 13, room),
-               {.size = 13, .fill = kMuted});
+  canvas_.text(kMargin, y_, fitted(ranks + ", " + describe(problem_), 13, room), {.size = 13, .fill = kMuted});
   double bytes = 0;
   int64_t messages = 0;
-  for (const RankTotals& totals : summary_.totals)
-    bytes += totals.bytes_sent, messages += totals.messages;
+  for (const RankTotals& totals : summary_.totals) bytes += totals.bytes_sent, messages += totals.messages;
   y_ += 19;
   canvas_.text(kMargin, y_,
-               bytes_text(bytes) + " in " + std::to_string(messages) +
-                   (messages == 1 ? " message" : " messages") + ", " +
-                   format_count(static_cast<double>(problem_.mask.area())) +
-                   " allowed pairs a head",
+               bytes_text(bytes) + " in " + std::to_string(messages) + (messages == 1 ? " message" : " messages") +
+                   ", " + format_count(static_cast<double>(problem_.mask.area())) + " allowed pairs a head",
                {.size = 13, .fill = kMuted});
   y_ += 34;
 }
 
 void Picture::rank_names() {
-  const int every =
-      grid_.letters > 0 ? 1 : std::max(1, static_cast<int>(std::ceil(34 / (grid_.cell_width + 1))));
+  const int every = grid_.letters > 0 ? 1 : std::max(1, static_cast<int>(std::ceil(34 / (grid_.cell_width + 1))));
   for (int rank = 0; rank < ranks_; rank += every) {
     const std::string name = (ranks_ <= 16 ? "rank " : "") + std::to_string(rank);
     canvas_.text(middle_of(rank), y_, name,
-                 {.size = grid_.letters > 9 ? 12.0 : 10,
-                  .anchor = "middle",
-                  .fill = kInk,
-                  .bold = grid_.letters > 0});
+                 {.size = grid_.letters > 9 ? 12.0 : 10, .anchor = "middle", .fill = kInk, .bold = grid_.letters > 0});
   }
   if (grid_.letters > 0 && sends_) {
     canvas_.text(right_ + 20, y_, "sent, in messages", {.size = 11, .fill = kMuted});
@@ -120,16 +110,12 @@ void Picture::bars(const char* name, Get&& get, Show&& show, const char* fill) {
     const double value = get(summary_.totals[static_cast<size_t>(rank)]);
     const double share = value / most;
     if (labels) {
-      canvas_.text(x_of(rank), y_ + 10, fitted(show(value), 10.5, grid_.cell_width),
-                   {.size = 10.5});
+      canvas_.text(x_of(rank), y_ + 10, fitted(show(value), 10.5, grid_.cell_width), {.size = 10.5});
       canvas_.rect({x_of(rank), y_ + 15, grid_.cell_width, 4}, {.fill = kRule, .radius = 2});
-      if (value > 0)
-        canvas_.rect({x_of(rank), y_ + 15, grid_.cell_width * share, 4},
-                     {.fill = fill, .radius = 2});
+      if (value > 0) canvas_.rect({x_of(rank), y_ + 15, grid_.cell_width * share, 4}, {.fill = fill, .radius = 2});
     } else {
       canvas_.rect({x_of(rank), y_, grid_.cell_width, 18}, {.fill = "#f1efe9"});
-      canvas_.rect({x_of(rank), y_ + 18 * (1 - share), grid_.cell_width, 18 * share},
-                   {.fill = fill});
+      canvas_.rect({x_of(rank), y_ + 18 * (1 - share), grid_.cell_width, 18 * share}, {.fill = fill});
     }
   }
   if (!labels)
@@ -144,13 +130,11 @@ void Picture::totals() {
   canvas_.line(left_ + text_width("totals", 12) + 6, y_, right_, y_, {.stroke = kRule});
   y_ += 14;
   bars(
-      "work", [](const RankTotals& t) { return t.work + t.work_backward; }, format_count,
-      "#8a93a6");
+      "work", [](const RankTotals& t) { return t.work + t.work_backward; }, format_count, "#8a93a6");
   bars(
       "sent", [](const RankTotals& t) { return t.bytes_sent; }, bytes_text, "#9aa88f");
   bars(
-      "messages", [](const RankTotals& t) { return static_cast<double>(t.messages); }, number,
-      "#b39d8a");
+      "messages", [](const RankTotals& t) { return static_cast<double>(t.messages); }, number, "#b39d8a");
 }
 
 void Picture::legend() {
@@ -168,14 +152,11 @@ void Picture::legend() {
   const std::string to = summary_.ranks > 1 ? " to " + std::to_string(summary_.ranks - 1) : "";
   item(swatches * 12, whose + " of rank 0" + to, [&](double at, double y) {
     for (int i = 0; i < swatches; ++i) {
-      const int owner =
-          swatches < 2 ? 0 : static_cast<int>(int64_t{i} * (summary_.ranks - 1) / (swatches - 1));
+      const int owner = swatches < 2 ? 0 : static_cast<int>(int64_t{i} * (summary_.ranks - 1) / (swatches - 1));
       canvas_.rect({at + i * 12, y - 5, 10, 10}, {.fill = colour(owner, 0.62), .radius = 2});
     }
   });
-  item(34,
-       grid_.letters > 0 ? "filled: work, against the busiest cell"
-                         : "strength: work, against the busiest cell",
+  item(34, grid_.letters > 0 ? "filled: work, against the busiest cell" : "strength: work, against the busiest cell",
        [&](double at, double y) {
          canvas_.rect({at, y - 6, 34, 12}, {.fill = colour(0, 0.12), .radius = 3});
          canvas_.rect({at, y - 6, 20, 12}, {.fill = colour(0, 0.62), .radius = 3});
@@ -188,17 +169,15 @@ void Picture::legend() {
   for (size_t i = 0; i < std::size(kCargo); ++i) {
     if (!used_[i]) continue;
     item(26, kCargo[i].name, [&](double at, double y) {
-      canvas_.line(at, y, at + 26, y,
-                   {.stroke = kCargo[i].colour, .width = 1.8, .marker = "tip" + std::to_string(i)});
+      canvas_.line(at, y, at + 26, y, {.stroke = kCargo[i].colour, .width = 1.8, .marker = "tip" + std::to_string(i)});
     });
   }
   if (grid_.letters > 0) {
     x = kMargin, y_ += 24;
-    canvas_.text(
-        x, y_,
-        "k3: keys of rank 3; q: queries, where not all of the rank's own; lo, hi: the first, "
-        "the last of them; h: heads",
-        {.size = 11, .fill = kMuted});
+    canvas_.text(x, y_,
+                 "k3: keys of rank 3; q: queries, where not all of the rank's own; lo, hi: the first, "
+                 "the last of them; h: heads",
+                 {.size = 11, .fill = kMuted});
   }
   y_ += 8;
 }

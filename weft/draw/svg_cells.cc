@@ -14,11 +14,9 @@ void Picture::step(int row) {
     computes |= !cell.computed.empty();
   }
   // Steps that only move data are flat.
-  height_ =
-      computes || grid_.letters == 0 ? grid_.cell_height : std::round(grid_.cell_height * 0.36);
+  height_ = computes || grid_.letters == 0 ? grid_.cell_height : std::round(grid_.cell_height * 0.36);
   if (grid_.letters > 0 || number % 10 == 0) {
-    canvas_.text(left_ - 14, y_ + height_ / 2 + 4,
-                 (grid_.letters > 0 ? "step " : "") + std::to_string(number),
+    canvas_.text(left_ - 14, y_ + height_ / 2 + 4, (grid_.letters > 0 ? "step " : "") + std::to_string(number),
                  {.size = grid_.letters > 9 ? 12.0 : 10, .anchor = "end", .fill = kMuted});
   }
   for (int rank = 0; rank < ranks_; ++rank) {
@@ -41,13 +39,12 @@ void Picture::draw_cell(int rank, const Cell& cell) {
   }
   // The whole cell in a light tint, and full colour as far as the work of the step goes.
   const auto& shares = owners(cell);
-  canvas_.rect(box, {.fill = shares.size() == 1 ? colour(shares[0].owner, 0.12) : "#f1efe9",
-                     .radius = grid_.radius});
+  canvas_.rect(box, {.fill = shares.size() == 1 ? colour(shares[0].owner, 0.12) : "#f1efe9", .radius = grid_.radius});
   double x = box.x;
   const std::string clip = "c" + std::to_string(clips_++);
-  canvas_.define("<clipPath id=\"" + clip + "\"><rect x=\"" + number(box.x) + "\" y=\"" +
-                 number(box.y) + "\" width=\"" + number(box.width) + "\" height=\"" +
-                 number(box.height) + "\" rx=\"" + number(grid_.radius) + "\"/></clipPath>\n");
+  canvas_.define("<clipPath id=\"" + clip + "\"><rect x=\"" + number(box.x) + "\" y=\"" + number(box.y) +
+                 "\" width=\"" + number(box.width) + "\" height=\"" + number(box.height) + "\" rx=\"" +
+                 number(grid_.radius) + "\"/></clipPath>\n");
   canvas_.raw("<g clip-path=\"url(#" + clip + ")\">\n");
   for (const Share& share : shares) {
     const double w = box.width * share.work / most_work_;
@@ -61,8 +58,7 @@ void Picture::draw_cell(int rank, const Cell& cell) {
 void Picture::labels(const Box& box, const Cell& cell) {
   const Computed& first = cell.computed[0];
   const double room = box.width - 8, size = grid_.letters, middle = box.x + box.width / 2;
-  const std::string more =
-      cell.computed.size() > 1 ? " +" + std::to_string(cell.computed.size() - 1) : "";
+  const std::string more = cell.computed.size() > 1 ? " +" + std::to_string(cell.computed.size() - 1) : "";
   std::string main = (by_query_ && !first.queries.empty() ? first.queries : first.keys) + more;
   if (text_width(main, size) > room && cell.key_owners.size() > 1) {
     main = "k of " + std::to_string(cell.key_owners.size());
@@ -70,8 +66,8 @@ void Picture::labels(const Box& box, const Cell& cell) {
   std::string rest = by_query_ ? (first.queries.empty() ? "" : first.keys) : first.queries;
   if (!first.heads.empty()) rest += (rest.empty() ? "" : ", ") + first.heads;
   const bool two = !rest.empty() && box.height > 2.3 * size;
-  canvas_.text(middle, box.y + box.height / 2 + (two ? -size * 0.2 : size * 0.36),
-               fitted(main, size, room), {.size = size, .anchor = "middle", .bold = true});
+  canvas_.text(middle, box.y + box.height / 2 + (two ? -size * 0.2 : size * 0.36), fitted(main, size, room),
+               {.size = size, .anchor = "middle", .bold = true});
   if (two) {
     const double small = std::max(size - 2, 8.0);
     canvas_.text(middle, box.y + box.height / 2 + size * 0.95, fitted(rest, small, room),
@@ -89,8 +85,7 @@ void Picture::draw_dot(int rank, const Cell& cell) {
     return;
   }
   const double strength = cell.work() / most_work_;
-  canvas_.rect(box,
-               {.fill = colour(shares.size() == 1 ? shares[0].owner : -1, 0.15 + 0.85 * strength)});
+  canvas_.rect(box, {.fill = colour(shares.size() == 1 ? shares[0].owner : -1, 0.15 + 0.85 * strength)});
 }
 
 void Picture::arrows(const std::vector<Cell>& cells) {
@@ -106,8 +101,7 @@ void Picture::arrows(const std::vector<Cell>& cells) {
     }
   }
   // The more there are, the fainter each: an all-to-all becomes a veil.
-  const double crowd =
-      std::min(1.0, 3.0 * static_cast<double>(ranks_) / static_cast<double>(count));
+  const double crowd = std::min(1.0, 3.0 * static_cast<double>(ranks_) / static_cast<double>(count));
   const double opacity = std::max(0.85 * crowd, 0.14);
   const double top = y_ + height_ + 2, bottom = y_ + height_ + grid_.channel - 3;
   const double bend = (bottom - top) * 0.62;
@@ -120,12 +114,12 @@ void Picture::arrows(const std::vector<Cell>& cells) {
       const double from = middle_of(rank) + aside, to = middle_of(flow.peer) + aside;
       const double share = flow.bytes / most_bytes_;
       const auto at = [](double x, double y) { return number(x) + " " + number(y); };
-      canvas_.path("M" + at(from, top) + "C" + at(from, top + bend) + " " + at(to, bottom - bend) +
-                       " " + at(to, bottom),
-                   {.stroke = kCargo[cargo].colour,
-                    .width = grid_.stroke * (0.7 + 1.4 * std::sqrt(crowd * share)),
-                    .opacity = opacity,
-                    .marker = "tip" + std::to_string(cargo)});
+      canvas_.path(
+          "M" + at(from, top) + "C" + at(from, top + bend) + " " + at(to, bottom - bend) + " " + at(to, bottom),
+          {.stroke = kCargo[cargo].colour,
+           .width = grid_.stroke * (0.7 + 1.4 * std::sqrt(crowd * share)),
+           .opacity = opacity,
+           .marker = "tip" + std::to_string(cargo)});
     }
   }
 }

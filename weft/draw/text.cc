@@ -13,17 +13,14 @@ constexpr int kWideRanks = 8;  // above, cells are short and what travels is sum
 
 std::string short_name(Fields fields) {
   std::string text = to_string(fields);
-  for (const auto& [from, to] :
-       {std::pair<std::string, std::string>{"dk+dv", "dkv"}, {"k+v", "kv"}}) {
+  for (const auto& [from, to] : {std::pair<std::string, std::string>{"dk+dv", "dkv"}, {"k+v", "kv"}}) {
     const size_t at = text.find(from);
     if (at != std::string::npos) text.replace(at, from.size(), to);
   }
   return text;
 }
 
-std::string percent(double part, double whole) {
-  return whole <= 0 ? "" : format_fixed(100 * part / whole, 1) + "%";
-}
+std::string percent(double part, double whole) { return whole <= 0 ? "" : format_fixed(100 * part / whole, 1) + "%"; }
 
 // Messages of one cell as lines: "kv>3 1.0 MiB". Many at once, as in an all-to-all, become one line.
 std::vector<std::string> arrows(const std::vector<Flow>& flows) {
@@ -48,8 +45,8 @@ std::vector<std::string> arrows(const std::vector<Flow>& flows) {
   }
   std::vector<std::string> lines;
   for (const Bundle& bundle : bundles) {
-    const std::string to = bundle.messages > 1 && many ? std::to_string(bundle.messages) + " ranks"
-                                                       : std::to_string(bundle.peer);
+    const std::string to =
+        bundle.messages > 1 && many ? std::to_string(bundle.messages) + " ranks" : std::to_string(bundle.peer);
     lines.push_back(short_name(bundle.fields) + ">" + to + " " + bytes_text(bundle.bytes));
   }
   return lines;
@@ -63,16 +60,16 @@ class TextDrawing {
         total_(static_cast<double>(problem_.mask.area()) * static_cast<double>(problem_.heads)),
         wide_(summary_.shown <= kWideRanks),
         table_(columns()) {
-    text_ = schedule.method() + ", " + std::to_string(summary_.ranks) +
-            (summary_.ranks == 1 ? " rank, " : " ranks, ") + describe(problem_) + "\n\n";
+    text_ = schedule.method() + ", " + std::to_string(summary_.ranks) + (summary_.ranks == 1 ? " rank, " : " ranks, ") +
+            describe(problem_) + "\n\n";
   }
 
   std::string draw() {
     for (int row = 0; row < summary_.rows(); ++row) {
       const bool backward = row >= summary_.forward_rows;
       if (row == summary_.forward_rows && row > 0) add_rows({}, {});
-      const std::string name = (backward ? "back " : "step ") +
-                               std::to_string(row - (backward ? summary_.forward_rows : 0));
+      const std::string name =
+          (backward ? "back " : "step ") + std::to_string(row - (backward ? summary_.forward_rows : 0));
       wide_ ? add_wide(name, summary_.cells[static_cast<size_t>(row)])
             : add_narrow(name, summary_.cells[static_cast<size_t>(row)]);
     }
@@ -113,8 +110,7 @@ class TextDrawing {
       auto& lines = cells.emplace_back();
       for (const Computed& one : cell.computed) {
         const std::string label = one.label();
-        lines.push_back(label + std::string(width - label.size() + 1, ' ') +
-                        percent(one.work, total_));
+        lines.push_back(label + std::string(width - label.size() + 1, ' ') + percent(one.work, total_));
       }
       if (lines.empty()) lines.push_back("-");
       lines.resize(std::max<size_t>(height, 1));
@@ -134,8 +130,8 @@ class TextDrawing {
       }
       if (lines.empty()) lines.push_back("-");
       for (Flow flow : cell.sends) {
-        const auto same = std::find_if(sent.begin(), sent.end(),
-                                       [&](const Flow& f) { return f.fields == flow.fields; });
+        const auto same =
+            std::find_if(sent.begin(), sent.end(), [&](const Flow& f) { return f.fields == flow.fields; });
         if (same == sent.end()) {
           flow.peer = 1;
           sent.push_back(flow);
@@ -147,8 +143,8 @@ class TextDrawing {
     }
     auto& lines = cells.emplace_back();
     for (const Flow& flow : sent) {
-      lines.push_back(short_name(flow.fields) + " " + bytes_text(flow.bytes) + " in " +
-                      std::to_string(flow.peer) + (flow.peer == 1 ? " message" : " messages"));
+      lines.push_back(short_name(flow.fields) + " " + bytes_text(flow.bytes) + " in " + std::to_string(flow.peer) +
+                      (flow.peer == 1 ? " message" : " messages"));
     }
     add_rows(name, cells);
   }
@@ -161,23 +157,20 @@ class TextDrawing {
       add_rows(name, cells);
     };
     row("work", [&](const RankTotals& t) { return percent(t.work, total_); });
-    if (problem_.backward)
-      row("back", [&](const RankTotals& t) { return percent(t.work_backward, total_); });
+    if (problem_.backward) row("back", [&](const RankTotals& t) { return percent(t.work_backward, total_); });
     row("sent", [&](const RankTotals& t) { return bytes_text(t.bytes_sent); });
     row("msgs", [&](const RankTotals& t) { return std::to_string(t.messages); });
   }
 
   std::string notes() const {
-    std::string text =
-        wide_
-            ? "k3: keys of rank 3; q: queries, where they are not all of the rank's own; lo, hi: "
-              "the "
-              "first, the last of them; h: heads\n%: share of all pairs; kv>3: sent to rank 3\n"
-            : "k3: keys of rank 3, all own queries; hi x k3: the last of the own queries; q2 x k3: "
-              "queries of rank 2; lo, hi: the first, the last of them; h: heads\n";
+    std::string text = wide_ ? "k3: keys of rank 3; q: queries, where they are not all of the rank's own; lo, hi: "
+                               "the "
+                               "first, the last of them; h: heads\n%: share of all pairs; kv>3: sent to rank 3\n"
+                             : "k3: keys of rank 3, all own queries; hi x k3: the last of the own queries; q2 x k3: "
+                               "queries of rank 2; lo, hi: the first, the last of them; h: heads\n";
     if (summary_.shown < summary_.ranks) {
-      text += "ranks 0 to " + std::to_string(summary_.shown - 1) + " of " +
-              std::to_string(summary_.ranks) + " are shown\n";
+      text +=
+          "ranks 0 to " + std::to_string(summary_.shown - 1) + " of " + std::to_string(summary_.ranks) + " are shown\n";
     }
     if (summary_.truncated) text += "later steps are not shown; the totals count them\n";
     return text;

@@ -51,8 +51,7 @@ struct BufferPool::State {
   void make_room(int64_t bytes) {
     while (!free.empty() && held + bytes > peak) {
       const auto oldest = std::min_element(
-          free.begin(), free.end(),
-          [](const auto& a, const auto& b) { return a.second.returned < b.second.returned; });
+          free.begin(), free.end(), [](const auto& a, const auto& b) { return a.second.returned < b.second.returned; });
       held -= oldest->first;
       free.erase(oldest);
     }
@@ -81,8 +80,8 @@ std::shared_ptr<std::byte> BufferPool::take(int64_t bytes) {
     }
   }
   if (!memory) {
-    memory.reset(static_cast<std::byte*>(
-        std::aligned_alloc(static_cast<size_t>(kAlignment), static_cast<size_t>(capacity))));
+    memory.reset(
+        static_cast<std::byte*>(std::aligned_alloc(static_cast<size_t>(kAlignment), static_cast<size_t>(capacity))));
     if (!memory) {
       const std::lock_guard lock(state_->mutex);
       state_->in_use -= bytes;
@@ -90,9 +89,8 @@ std::shared_ptr<std::byte> BufferPool::take(int64_t bytes) {
       throw std::bad_alloc();
     }
   }
-  return {memory.release(), [state = state_, capacity, bytes](std::byte* data) {
-            state->give_back(data, capacity, bytes);
-          }};
+  return {memory.release(),
+          [state = state_, capacity, bytes](std::byte* data) { state->give_back(data, capacity, bytes); }};
 }
 
 int64_t BufferPool::bytes_in_use() const {

@@ -24,17 +24,14 @@ const Layout& layout_of(const Problem& problem, Field field) {
 }
 
 HostTensor make(const Problem& problem, Field field, int64_t rows) {
-  return {problem.type_of(field, Form::whole), rows, heads_of(problem, field),
-          problem.columns_of(field)};
+  return {problem.type_of(field, Form::whole), rows, heads_of(problem, field), problem.columns_of(field)};
 }
 
 HostTensor make_global(const Problem& problem, Field field) {
   return make(problem, field, layout_of(problem, field).tokens());
 }
 
-int64_t bytes_per_row(const HostTensor& tensor) {
-  return tensor.heads * tensor.columns * size_of(tensor.type);
-}
+int64_t bytes_per_row(const HostTensor& tensor) { return tensor.heads * tensor.columns * size_of(tensor.type); }
 
 HostTensor shard_of(const Problem& problem, Field field, int rank, const HostTensor& global) {
   const Layout& layout = layout_of(problem, field);
@@ -100,8 +97,8 @@ class Watcher {
   std::optional<std::thread> thread_;
 };
 
-void execute(const Schedule& schedule, const kernels::KernelSet& kernels,
-             const CheckOptions& options, CheckReport& report) {
+void execute(const Schedule& schedule, const kernels::KernelSet& kernels, const CheckOptions& options,
+             CheckReport& report) {
   const Problem& problem = schedule.problem();
   const size_t ranks = static_cast<size_t>(schedule.ranks());
   CheckTensors& all = report.tensors;
@@ -112,12 +109,8 @@ void execute(const Schedule& schedule, const kernels::KernelSet& kernels,
   const Watcher watcher(options.stop, transport);
   run_threads(transport, [&](int rank) {
     Local& local = locals[static_cast<size_t>(rank)];
-    const auto take = [&](Field field, const HostTensor& global) {
-      return shard_of(problem, field, rank, global);
-    };
-    const auto room = [&](Field field) {
-      return make(problem, field, layout_of(problem, field).tokens_of(rank));
-    };
+    const auto take = [&](Field field, const HostTensor& global) { return shard_of(problem, field, rank, global); };
+    const auto room = [&](Field field) { return make(problem, field, layout_of(problem, field).tokens_of(rank)); };
     local = {take(Field::q, all.q),
              take(Field::k, all.k),
              take(Field::v, all.v),
@@ -136,8 +129,8 @@ void execute(const Schedule& schedule, const kernels::KernelSet& kernels,
   const auto gather = [&](Field field, HostTensor Local::*local) {
     HostTensor global = make_global(problem, field);
     for (size_t rank = 0; rank < ranks; ++rank) {
-      unshard<std::byte>(layout_of(problem, field), static_cast<int>(rank),
-                         (locals[rank].*local).bytes, global.bytes, bytes_per_row(global));
+      unshard<std::byte>(layout_of(problem, field), static_cast<int>(rank), (locals[rank].*local).bytes, global.bytes,
+                         bytes_per_row(global));
     }
     return global;
   };
@@ -170,10 +163,7 @@ double largest(const std::vector<double>& values) {
 // Distance between neighbouring numbers of the type at this magnitude.
 double spacing(DType type, double magnitude) {
   if (magnitude == 0) return 0;
-  const int digits = type == DType::fp64   ? 53
-                     : type == DType::fp32 ? 24
-                     : type == DType::fp16 ? 11
-                                           : 8;
+  const int digits = type == DType::fp64 ? 53 : type == DType::fp32 ? 24 : type == DType::fp16 ? 11 : 8;
   return std::ldexp(1.0, std::ilogb(magnitude) - (digits - 1));
 }
 
@@ -182,8 +172,7 @@ struct Reference {
   const std::vector<double>& plain;  // in the precision of the type; empty for fp64
 };
 
-TensorError compare(const Problem& problem, Field field, const HostTensor& tensor,
-                    const Reference& reference) {
+TensorError compare(const Problem& problem, Field field, const HostTensor& tensor, const Reference& reference) {
   TensorError error;
   error.name = name_of(field);
   const Layout& layout = layout_of(problem, field);
@@ -216,8 +205,7 @@ TensorError compare(const Problem& problem, Field field, const HostTensor& tenso
 
 void compare(const Problem& problem, const StopFlag* stop, CheckReport& report) {
   const CheckTensors& t = report.tensors;
-  const DenseShape shape{problem.heads, problem.kv_heads, problem.dim, problem.dim_v,
-                         problem.softmax_scale()};
+  const DenseShape shape{problem.heads, problem.kv_heads, problem.dim, problem.dim_v, problem.softmax_scale()};
   DenseInputs inputs{t.q.to_fp64(), t.k.to_fp64(), t.v.to_fp64(), {}};
   if (problem.backward) inputs.dout = t.dout.to_fp64();
   const DenseAttention exact = dense_attention(problem.mask, shape, inputs, DType::fp64, stop);
@@ -230,8 +218,7 @@ void compare(const Problem& problem, const StopFlag* stop, CheckReport& report) 
       plain.lse = dense_attention(problem.mask, shape, inputs, DType::fp32, stop).lse;
     }
   }
-  const auto add = [&](Field field, const HostTensor& tensor,
-                       std::vector<double> DenseAttention::*member) {
+  const auto add = [&](Field field, const HostTensor& tensor, std::vector<double> DenseAttention::*member) {
     report.errors.push_back(compare(problem, field, tensor, {exact.*member, plain.*member}));
     report.ok &= report.errors.back().ok();
   };
@@ -262,15 +249,13 @@ CheckReport check_schedule(const Schedule& schedule, const CheckOptions& options
   return check_schedule(schedule, random_inputs(schedule.problem(), options.seed), options);
 }
 
-CheckReport check_schedule(const Schedule& schedule, CheckTensors inputs,
-                           const CheckOptions& options) {
+CheckReport check_schedule(const Schedule& schedule, CheckTensors inputs, const CheckOptions& options) {
   const Problem& problem = schedule.problem();
   CheckReport report;
   report.tensors = std::move(inputs);
-  const kernels::KernelSet& kernels = options.kernels ? *options.kernels
-                                      : problem.element == DType::fp64
-                                          ? kernels::reference_kernels()
-                                          : kernels::cpu_kernels();
+  const kernels::KernelSet& kernels = options.kernels                  ? *options.kernels
+                                      : problem.element == DType::fp64 ? kernels::reference_kernels()
+                                                                       : kernels::cpu_kernels();
   execute(schedule, kernels, options, report);
   if (options.compare) compare(problem, options.stop, report);
   return report;

@@ -21,7 +21,7 @@ namespace weft {
 struct CheckOptions {
   uint64_t seed = 0;
   const kernels::KernelSet* kernels = nullptr;  // null: reference for fp64, else the CPU's best
-  bool compare = true;  // false: only execute, no reference, errors stay empty
+  bool compare = true;                          // false: only execute, no reference, errors stay empty
   ExecuteOptions execute = {};
   const StopFlag* stop = nullptr;  // Ctrl-C
 };
@@ -59,7 +59,6 @@ CheckTensors random_inputs(const Problem& problem, uint64_t seed);
 // Runs forward, and backward if the problem has it. Throws what the execution throws.
 CheckReport check_schedule(const Schedule& schedule, const CheckOptions& options = {});
 // The same with given q, k, v and dout.
-CheckReport check_schedule(const Schedule& schedule, CheckTensors inputs,
-                           const CheckOptions& options = {});
+CheckReport check_schedule(const Schedule& schedule, CheckTensors inputs, const CheckOptions& options = {});
 
 }  // namespace weft

@@ -43,15 +43,13 @@ std::vector<std::vector<Range>> keys_seen(const Mask& mask) {
 template <typename Sum>
 class HeadRows {
  public:
-  HeadRows(const std::vector<double>& tensor, int64_t heads, int64_t head, int64_t columns)
-      : columns_(columns) {
+  HeadRows(const std::vector<double>& tensor, int64_t heads, int64_t head, int64_t columns) : columns_(columns) {
     const int64_t row = heads * columns;
     const int64_t tokens = static_cast<int64_t>(tensor.size()) / row;
     values_.reserve(static_cast<size_t>(tokens * columns));
     for (int64_t t = 0; t < tokens; ++t) {
       for (int64_t c = 0; c < columns; ++c) {
-        values_.push_back(
-            static_cast<Sum>(tensor[static_cast<size_t>(t * row + head * columns + c)]));
+        values_.push_back(static_cast<Sum>(tensor[static_cast<size_t>(t * row + head * columns + c)]));
       }
     }
   }
@@ -92,14 +90,9 @@ void add_scaled(Sum* to, Sum factor, const Sum* from, int64_t count) {
 template <typename Sum>
 class KvHead {
  public:
-  KvHead(const std::vector<std::vector<Range>>& seen, const DenseShape& shape,
-         const DenseInputs& inputs, DType precision, DenseAttention& results, const StopFlag* stop)
-      : seen_(seen),
-        shape_(shape),
-        inputs_(inputs),
-        precision_(precision),
-        results_(results),
-        stop_(stop) {}
+  KvHead(const std::vector<std::vector<Range>>& seen, const DenseShape& shape, const DenseInputs& inputs,
+         DType precision, DenseAttention& results, const StopFlag* stop)
+      : seen_(seen), shape_(shape), inputs_(inputs), precision_(precision), results_(results), stop_(stop) {}
 
   void run(int64_t kv_head) {
     const HeadRows<Sum> k(inputs_.k, shape_.kv_heads, kv_head, shape_.dim);
@@ -118,15 +111,13 @@ class KvHead {
  private:
   Sum rounded(Sum x) const { return static_cast<Sum>(round_to(precision_, x)); }
 
-  void query_head(int64_t head, const HeadRows<Sum>& k, const HeadRows<Sum>& v, HeadRows<Sum>& dk,
-                  HeadRows<Sum>& dv) {
+  void query_head(int64_t head, const HeadRows<Sum>& k, const HeadRows<Sum>& v, HeadRows<Sum>& dk, HeadRows<Sum>& dv) {
     const int64_t queries = static_cast<int64_t>(seen_.size());
     const HeadRows<Sum> q(inputs_.q, shape_.heads, head, shape_.dim);
     HeadRows<Sum> out(queries, shape_.dim_v), dq(queries, shape_.dim);
     const bool backward = !inputs_.dout.empty();
-    const HeadRows<Sum> dout = backward
-                                   ? HeadRows<Sum>(inputs_.dout, shape_.heads, head, shape_.dim_v)
-                                   : HeadRows<Sum>(0, shape_.dim_v);
+    const HeadRows<Sum> dout =
+        backward ? HeadRows<Sum>(inputs_.dout, shape_.heads, head, shape_.dim_v) : HeadRows<Sum>(0, shape_.dim_v);
     for (int64_t row = 0; row < queries; ++row) {
       if (stop_) stop_->poll();
       const double lse = forward_row(row, q[row], k, v, out[row]);
@@ -138,8 +129,7 @@ class KvHead {
   }
 
   // Leaves the weights of the row in weights_.
-  double forward_row(int64_t row, const Sum* q, const HeadRows<Sum>& k, const HeadRows<Sum>& v,
-                     Sum* out) {
+  double forward_row(int64_t row, const Sum* q, const HeadRows<Sum>& k, const HeadRows<Sum>& v, Sum* out) {
     weights_.clear();
     Sum largest = static_cast<Sum>(kMinusInfinity);
     for_each_key(row, [&](int64_t key) {
@@ -157,9 +147,8 @@ class KvHead {
     return static_cast<double>(largest + std::log(sum));
   }
 
-  void backward_row(int64_t row, const Sum* q, const HeadRows<Sum>& k, const HeadRows<Sum>& v,
-                    const Sum* out, const Sum* dout, Sum* dq, HeadRows<Sum>& dk,
-                    HeadRows<Sum>& dv) {
+  void backward_row(int64_t row, const Sum* q, const HeadRows<Sum>& k, const HeadRows<Sum>& v, const Sum* out,
+                    const Sum* dout, Sum* dq, HeadRows<Sum>& dk, HeadRows<Sum>& dv) {
     const Sum delta = dot(out, dout, shape_.dim_v);
     size_t n = 0;
     for_each_key(row, [&](int64_t key) {
@@ -213,8 +202,8 @@ void in_parallel(int64_t count, F&& work) {
 
 }  // namespace
 
-DenseAttention dense_attention(const Mask& mask, const DenseShape& shape, const DenseInputs& inputs,
-                               DType precision, const StopFlag* stop) {
+DenseAttention dense_attention(const Mask& mask, const DenseShape& shape, const DenseInputs& inputs, DType precision,
+                               const StopFlag* stop) {
   WEFT_CHECK(static_cast<int64_t>(inputs.q.size()) == mask.queries() * shape.heads * shape.dim);
   WEFT_CHECK(static_cast<int64_t>(inputs.k.size()) == mask.keys() * shape.kv_heads * shape.dim);
   WEFT_CHECK(static_cast<int64_t>(inputs.v.size()) == mask.keys() * shape.kv_heads * shape.dim_v);

@@ -35,7 +35,7 @@ struct DenseAttention {
 // With precision fp64 everything is computed in fp64. With a lower one this is the plain
 // low-precision attention that error bounds are made of: sums in fp32, and scores, weights, their
 // gradients and all results rounded to the precision (lse to fp32).
-DenseAttention dense_attention(const Mask& mask, const DenseShape& shape, const DenseInputs& inputs,
-                               DType precision, const StopFlag* stop = nullptr);
+DenseAttention dense_attention(const Mask& mask, const DenseShape& shape, const DenseInputs& inputs, DType precision,
+                               const StopFlag* stop = nullptr);
 
 }  // namespace weft

@@ -49,8 +49,7 @@ TEST(Dense, GradientsAreThoseOfFiniteDifferences) {
     for (size_t i = 0; i < there.out.size(); ++i) sum += there.out[i] * inputs.dout[i];
     return sum;
   };
-  const auto compare = [&](std::vector<double> DenseInputs::*input,
-                           const std::vector<double>& gradient) {
+  const auto compare = [&](std::vector<double> DenseInputs::*input, const std::vector<double>& gradient) {
     for (size_t i = 0; i < gradient.size(); ++i) {
       DenseInputs above = inputs, below = inputs;
       (above.*input)[i] += 1e-5;
@@ -64,11 +63,9 @@ TEST(Dense, GradientsAreThoseOfFiniteDifferences) {
 }
 
 TEST(Dense, RowsWithoutKeys) {
-  const Mask mask =
-      Mask::from_bands(3, 3, {{.q = {0, 1}, .k = {0, 3}}, {.q = {2, 3}, .k = {1, 2}}});
+  const Mask mask = Mask::from_bands(3, 3, {{.q = {0, 1}, .k = {0, 3}}, {.q = {2, 3}, .k = {1, 2}}});
   const DenseShape shape{1, 1, 2, 2, 1};
-  const DenseAttention result =
-      dense_attention(mask, shape, random_inputs(3, shape, 2), DType::fp64);
+  const DenseAttention result = dense_attention(mask, shape, random_inputs(3, shape, 2), DType::fp64);
   EXPECT_EQ(result.lse[1], -std::numeric_limits<double>::infinity());
   EXPECT_EQ(result.out[2], 0);
   EXPECT_EQ(result.out[3], 0);
@@ -82,8 +79,7 @@ TEST(Dense, LowerPrecision) {
   const Mask mask = Mask::of(64, {.causal = true});
   const DenseInputs inputs = random_inputs(64, shape, 3);
   const DenseAttention exact = dense_attention(mask, shape, inputs, DType::fp64);
-  for (const auto& [type, unit] :
-       {std::pair(DType::fp32, 0x1p-24), {DType::fp16, 0x1p-11}, {DType::bf16, 0x1p-8}}) {
+  for (const auto& [type, unit] : {std::pair(DType::fp32, 0x1p-24), {DType::fp16, 0x1p-11}, {DType::bf16, 0x1p-8}}) {
     const DenseAttention plain = dense_attention(mask, shape, inputs, type);
     double error = 0;
     HostTensor one(type, 1, 1, 1);

@@ -102,8 +102,8 @@ class Execution {
 class Executor {
  public:
   // Endpoint, kernels and pool must outlive the executor.
-  Executor(const Schedule& schedule, int rank, Endpoint& endpoint,
-           const kernels::KernelSet& kernels, BufferPool& pool, ExecuteOptions options = {});
+  Executor(const Schedule& schedule, int rank, Endpoint& endpoint, const kernels::KernelSet& kernels, BufferPool& pool,
+           ExecuteOptions options = {});
   ~Executor();
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;

@@ -16,11 +16,7 @@ struct HostTensor {
 
   HostTensor() = default;
   HostTensor(DType t, int64_t r, int64_t h, int64_t c)
-      : type(t),
-        rows(r),
-        heads(h),
-        columns(c),
-        bytes(static_cast<size_t>(r * h * c * size_of(t))) {}
+      : type(t), rows(r), heads(h), columns(c), bytes(static_cast<size_t>(r * h * c * size_of(t))) {}
 
   bool empty() const { return bytes.empty(); }
   int64_t elements() const { return rows * heads * columns; }

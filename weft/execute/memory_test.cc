@@ -107,8 +107,7 @@ TEST(Written, AgainstSingleElements) {
         const int64_t begin = random.uniform(end);
         return pool.intern(Range{begin, random.uniform(begin + 1, end + 1)});
       };
-      const Fields fields =
-          random.uniform(2) ? Field::k | Field::v : Fields(random.uniform(2) ? Field::k : Field::v);
+      const Fields fields = random.uniform(2) ? Field::k | Field::v : Fields(random.uniform(2) ? Field::k : Field::v);
       return Slice{ValueId{}, range(kTokens), range(kHeads), fields};
     };
     const auto each = [&](const Slice& s) {
@@ -141,8 +140,7 @@ TEST(Written, AgainstSingleElements) {
 TEST(Blocks, AreTheMaskInRows) {
   Random random(7);
   for (const std::string name : {"contiguous", "zigzag", "striped", "document-zigzag"}) {
-    for (const MaskRule rule :
-         {MaskRule{}, MaskRule{.causal = true}, MaskRule{.causal = true, .window = 4}}) {
+    for (const MaskRule rule : {MaskRule{}, MaskRule{.causal = true}, MaskRule{.causal = true, .window = 4}}) {
       const std::vector<int64_t> lengths = {9, 1, 14, 3, 3};
       const Layout layout = make_layout(name, lengths, 3);
       const Mask mask = Mask::documents(lengths, rule);
@@ -178,8 +176,7 @@ TEST(Blocks, AreTheMaskInRows) {
         const kernels::Block& block = blocks[n];
         if (n > 0) {
           const BandRectangle& last = blocks[n - 1].band;
-          EXPECT_LE(std::pair(last.q.begin, last.k.begin),
-                    std::pair(block.band.q.begin, block.band.k.begin));
+          EXPECT_LE(std::pair(last.q.begin, last.k.begin), std::pair(block.band.q.begin, block.band.k.begin));
         }
         for (int64_t i = block.band.q.begin; i < block.band.q.end; ++i) {
           const int64_t slot = slot_of(key.q_all, i), skipped = i - block.band.q.begin;
@@ -195,8 +192,8 @@ TEST(Blocks, AreTheMaskInRows) {
       }
       for (int64_t i = 0; i < layout.tokens(); ++i) {
         for (int64_t j = 0; j < layout.tokens(); ++j) {
-          const bool allowed = q.contains(i) && k.contains(j) &&
-                               mask.covers(layout.axis().position(i), layout.axis().position(j));
+          const bool allowed =
+              q.contains(i) && k.contains(j) && mask.covers(layout.axis().position(i), layout.axis().position(j));
           EXPECT_EQ(seen.contains({i, j}), allowed) << name << " " << i << " " << j;
         }
       }

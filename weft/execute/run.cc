@@ -13,8 +13,7 @@ double seconds() {
 
 }  // namespace
 
-Context::Context(const Schedule& s, int r, Endpoint& e, const kernels::KernelSet& k, BufferPool& p,
-                 ExecuteOptions o)
+Context::Context(const Schedule& s, int r, Endpoint& e, const kernels::KernelSet& k, BufferPool& p, ExecuteOptions o)
     : schedule(s),
       problem(schedule.problem()),
       rank(r),
@@ -45,8 +44,7 @@ uint64_t Context::hash_of(SetId id) {
   return hashes[index] = h | 1;
 }
 
-Run::Run(Context& context)
-    : c_(context), problem_(context.problem), sets_(context.sets), dependencies_(context.sets) {
+Run::Run(Context& context) : c_(context), problem_(context.problem), sets_(context.sets), dependencies_(context.sets) {
   if (c_.options.delay_seed != 0) {
     delays_.emplace(c_.options.delay_seed, static_cast<uint64_t>(c_.rank));
   }
@@ -55,8 +53,7 @@ Run::Run(Context& context)
 // ---- phases
 
 Results Run::forward(const Inputs& inputs, const Destinations& destinations) {
-  if (phase_ != Phase::start)
-    throw Error(ErrorCode::usage, "this execution has run forward before");
+  if (phase_ != Phase::start) throw Error(ErrorCode::usage, "this execution has run forward before");
   program_ = c_.schedule.open(c_.rank, sets_);
   run_phase(Phase::forward, inputs, destinations);
   return collect_results();
@@ -64,8 +61,7 @@ Results Run::forward(const Inputs& inputs, const Destinations& destinations) {
 
 Results Run::backward(const Inputs& inputs, const Destinations& destinations) {
   if (phase_ == Phase::over && !broken_) {
-    throw Error(ErrorCode::usage,
-                "there is no backward to run; the schedule has only forward, or backward has run");
+    throw Error(ErrorCode::usage, "there is no backward to run; the schedule has only forward, or backward has run");
   }
   if (phase_ != Phase::between) throw Error(ErrorCode::usage, "backward needs a forward before it");
   run_phase(Phase::backward, inputs, destinations);
@@ -195,8 +191,7 @@ void Run::check_results() {
     require(Field::dq, c_.my_queries, c_.all_heads);
     require(Field::dk | Field::dv, c_.my_keys, c_.all_kv_heads);
   } else {
-    require(problem_.return_lse ? Field::out | Field::lse : Fields(Field::out), c_.my_queries,
-            c_.all_heads);
+    require(problem_.return_lse ? Field::out | Field::lse : Fields(Field::out), c_.my_queries, c_.all_heads);
   }
 }
 
@@ -204,10 +199,8 @@ Results Run::collect_results() {
   Results results;
   const auto give = [&](Field field, Result& to) {
     const FieldMemory& memory = result_memory(field).field(field);
-    if (!memory.data ||
-        !results_.covers(sets_,
-                         {ValueId{}, kQueryFields.has(field) ? c_.my_queries : c_.my_keys,
-                          kQueryFields.has(field) ? c_.all_heads : c_.all_kv_heads, field})) {
+    if (!memory.data || !results_.covers(sets_, {ValueId{}, kQueryFields.has(field) ? c_.my_queries : c_.my_keys,
+                                                 kQueryFields.has(field) ? c_.all_heads : c_.all_kv_heads, field})) {
       return;
     }
     to = {memory.data, memory.owner};
@@ -226,8 +219,7 @@ Results Run::collect_results() {
 void Run::refuse(const std::string& text) const { throw Error(ErrorCode::wrong, text); }
 
 std::string Run::describe(const Slice& slice) const {
-  return to_string(slice.fields) + " " + to_string(sets_[slice.tokens]) + ", heads " +
-         to_string(sets_[slice.heads]);
+  return to_string(slice.fields) + " " + to_string(sets_[slice.tokens]) + ", heads " + to_string(sets_[slice.heads]);
 }
 
 // The error with rank and instruction in front; that another rank failed is passed on as it is.
@@ -266,27 +258,23 @@ std::exception_ptr Run::locate(const std::exception_ptr& error) {
 
 namespace weft {
 
-Executor::Executor(const Schedule& schedule, int rank, Endpoint& endpoint,
-                   const kernels::KernelSet& kernels, BufferPool& pool, ExecuteOptions options) {
+Executor::Executor(const Schedule& schedule, int rank, Endpoint& endpoint, const kernels::KernelSet& kernels,
+                   BufferPool& pool, ExecuteOptions options) {
   const Problem& problem = schedule.problem();
   const std::string ranks = std::to_string(schedule.ranks());
   if (rank < 0 || rank >= schedule.ranks()) {
-    throw Error(ErrorCode::usage, "rank " + std::to_string(rank) + " is not among the schedule's " +
-                                      ranks + " ranks");
+    throw Error(ErrorCode::usage, "rank " + std::to_string(rank) + " is not among the schedule's " + ranks + " ranks");
   }
   if (endpoint.rank() != rank || endpoint.ranks() != schedule.ranks()) {
-    throw Error(ErrorCode::usage, "the endpoint is that of rank " +
-                                      std::to_string(endpoint.rank()) + " of " +
-                                      std::to_string(endpoint.ranks()) + ", not of rank " +
-                                      std::to_string(rank) + " of " + ranks);
+    throw Error(ErrorCode::usage, "the endpoint is that of rank " + std::to_string(endpoint.rank()) + " of " +
+                                      std::to_string(endpoint.ranks()) + ", not of rank " + std::to_string(rank) +
+                                      " of " + ranks);
   }
   if (!kernels.supports(problem.element)) {
     throw Error(ErrorCode::unsupported, "kernels '" + std::string(kernels.name()) + "' have no " +
-                                            std::string(name_of(problem.element)) +
-                                            "; use the reference kernels");
+                                            std::string(name_of(problem.element)) + "; use the reference kernels");
   }
-  context_ = std::make_unique<execute_internal::Context>(schedule, rank, endpoint, kernels, pool,
-                                                         std::move(options));
+  context_ = std::make_unique<execute_internal::Context>(schedule, rank, endpoint, kernels, pool, std::move(options));
 }
 
 Executor::~Executor() = default;
@@ -294,8 +282,6 @@ Executor::~Executor() = default;
 const Problem& Executor::problem() const { return context_->problem; }
 int Executor::rank() const { return context_->rank; }
 
-std::unique_ptr<Execution> Executor::start() {
-  return std::make_unique<execute_internal::Run>(*context_);
-}
+std::unique_ptr<Execution> Executor::start() { return std::make_unique<execute_internal::Run>(*context_); }
 
 }  // namespace weft

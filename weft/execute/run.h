@@ -20,8 +20,7 @@ namespace weft::execute_internal {
 
 // What all runs of an executor share.
 struct Context {
-  Context(const Schedule& s, int r, Endpoint& e, const kernels::KernelSet& k, BufferPool& p,
-          ExecuteOptions o);
+  Context(const Schedule& s, int r, Endpoint& e, const kernels::KernelSet& k, BufferPool& p, ExecuteOptions o);
 
   // A hash of a set's members: equal on every rank, unlike its id.
   uint64_t hash_of(SetId id);
@@ -118,8 +117,8 @@ class Run final : public Execution {
   };
   void exchange(const Instruction& i);
   void check_parts(std::span<const Part> out, std::span<const Part> in);
-  void send_part(const Instruction& i, const Part& part, Flight& flight,
-                 std::vector<OutgoingPart>& to, std::vector<ValueId>& readers);
+  void send_part(const Instruction& i, const Part& part, Flight& flight, std::vector<OutgoingPart>& to,
+                 std::vector<ValueId>& readers);
   void receive_part(const Instruction& i, const Part& part, size_t message, Flight& flight,
                     std::vector<IncomingPart>& to);
   RankValue staging_of(const RankValue& value, const Slice& slice);

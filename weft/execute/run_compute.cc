@@ -52,11 +52,8 @@ void Run::attend_pair(const Slice& q, const Slice& k, RankValue& into) {
   if (!sets_.includes(k.heads, sets_.contract(q.heads, problem_.group()))) {
     refuse("the keys lack kv heads that query heads " + to_string(sets_[q.heads]) + " read");
   }
-  const auto blocks = c_.blocks.of({.q = q.tokens,
-                                    .k = k.tokens,
-                                    .q_all = qv.all.tokens,
-                                    .k_all = kv.all.tokens,
-                                    .out_all = into.all.tokens});
+  const auto blocks = c_.blocks.of(
+      {.q = q.tokens, .k = k.tokens, .q_all = qv.all.tokens, .k_all = kv.all.tokens, .out_all = into.all.tokens});
   if (blocks.empty()) return;
   for (const Range& heads : sets_[q.heads].ranges()) {
     const int64_t in_q = sets_[qv.all.heads].rank_of(heads.begin);
@@ -98,8 +95,7 @@ void Run::attend_backward(const Instruction& i) {
             !sets_.includes(slice.heads, q.heads)) {
           continue;
         }
-        return &whole({slice.value, q.tokens, q.heads, slice.fields}, "attend_backward: bundle",
-                      field);
+        return &whole({slice.value, q.tokens, q.heads, slice.fields}, "attend_backward: bundle", field);
       }
       refuse(std::string("no ") + name_of(field) + " for queries " + describe(q));
     };
@@ -116,8 +112,8 @@ void Run::attend_backward(const Instruction& i) {
         return &accumulator(target, "attend_backward: gradient");
       }
       if (!wanted) return nullptr;
-      refuse(std::string("no ") + name_of(field) + " rows for " + to_string(sets_[rows]) +
-             ", heads " + to_string(sets_[heads]));
+      refuse(std::string("no ") + name_of(field) + " rows for " + to_string(sets_[rows]) + ", heads " +
+             to_string(sets_[heads]));
     };
     for (const Slice& k : block_.keys(i)) {
       operands.k = &whole(k, "attend_backward: keys", Field::k | Field::v);
@@ -140,8 +136,8 @@ void Run::attend_backward_pair(const Backward& b) {
   const RankValue* kv_gradient = b.dk ? b.dk : b.dv;
   const auto lse = constant_shift(sets_, b.q_tokens, tokens(*b.dout), tokens(*b.lse));
   const auto delta = constant_shift(sets_, b.q_tokens, tokens(*b.dout), tokens(*b.delta));
-  const auto dv = b.dv ? constant_shift(sets_, b.k_tokens, tokens(*kv_gradient), tokens(*b.dv))
-                       : std::optional<int64_t>(0);
+  const auto dv =
+      b.dv ? constant_shift(sets_, b.k_tokens, tokens(*kv_gradient), tokens(*b.dv)) : std::optional<int64_t>(0);
   if (!lse || !delta || !dv) {
     Backward part = b;
     const bool queries = !lse || !delta;
@@ -197,14 +193,12 @@ namespace {
 // Calls f(rows, heads, first rows, first heads) for the pieces in which two equal slices lie
 // together in both values.
 template <typename F>
-void for_each_piece(const SetPool& sets, const RankValue& a, const RankValue& b, const Slice& slice,
-                    F&& f) {
+void for_each_piece(const SetPool& sets, const RankValue& a, const RankValue& b, const Slice& slice, F&& f) {
   using Two = std::array<int64_t, 2>;
-  for_each_common_run<2>(
-      sets[slice.tokens], {&sets[a.all.tokens], &sets[b.all.tokens]}, [&](Two row, int64_t rows) {
-        for_each_common_run<2>(sets[slice.heads], {&sets[a.all.heads], &sets[b.all.heads]},
-                               [&](Two head, int64_t heads) { f(rows, heads, row, head); });
-      });
+  for_each_common_run<2>(sets[slice.tokens], {&sets[a.all.tokens], &sets[b.all.tokens]}, [&](Two row, int64_t rows) {
+    for_each_common_run<2>(sets[slice.heads], {&sets[a.all.heads], &sets[b.all.heads]},
+                           [&](Two head, int64_t heads) { f(rows, heads, row, head); });
+  });
 }
 
 }  // namespace
@@ -220,10 +214,9 @@ void Run::add(RankValue& to, const RankValue& from, const Slice& slice) {
 
 void Run::merge(RankValue& to, const RankValue& from, const Slice& slice) {
   for_each_piece(sets_, to, from, slice, [&](int64_t rows, int64_t heads, auto row, auto head) {
-    c_.kernels.merge(to.field(Field::out).view(row[0], head[0]),
-                     to.field(Field::lse).view(row[0], head[0]),
-                     from.field(Field::out).view(row[1], head[1]),
-                     from.field(Field::lse).view(row[1], head[1]), {rows, heads, problem_.dim_v});
+    c_.kernels.merge(to.field(Field::out).view(row[0], head[0]), to.field(Field::lse).view(row[0], head[0]),
+                     from.field(Field::out).view(row[1], head[1]), from.field(Field::lse).view(row[1], head[1]),
+                     {rows, heads, problem_.dim_v});
   });
 }
 
@@ -249,17 +242,14 @@ void Run::prepare_backward(const Instruction& i) {
   write(delta, targets[0]);
   using Three = std::array<int64_t, 3>;
   for_each_common_run<3>(
-      sets_[targets[0].tokens],
-      {&sets_[out.all.tokens], &sets_[dout.all.tokens], &sets_[delta.all.tokens]},
+      sets_[targets[0].tokens], {&sets_[out.all.tokens], &sets_[dout.all.tokens], &sets_[delta.all.tokens]},
       [&](Three row, int64_t rows) {
         for_each_common_run<3>(
-            sets_[targets[0].heads],
-            {&sets_[out.all.heads], &sets_[dout.all.heads], &sets_[delta.all.heads]},
+            sets_[targets[0].heads], {&sets_[out.all.heads], &sets_[dout.all.heads], &sets_[delta.all.heads]},
             [&](Three head, int64_t heads) {
-              c_.kernels.prepare_backward(delta.field(Field::delta).view(row[2], head[2]),
-                                          out.field(Field::out).view(row[0], head[0]),
-                                          dout.field(Field::dout).view(row[1], head[1]), {},
-                                          {rows, heads, problem_.dim_v});
+              c_.kernels.prepare_backward(
+                  delta.field(Field::delta).view(row[2], head[2]), out.field(Field::out).view(row[0], head[0]),
+                  dout.field(Field::dout).view(row[1], head[1]), {}, {rows, heads, problem_.dim_v});
             });
       });
 }
@@ -270,8 +260,7 @@ void Run::finish(const Instruction& i) {
   RankValue& from = find(sources[0], "sums");
   RankValue& to = find(targets[0], "result");
   need_same_rows(sources[0], targets[0], "finish");
-  if (from.form != Form::accumulating || to.form != Form::whole ||
-      sources[0].fields != targets[0].fields) {
+  if (from.form != Form::accumulating || to.form != Form::whole || sources[0].fields != targets[0].fields) {
     refuse("finish turns accumulating " + to_string(targets[0].fields) + " into whole");
   }
   fill_identity(from);
@@ -285,8 +274,7 @@ void Run::combine(const Instruction& i) {
   const RankValue& from = accumulator(sources[0], "source");
   RankValue& to = accumulator(targets[0], "target");
   need_same_rows(sources[0], targets[0], name_of(i.op));
-  if (sources[0].fields != targets[0].fields ||
-      (targets[0].fields == kPartial) != (i.op == Op::merge)) {
+  if (sources[0].fields != targets[0].fields || (targets[0].fields == kPartial) != (i.op == Op::merge)) {
     refuse("partial results merge, sums add; these are " + to_string(sources[0].fields) + " and " +
            to_string(targets[0].fields));
   }

@@ -55,20 +55,15 @@ void Run::check_parts(std::span<const Part> out, std::span<const Part> in) {
     check(part, "receive");
     RankValue& value = find(part.slice, "receive");
     const bool partial = part.slice.fields == kPartial;
-    if (part.combine != Combine::copy &&
-        (value.form == Form::whole || partial != (part.combine == Combine::merge))) {
-      refuse(std::string("receive: ") + name_of(part.combine) + " of " +
-             to_string(part.slice.fields) +
+    if (part.combine != Combine::copy && (value.form == Form::whole || partial != (part.combine == Combine::merge))) {
+      refuse(std::string("receive: ") + name_of(part.combine) + " of " + to_string(part.slice.fields) +
              "; partial results merge, sums add, whole values are copied");
     }
     for (const Part& sent : out) {
-      if (sent.slice.value == part.slice.value &&
-          sets_.intersects(sent.slice.tokens, part.slice.tokens) &&
-          sets_.intersects(sent.slice.heads, part.slice.heads) &&
-          !(sent.slice.fields & part.slice.fields).empty()) {
+      if (sent.slice.value == part.slice.value && sets_.intersects(sent.slice.tokens, part.slice.tokens) &&
+          sets_.intersects(sent.slice.heads, part.slice.heads) && !(sent.slice.fields & part.slice.fields).empty()) {
         refuse("rows " + to_string(sets_[part.slice.tokens]) + " of value " +
-               std::to_string(static_cast<size_t>(part.slice.value)) +
-               " are sent and received at once");
+               std::to_string(static_cast<size_t>(part.slice.value)) + " are sent and received at once");
       }
     }
     if (value.form == Form::whole) {
@@ -110,8 +105,8 @@ RankValue Run::staging_of(const RankValue& value, const Slice& slice) {
   return staging;
 }
 
-void Run::send_part(const Instruction& i, const Part& part, Flight& flight,
-                    std::vector<OutgoingPart>& to, std::vector<ValueId>& readers) {
+void Run::send_part(const Instruction& i, const Part& part, Flight& flight, std::vector<OutgoingPart>& to,
+                    std::vector<ValueId>& readers) {
   const Slice& slice = part.slice;
   const RankValue& value = find(slice, "send");
   flight.charges.push_back(value.charge);
@@ -121,8 +116,8 @@ void Run::send_part(const Instruction& i, const Part& part, Flight& flight,
     if (wire != value.field(f).type) {
       lowered = staging_of(value, slice.only(f));
       convert(lowered, value, slice.only(f));
-      flight.charges.push_back(std::make_shared<Charge>(
-          meter_, sets_.size(slice.tokens) * lowered.field(f).row_stride * size_of(wire)));
+      flight.charges.push_back(
+          std::make_shared<Charge>(meter_, sets_.size(slice.tokens) * lowered.field(f).row_stride * size_of(wire)));
     }
     const RankValue& source = lowered.exists ? lowered : value;
     const FieldMemory& memory = source.field(f);
@@ -154,14 +149,13 @@ void Run::receive_part(const Instruction& i, const Part& part, size_t message, F
   arrival.message = message;
   arrival.first = to.size();
   arrival.staged = part.combine != Combine::copy;
-  slice.fields.for_each([&](Field f) {
-    arrival.staged |= problem_.wire_type_of(f, value.form) != value.field(f).type;
-  });
+  slice.fields.for_each(
+      [&](Field f) { arrival.staged |= problem_.wire_type_of(f, value.form) != value.field(f).type; });
   if (arrival.staged) arrival.staging = staging_of(value, slice);
   if (part.combine != Combine::copy) {
     flight.charges.push_back(std::make_shared<Charge>(
-        meter_, sets_.size(slice.tokens) * sets_.size(slice.heads) *
-                    problem_.wire_bytes_per_row(slice.fields, value.form)));
+        meter_,
+        sets_.size(slice.tokens) * sets_.size(slice.heads) * problem_.wire_bytes_per_row(slice.fields, value.form)));
   }
   const RankValue& target = arrival.staged ? arrival.staging : value;
   const bool entire = slice.tokens == value.all.tokens && slice.heads == value.all.heads;
@@ -171,8 +165,7 @@ void Run::receive_part(const Instruction& i, const Part& part, size_t message, F
     for (const Region& region : received.regions) received.bytes += region.bytes();
     received.label = label(i, slice, f, value.form);
     received.owner = target.field(f).owner;
-    received.may_borrow =
-        arrival.staged || (value.form == Form::whole && entire && !value.field(f).callers);
+    received.may_borrow = arrival.staged || (value.form == Form::whole && entire && !value.field(f).callers);
   });
   flight.arrivals.push_back(std::move(arrival));
 }
@@ -180,8 +173,8 @@ void Run::receive_part(const Instruction& i, const Part& part, size_t message, F
 // ---- completion
 
 void Run::complete(uint64_t number) {
-  const auto flight = std::find_if(flights_.begin(), flights_.end(),
-                                   [&](const Flight& f) { return f.number == number; });
+  const auto flight =
+      std::find_if(flights_.begin(), flights_.end(), [&](const Flight& f) { return f.number == number; });
   if (flight == flights_.end()) return;  // was waited for at its issue
   flight->pending->wait(Until::usable);
   for (Arrival& arrival : flight->arrivals) apply(*flight, arrival);

@@ -20,12 +20,11 @@ void fill(std::byte* data, int64_t elements, T value) {
   std::fill_n(reinterpret_cast<T*>(data), elements, value);
 }
 
-void copy_rows(const SetPool& sets, const Problem& problem, const RankValue& from,
-               const RankValue& to, const Slice& slice) {
+void copy_rows(const SetPool& sets, const Problem& problem, const RankValue& from, const RankValue& to,
+               const Slice& slice) {
   slice.fields.for_each([&](Field f) {
     const int64_t columns = problem.columns_of(f);
-    copy_regions(regions_of(sets, from, slice, f, columns),
-                 regions_of(sets, to, slice, f, columns));
+    copy_regions(regions_of(sets, from, slice, f, columns), regions_of(sets, to, slice, f, columns));
   });
 }
 
@@ -40,10 +39,9 @@ RankValue& Run::find(const Slice& slice, const char* role) {
   }
   RankValue& value = values_[id];
   if (slice.fields.empty() || !value.all.fields.includes(slice.fields) ||
-      !sets_.includes(value.all.tokens, slice.tokens) ||
-      !sets_.includes(value.all.heads, slice.heads)) {
-    refuse(std::string(role) + ": slice " + describe(slice) + " is not inside value " +
-           number(slice.value) + " (" + describe(value.all) + ")");
+      !sets_.includes(value.all.tokens, slice.tokens) || !sets_.includes(value.all.heads, slice.heads)) {
+    refuse(std::string(role) + ": slice " + describe(slice) + " is not inside value " + number(slice.value) + " (" +
+           describe(value.all) + ")");
   }
   return value;
 }
@@ -51,13 +49,11 @@ RankValue& Run::find(const Slice& slice, const char* role) {
 RankValue& Run::whole(const Slice& slice, const char* role, Fields needed) {
   RankValue& value = find(slice, role);
   if (value.form != Form::whole || !slice.fields.includes(needed)) {
-    refuse(std::string(role) + " needs whole " + to_string(needed) + ", but value " +
-           number(slice.value) + " is " + (value.form == Form::whole ? "whole " : "accumulating ") +
-           to_string(slice.fields));
+    refuse(std::string(role) + " needs whole " + to_string(needed) + ", but value " + number(slice.value) + " is " +
+           (value.form == Form::whole ? "whole " : "accumulating ") + to_string(slice.fields));
   }
   if (!value.written.covers(sets_, slice.only(needed))) {
-    refuse(std::string(role) + ": " + describe(slice.only(needed)) +
-           " is used before it is defined");
+    refuse(std::string(role) + ": " + describe(slice.only(needed)) + " is used before it is defined");
   }
   return value;
 }
@@ -65,8 +61,8 @@ RankValue& Run::whole(const Slice& slice, const char* role, Fields needed) {
 RankValue& Run::accumulator(const Slice& slice, const char* role) {
   RankValue& value = find(slice, role);
   if (value.form != Form::accumulating || slice.fields != value.all.fields) {
-    refuse(std::string(role) + " needs all fields of an accumulating value, but is given " +
-           to_string(slice.fields) + " of value " + number(slice.value));
+    refuse(std::string(role) + " needs all fields of an accumulating value, but is given " + to_string(slice.fields) +
+           " of value " + number(slice.value));
   }
   fill_identity(value);
   return value;
@@ -124,15 +120,13 @@ void Run::create(const Instruction& i) {
   const Fields side = key_side ? kKeyFields : kQueryFields, sums = Field::dk | Field::dv;
   const bool may_accumulate =
       slice.fields == kPartial || slice.fields == Fields(Field::dq) || sums.includes(slice.fields);
-  if (slice.fields.empty() || !side.includes(slice.fields) ||
-      (form == Form::accumulating && !may_accumulate)) {
+  if (slice.fields.empty() || !side.includes(slice.fields) || (form == Form::accumulating && !may_accumulate)) {
     refuse("a value cannot hold " + to_string(slice.fields));
   }
   if (slice.tokens == SetId::empty || slice.heads == SetId::empty ||
       !sets_.includes(key_side ? c_.all_keys : c_.all_queries, slice.tokens) ||
       !sets_.includes(key_side ? c_.all_kv_heads : c_.all_heads, slice.heads)) {
-    refuse("value " + number(slice.value) + " (" + describe(slice) +
-           ") is empty or lies outside of the problem");
+    refuse("value " + number(slice.value) + " (" + describe(slice) + ") is empty or lies outside of the problem");
   }
   if (id >= values_.size()) values_.resize(id + 1);
   RankValue& value = values_[id];
@@ -142,9 +136,8 @@ void Run::create(const Instruction& i) {
   value.exists = true;
   value.form = form;
   value.all = slice;
-  value.charge =
-      std::make_shared<Charge>(meter_, sets_.size(slice.tokens) * sets_.size(slice.heads) *
-                                           problem_.bytes_per_row(slice.fields, form));
+  value.charge = std::make_shared<Charge>(
+      meter_, sets_.size(slice.tokens) * sets_.size(slice.heads) * problem_.bytes_per_row(slice.fields, form));
   if (i.op == Op::input) return input(slice, value);
   value.needs_identity = form == Form::accumulating;
   const bool in_place = becomes_result(slice);
@@ -242,8 +235,7 @@ void Run::allocate_result(RankValue& results, Field field, std::byte* destinatio
 
 bool Run::becomes_result(const Slice& slice) const {
   const bool key_side = is_key_side(slice.fields);
-  const Fields wanted =
-      phase_ == Phase::backward ? Field::dq | Field::dk | Fields(Field::dv) : kPartial;
+  const Fields wanted = phase_ == Phase::backward ? Field::dq | Field::dk | Fields(Field::dv) : kPartial;
   if (current_->form != Form::whole || !wanted.includes(slice.fields) ||
       slice.tokens != (key_side ? c_.my_keys : c_.my_queries) ||
       slice.heads != (key_side ? c_.all_kv_heads : c_.all_heads)) {
@@ -260,8 +252,7 @@ bool Run::becomes_result(const Slice& slice) const {
 }
 
 void Run::result(const Instruction& i) {
-  const Fields wanted =
-      phase_ == Phase::backward ? Field::dq | Field::dk | Fields(Field::dv) : kPartial;
+  const Fields wanted = phase_ == Phase::backward ? Field::dq | Field::dk | Fields(Field::dv) : kPartial;
   for (const Slice& slice : block_.sources(i)) {
     const RankValue& value = whole(slice, "result", slice.fields);
     const bool key_side = is_key_side(slice.fields);

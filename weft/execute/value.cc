@@ -39,13 +39,10 @@ bool Written::covers_from(SetPool& pool, size_t from, Piece rest) const {
     const Piece both{piece.fields & rest.fields, pool.intersect(piece.tokens, rest.tokens),
                      pool.intersect(piece.heads, rest.heads)};
     if (both.fields.empty() || both.tokens == SetId::empty || both.heads == SetId::empty) continue;
-    const Fields other_fields =
-        Fields::from_bits(static_cast<uint16_t>(rest.fields.bits() & ~both.fields.bits()));
+    const Fields other_fields = Fields::from_bits(static_cast<uint16_t>(rest.fields.bits() & ~both.fields.bits()));
     return covers_from(pool, i + 1, {other_fields, rest.tokens, rest.heads}) &&
-           covers_from(pool, i + 1,
-                       {both.fields, pool.subtract(rest.tokens, both.tokens), rest.heads}) &&
-           covers_from(pool, i + 1,
-                       {both.fields, both.tokens, pool.subtract(rest.heads, both.heads)});
+           covers_from(pool, i + 1, {both.fields, pool.subtract(rest.tokens, both.tokens), rest.heads}) &&
+           covers_from(pool, i + 1, {both.fields, both.tokens, pool.subtract(rest.heads, both.heads)});
   }
   return false;
 }
@@ -61,15 +58,14 @@ std::vector<RowRun> runs_of(const IntervalSet& part, const IntervalSet& all) {
       before += interval->size();
       ++interval;
     }
-    WEFT_CHECK(interval != all.ranges().end() && interval->begin <= range.begin &&
-               range.end <= interval->end);
+    WEFT_CHECK(interval != all.ranges().end() && interval->begin <= range.begin && range.end <= interval->end);
     runs.push_back({range, before + range.begin - interval->begin});
   }
   return runs;
 }
 
-std::vector<Region> regions_of(const SetPool& pool, const RankValue& value, const Slice& slice,
-                               Field field, int64_t columns) {
+std::vector<Region> regions_of(const SetPool& pool, const RankValue& value, const Slice& slice, Field field,
+                               int64_t columns) {
   const FieldMemory& memory = value.field(field);
   const int64_t element = size_of(memory.type);
   // Head runs that follow each other without a gap, as when all heads of the value are meant.
@@ -88,8 +84,8 @@ std::vector<Region> regions_of(const SetPool& pool, const RankValue& value, cons
       if (run.row == next_row) {
         regions.back().rows += run.size();
       } else {
-        regions.push_back({memory.at(run.row, heads[0].first), run.size(),
-                           heads[0].second * columns * element, memory.row_stride * element});
+        regions.push_back({memory.at(run.row, heads[0].first), run.size(), heads[0].second * columns * element,
+                           memory.row_stride * element});
       }
       next_row = run.row + run.size();
       continue;

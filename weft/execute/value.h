@@ -25,15 +25,13 @@ struct FieldMemory {
   int64_t row_stride = 0;   // in elements
   int64_t head_stride = 0;  // in elements
   Lending lending = Lending::lasting;
-  bool callers = false;  // may not be replaced by a loan: the caller wants the result here
+  bool callers = false;               // may not be replaced by a loan: the caller wants the result here
   std::shared_ptr<const void> owner;  // null: the caller's
 
   std::byte* at(int64_t row, int64_t head) const {
     return data + (row * row_stride + head * head_stride) * size_of(type);
   }
-  kernels::View view(int64_t row = 0, int64_t head = 0) const {
-    return {at(row, head), type, row_stride, head_stride};
-  }
+  kernels::View view(int64_t row = 0, int64_t head = 0) const { return {at(row, head), type, row_stride, head_stride}; }
 };
 
 // Bytes that count as live while this exists. One thread.
@@ -101,8 +99,7 @@ std::vector<RowRun> runs_of(const IntervalSet& part, const IntervalSet& all);
 // Calls f(first, rows) with an array of K first rows: the longest pieces of `part` whose members
 // follow each other in each of the K sets, all of which contain `part`.
 template <size_t K, typename F>
-void for_each_common_run(const IntervalSet& part, const std::array<const IntervalSet*, K>& sets,
-                         F&& f) {
+void for_each_common_run(const IntervalSet& part, const std::array<const IntervalSet*, K>& sets, F&& f) {
   std::array<std::vector<RowRun>, K> runs;
   for (size_t i = 0; i < K; ++i) runs[i] = runs_of(part, *sets[i]);
   // Each list cuts the same members 0 .. part.size(); walk all cuts together.
@@ -134,7 +131,7 @@ void for_each_common_run(const IntervalSet& part, const std::array<const Interva
 }
 
 // The memory of a slice as regions, in row-major order of (token, head, column).
-std::vector<Region> regions_of(const SetPool& pool, const RankValue& value, const Slice& slice,
-                               Field field, int64_t columns);
+std::vector<Region> regions_of(const SetPool& pool, const RankValue& value, const Slice& slice, Field field,
+                               int64_t columns);
 
 }  // namespace weft::execute_internal

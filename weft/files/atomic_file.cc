@@ -29,9 +29,8 @@ Error failure(const std::string& what, const std::string& path, int number) {
 std::string temporary_name(const std::string& path) {
   static std::atomic<uint64_t> counter{0};
   const fs::path target(path);
-  return (target.parent_path() /
-          ("." + target.filename().string() + ".tmp-" + std::to_string(::getpid()) + "-" +
-           std::to_string(counter.fetch_add(1))))
+  return (target.parent_path() / ("." + target.filename().string() + ".tmp-" + std::to_string(::getpid()) + "-" +
+                                  std::to_string(counter.fetch_add(1))))
       .string();
 }
 
@@ -150,8 +149,8 @@ std::string read_file(const std::string& path, size_t max_bytes) {
   const auto file = MappedFile::open(path);
   const auto bytes = file->bytes();
   if (bytes.size() > max_bytes) {
-    throw Error(ErrorCode::io, "cannot read " + path + ": it has " + std::to_string(bytes.size()) +
-                                   " bytes; at most " + std::to_string(max_bytes) + " are read");
+    throw Error(ErrorCode::io, "cannot read " + path + ": it has " + std::to_string(bytes.size()) + " bytes; at most " +
+                                   std::to_string(max_bytes) + " are read");
   }
   return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
@@ -159,8 +158,7 @@ std::string read_file(const std::string& path, size_t max_bytes) {
 void make_folder(const std::string& path) {
   std::error_code error;
   fs::create_directories(path, error);
-  if (!error && !fs::is_directory(path, error))
-    error = std::make_error_code(std::errc::not_a_directory);
+  if (!error && !fs::is_directory(path, error)) error = std::make_error_code(std::errc::not_a_directory);
   if (error) throw Error(ErrorCode::io, "cannot create folder " + path + ": " + error.message());
 }
 

@@ -1,8 +1,8 @@
 #include "weft/files/atomic_file.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -23,9 +23,7 @@ class AtomicFileTest : public ::testing::Test {
     make_folder(folder_);
   }
   ~AtomicFileTest() override { fs::remove_all(folder_); }
-  int64_t entries() const {
-    return std::distance(fs::directory_iterator(folder_), fs::directory_iterator());
-  }
+  int64_t entries() const { return std::distance(fs::directory_iterator(folder_), fs::directory_iterator()); }
   std::string folder_;
 };
 

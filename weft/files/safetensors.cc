@@ -70,8 +70,7 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
 
   bool string(string_t& value) override {
     if (in_metadata_) {
-      if (!metadata.emplace(key_, value).second)
-        return wrong("key " + in_quotes(key_) + " is there twice");
+      if (!metadata.emplace(key_, value).second) return wrong("key " + in_quotes(key_) + " is there twice");
       return true;
     }
     if (depth_ != 2 || in_list_ || key_ != "dtype") return refuse("a text");
@@ -107,8 +106,7 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
     if (key_ != "dtype" && key_ != "shape" && key_ != "data_offsets") {
       return wrong("tensor " + in_quotes(name_) + " has an unknown field " + in_quotes(key_));
     }
-    if ((key_ == "dtype" && type_) || (key_ == "shape" && shape_) ||
-        (key_ == "data_offsets" && offsets_)) {
+    if ((key_ == "dtype" && type_) || (key_ == "shape" && shape_) || (key_ == "data_offsets" && offsets_)) {
       return wrong("tensor " + in_quotes(name_) + " has the field " + in_quotes(key_) + " twice");
     }
     return true;
@@ -153,8 +151,7 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
     return true;
   }
 
-  bool parse_error(std::size_t position, const std::string&,
-                   const nlohmann::detail::exception&) override {
+  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception&) override {
     return wrong("it is not correct JSON near byte " + std::to_string(position));
   }
 
@@ -193,8 +190,7 @@ StoredType stored_type_of(DType type) {
   }
 }
 
-SafetensorsFile::SafetensorsFile(const std::string& path)
-    : path_(path), file_(MappedFile::open(path)) {
+SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), file_(MappedFile::open(path)) {
   const auto fail = [&](const std::string& problem) -> Error {
     return Error(ErrorCode::format, path + " is not a correct safetensors file: " + problem);
   };
@@ -205,8 +201,8 @@ SafetensorsFile::SafetensorsFile(const std::string& path)
   uint64_t header_bytes = 0;
   std::memcpy(&header_bytes, bytes.data(), 8);
   if (header_bytes > kMaxHeader) {
-    throw fail("its header claims " + std::to_string(header_bytes) + " bytes; at most " +
-               std::to_string(kMaxHeader) + " are allowed");
+    throw fail("its header claims " + std::to_string(header_bytes) + " bytes; at most " + std::to_string(kMaxHeader) +
+               " are allowed");
   }
   if (header_bytes > bytes.size() - 8) {
     throw fail("its header claims " + std::to_string(header_bytes) + " bytes, but only " +
@@ -234,8 +230,7 @@ SafetensorsFile::SafetensorsFile(const std::string& path)
   for (size_t i = 0; i < tensors_.size(); ++i) {
     const StoredTensor& tensor = tensors_[i];
     if (tensor.bytes.begin != end) {
-      throw fail("tensor " + in_quotes(tensor.name) + " begins at byte " +
-                 std::to_string(tensor.bytes.begin) +
+      throw fail("tensor " + in_quotes(tensor.name) + " begins at byte " + std::to_string(tensor.bytes.begin) +
                  " of the data, but the one before it ends at " + std::to_string(end) +
                  "; neither holes nor overlaps are allowed");
     }
@@ -243,8 +238,8 @@ SafetensorsFile::SafetensorsFile(const std::string& path)
     by_name_.emplace(tensor.name, i);
   }
   if (end != data_bytes) {
-    throw fail("its tensors have " + std::to_string(end) + " bytes, but " +
-               std::to_string(data_bytes) + " follow the header");
+    throw fail("its tensors have " + std::to_string(end) + " bytes, but " + std::to_string(data_bytes) +
+               " follow the header");
   }
 }
 
@@ -265,14 +260,13 @@ void write_safetensors(const std::string& path, const std::vector<TensorToWrite>
   std::set<std::string_view> names;
   for (const TensorToWrite& tensor : tensors) {
     if (tensor.name == "__metadata__" || !names.insert(tensor.name).second) {
-      throw Error(ErrorCode::usage, "cannot write " + path + ": the tensor name " +
-                                        in_quotes(tensor.name) + " is reserved or given twice");
+      throw Error(ErrorCode::usage, "cannot write " + path + ": the tensor name " + in_quotes(tensor.name) +
+                                        " is reserved or given twice");
     }
     order.push_back(&tensor);
   }
-  std::stable_sort(order.begin(), order.end(), [](const TensorToWrite* a, const TensorToWrite* b) {
-    return size_of(a->type) > size_of(b->type);
-  });
+  std::stable_sort(order.begin(), order.end(),
+                   [](const TensorToWrite* a, const TensorToWrite* b) { return size_of(a->type) > size_of(b->type); });
 
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
@@ -283,9 +277,8 @@ void write_safetensors(const std::string& path, const std::vector<TensorToWrite>
     for (const int64_t extent : tensor->shape) {
       WEFT_CHECK(extent >= 0 && !__builtin_mul_overflow(bytes, extent, &bytes));
     }
-    header[tensor->name] = {{"dtype", name_of(tensor->type)},
-                            {"shape", tensor->shape},
-                            {"data_offsets", {offset, offset + bytes}}};
+    header[tensor->name] = {
+        {"dtype", name_of(tensor->type)}, {"shape", tensor->shape}, {"data_offsets", {offset, offset + bytes}}};
     sizes.push_back(static_cast<size_t>(bytes));
     offset += bytes;
   }

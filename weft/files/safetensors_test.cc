@@ -119,10 +119,9 @@ TEST_F(SafetensorsTest, AcceptsWhatTheFormatAllows) {
 }
 
 TEST_F(SafetensorsTest, RefusesHostileHeaders) {
-  const auto tensor = [](const std::string& name, const std::string& dtype,
-                         const std::string& shape, const std::string& offsets) {
-    return "\"" + name + "\":{\"dtype\":" + dtype + ",\"shape\":" + shape +
-           ",\"data_offsets\":" + offsets + "}";
+  const auto tensor = [](const std::string& name, const std::string& dtype, const std::string& shape,
+                         const std::string& offsets) {
+    return "\"" + name + "\":{\"dtype\":" + dtype + ",\"shape\":" + shape + ",\"data_offsets\":" + offsets + "}";
   };
   const std::string f = "\"F32\"";
   const std::vector<std::pair<std::string, size_t>> cases = {
@@ -173,8 +172,8 @@ TEST_F(SafetensorsTest, RefusesHostileHeaders) {
 
 TEST_F(SafetensorsTest, RandomDamageNeverCrashes) {
   const std::vector<float> a(64, 1.0f);
-  write_safetensors(path_, {{"model.a", StoredType::f32, {8, 8}, a.data()},
-                            {"model.b", StoredType::f32, {4, 4}, a.data()}});
+  write_safetensors(path_,
+                    {{"model.a", StoredType::f32, {8, 8}, a.data()}, {"model.b", StoredType::f32, {4, 4}, a.data()}});
   const std::string good = read_file(path_);
   Random random(1);
   int accepted = 0;
@@ -200,9 +199,7 @@ TEST_F(SafetensorsTest, RandomDamageNeverCrashes) {
 
 TEST_F(SafetensorsTest, RefusesToWriteANameTwice) {
   const float x = 0;
-  EXPECT_THROW(
-      write_safetensors(path_, {{"a", StoredType::f32, {1}, &x}, {"a", StoredType::f32, {1}, &x}}),
-      Error);
+  EXPECT_THROW(write_safetensors(path_, {{"a", StoredType::f32, {1}, &x}, {"a", StoredType::f32, {1}, &x}}), Error);
   EXPECT_FALSE(std::filesystem::exists(path_));
 }
 

@@ -30,8 +30,7 @@ class Paths : public testing::Environment {
 };
 const auto* const kPaths = testing::AddGlobalTestEnvironment(new Paths);
 
-void expect_forward(const KernelSet& kernels, const AttentionCase& start, double bound,
-                    const std::string& what) {
+void expect_forward(const KernelSet& kernels, const AttentionCase& start, double bound, const std::string& what) {
   AttentionCase actual = start, expected = start.in_fp64();
   kernels.attend(actual.forward());
   reference_kernels().attend(expected.forward());
@@ -40,19 +39,14 @@ void expect_forward(const KernelSet& kernels, const AttentionCase& start, double
   EXPECT_TRUE(actual.o.gaps_intact() && actual.lse.gaps_intact()) << what;
 }
 
-void expect_backward(const KernelSet& kernels, const AttentionCase& start, double bound,
-                     const std::string& what) {
+void expect_backward(const KernelSet& kernels, const AttentionCase& start, double bound, const std::string& what) {
   AttentionCase actual = start, expected = start.in_fp64();
   kernels.attend_backward(actual.backward());
   reference_kernels().attend_backward(expected.backward());
-  EXPECT_LT(relative_error(actual.dq, expected.dq), bound)
-      << "dq, " << what << ": " << start.describe();
-  EXPECT_LT(relative_error(actual.dk, expected.dk), bound)
-      << "dk, " << what << ": " << start.describe();
-  EXPECT_LT(relative_error(actual.dv, expected.dv), bound)
-      << "dv, " << what << ": " << start.describe();
-  EXPECT_TRUE(actual.dq.gaps_intact() && actual.dk.gaps_intact() && actual.dv.gaps_intact())
-      << what;
+  EXPECT_LT(relative_error(actual.dq, expected.dq), bound) << "dq, " << what << ": " << start.describe();
+  EXPECT_LT(relative_error(actual.dk, expected.dk), bound) << "dk, " << what << ": " << start.describe();
+  EXPECT_LT(relative_error(actual.dv, expected.dv), bound) << "dv, " << what << ": " << start.describe();
+  EXPECT_TRUE(actual.dq.gaps_intact() && actual.dk.gaps_intact() && actual.dv.gaps_intact()) << what;
 }
 
 class AttentionPath : public testing::TestWithParam<std::string_view> {
@@ -65,8 +59,7 @@ INSTANTIATE_TEST_SUITE_P(All, AttentionPath, testing::ValuesIn(available_cpu_pat
 TEST_P(AttentionPath, ForwardOfRandomCases) {
   for (DType type : {DType::fp32, DType::bf16, DType::fp16}) {
     for (uint64_t seed = 0; seed < 40; ++seed) {
-      const AttentionCase c =
-          random_case(seed, {.type = type, .max_rows = seed % 4 == 0 ? 300 : 90});
+      const AttentionCase c = random_case(seed, {.type = type, .max_rows = seed % 4 == 0 ? 300 : 90});
       expect_forward(kernels(), c, kBound, "seed " + std::to_string(seed));
       if (HasFailure()) return;
     }
@@ -97,8 +90,7 @@ TEST_P(AttentionPath, EveryHeadDim) {
 }
 
 // One head, one block of given shape: the edges of tiles, panels and packed key blocks.
-AttentionCase single_block(int64_t q_rows, int64_t k_rows, int64_t lo, int64_t hi,
-                           int64_t dim = 8) {
+AttentionCase single_block(int64_t q_rows, int64_t k_rows, int64_t lo, int64_t hi, int64_t dim = 8) {
   AttentionCase c;
   Random random(q_rows * 10007 + k_rows);
   c.q_rows = q_rows;
@@ -149,8 +141,7 @@ TEST_P(AttentionPath, ManyKeys) {
 // made of them.
 TEST_P(AttentionPath, HugeLogits) {
   for (uint64_t seed = 300; seed < 312; ++seed) {
-    const AttentionCase c =
-        random_case(seed, {.dim = 16, .max_rows = 120, .logit_deviation = 3000});
+    const AttentionCase c = random_case(seed, {.dim = 16, .max_rows = 120, .logit_deviation = 3000});
     expect_forward(kernels(), c, 2e-2, "huge logits");
     if (HasFailure()) return;
   }
@@ -185,8 +176,7 @@ TEST_P(AttentionPath, EmptyAccumulatorMayHoldAnything) {
 }
 
 TEST_P(AttentionPath, NotANumberIsNotHidden) {
-  for (int64_t k_rows = 25; k_rows <= 37;
-       ++k_rows) {  // with and without masked rows in the last panel
+  for (int64_t k_rows = 25; k_rows <= 37; ++k_rows) {  // with and without masked rows in the last panel
     AttentionCase c = single_block(40, k_rows, kUnboundedBelow, kUnboundedAbove);
     c.q.set(3, 0, 2, std::numeric_limits<double>::quiet_NaN());
     kernels().attend(c.forward());

@@ -21,8 +21,7 @@ RowsIn rows_of(const ConstView& view, Range rows, int64_t head, int64_t columns)
 
 class Backward {
  public:
-  Backward(const TileOps& ops, const AttendBackwardArgs& args)
-      : ops_(ops), args_(args), scratch_(thread_scratch()) {}
+  Backward(const TileOps& ops, const AttendBackwardArgs& args) : ops_(ops), args_(args), scratch_(thread_scratch()) {}
 
   void run() {
     for (const HeadGroup& group : group_heads(args_.kv_head)) {
@@ -50,8 +49,7 @@ class Backward {
   }
 
   void pack_keys(int64_t kv_head, Range keys) {
-    const RowsIn k = rows_of(args_.k, keys, kv_head, args_.dim),
-                 v = rows_of(args_.v, keys, kv_head, args_.dim_v);
+    const RowsIn k = rows_of(args_.k, keys, kv_head, args_.dim), v = rows_of(args_.v, keys, kv_head, args_.dim_v);
     const int64_t padded = round_up(keys.size(), ops_.panel);
     k_ = scratch_.k.get(padded * args_.dim);
     v_ = scratch_.v.get(padded * args_.dim_v);
@@ -66,12 +64,10 @@ class Backward {
   }
 
   void run_tile(int32_t head, const Block& block, const BandRectangle& part, Range queries) {
-    const int64_t padded = round_up(queries.size(), ops_.strip),
-                  shift = part.k.begin - queries.begin;
+    const int64_t padded = round_up(queries.size(), ops_.strip), shift = part.k.begin - queries.begin;
     const int64_t bundle_row = block.bundle_row + queries.begin - block.band.q.begin;
     const RowsIn q = rows_of(args_.q, queries, head, args_.dim);
-    const RowsIn dout =
-        rows_of(args_.dout, {bundle_row, bundle_row + queries.size()}, head, args_.dim_v);
+    const RowsIn dout = rows_of(args_.dout, {bundle_row, bundle_row + queries.size()}, head, args_.dim_v);
     const int64_t padded_dim = round_up(args_.dim, ops_.panel);
     float* const rows = scratch_.rows.get(2 * padded);
     read_statistics(head, bundle_row, queries.size(), padded, rows, rows + padded);
@@ -115,8 +111,7 @@ class Backward {
 
   // lse in base 2 and delta. A row without keys gets lse = +inf, so that its p is exp2(-inf) = 0
   // without a branch.
-  void read_statistics(int32_t head, int64_t first_row, int64_t count, int64_t padded, float* lse,
-                       float* delta) const {
+  void read_statistics(int32_t head, int64_t first_row, int64_t count, int64_t padded, float* lse, float* delta) const {
     constexpr float kInfinity = std::numeric_limits<float>::infinity();
     for (int64_t i = 0; i < padded; ++i) {
       lse[i] = kInfinity;
@@ -135,11 +130,11 @@ class Backward {
     return packed;
   }
 
-  void add_key_gradient(const View& to, const float* sum, double factor, int64_t row,
-                        int64_t kv_head, int64_t rows, int64_t columns) const {
+  void add_key_gradient(const View& to, const float* sum, double factor, int64_t row, int64_t kv_head, int64_t rows,
+                        int64_t columns) const {
     if (!to.data) return;
-    ops_.add_panels(sum, static_cast<float>(factor), rows, columns,
-                    static_cast<float*>(address(to, row, kv_head)), to.row_stride);
+    ops_.add_panels(sum, static_cast<float>(factor), rows, columns, static_cast<float*>(address(to, row, kv_head)),
+                    to.row_stride);
   }
 
   static float* zeros(ScratchBuffer& buffer, int64_t count) {

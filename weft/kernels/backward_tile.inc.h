@@ -9,8 +9,7 @@ namespace {
 
 // P^T and dS^T of one strip of queries and the keys it sees in this key tile; what the band
 // excludes is 0.
-static void backward_scores(const BackwardTile& t, int64_t strip, KeyRange keys,
-                            int64_t tile_begin) {
+static void backward_scores(const BackwardTile& t, int64_t strip, KeyRange keys, int64_t tile_begin) {
   const int64_t first_query = strip * kStrip;
   const float* q = t.q + first_query * t.dim;
   const float* dout = t.dout + first_query * t.dim_v;
@@ -60,8 +59,8 @@ WEFT_INLINE StripRange strips_of_panel(const BackwardTile& t, int64_t key) {
 // X[key][column] += sum over queries of weights^T[key][query] * Y[query][column] for the keys of
 // one tile: dV from P and dO, dK from dS and Q. Columns outside, so that a strip of Y stays in the
 // nearest cache.
-static void accumulate_keys(const BackwardTile& t, const float* weights, const float* y,
-                            int64_t columns, int64_t tile_begin, int64_t tile_end, float* x) {
+static void accumulate_keys(const BackwardTile& t, const float* weights, const float* y, int64_t columns,
+                            int64_t tile_begin, int64_t tile_end, float* x) {
   const int64_t padded_queries = round_up(t.queries, kStrip), padded = round_up(columns, kStrip);
   for (int64_t column = 0; column < columns; column += kStrip) {
     const float* y_strip = y + column * padded_queries;
@@ -80,8 +79,7 @@ static void accumulate_keys(const BackwardTile& t, const float* weights, const f
   }
 }
 
-static void accumulate_queries(const BackwardTile& t, int64_t strip, KeyRange keys,
-                               int64_t tile_begin) {
+static void accumulate_queries(const BackwardTile& t, int64_t strip, KeyRange keys, int64_t tile_begin) {
   float* dq = t.dq + strip * kStrip * round_up(t.dim, kPanel);
   const float* ds = t.ds + (strip * kBackwardKeyTile + keys.begin - tile_begin) * kStrip;
   for (int64_t column = 0; column < t.dim; column += kPanel) {

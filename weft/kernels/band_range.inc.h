@@ -10,10 +10,10 @@ namespace {
 struct KeyRange {
   int64_t begin, end, full_begin, full_end;
 };
-WEFT_INLINE KeyRange key_range(int64_t first, int64_t last, int64_t lo, int64_t hi,
-                               int64_t tile_begin, int64_t tile_end) {
-  return {larger(tile_begin, first + lo), smaller(tile_end, last + hi + 1),
-          larger(tile_begin, last + lo), smaller(tile_end, first + hi + 1)};
+WEFT_INLINE KeyRange key_range(int64_t first, int64_t last, int64_t lo, int64_t hi, int64_t tile_begin,
+                               int64_t tile_end) {
+  return {larger(tile_begin, first + lo), smaller(tile_end, last + hi + 1), larger(tile_begin, last + lo),
+          smaller(tile_end, first + hi + 1)};
 }
 
 // Lanes (queries first + lane number) that may see `key`.

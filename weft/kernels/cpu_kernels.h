@@ -11,10 +11,8 @@ void cpu_attend(const TileOps& ops, const AttendArgs& args);
 void cpu_attend_backward(const TileOps& ops, const AttendBackwardArgs& args);
 
 // Element-wise calls; types that a path has no code for (fp64) go to the reference loops.
-void cpu_prepare_backward(const TileOps& ops, View delta, ConstView out, ConstView dout,
-                          ConstView dlse, Shape shape);
-void cpu_merge(const TileOps& ops, View o, View lse, ConstView from_o, ConstView from_lse,
-               Shape shape);
+void cpu_prepare_backward(const TileOps& ops, View delta, ConstView out, ConstView dout, ConstView dlse, Shape shape);
+void cpu_merge(const TileOps& ops, View o, View lse, ConstView from_o, ConstView from_lse, Shape shape);
 void cpu_add(const TileOps& ops, View to, ConstView from, Shape shape);
 void cpu_convert(const TileOps& ops, View to, ConstView from, Shape shape);
 

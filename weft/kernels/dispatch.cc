@@ -27,25 +27,21 @@ class CpuKernels final : public KernelSet {
     require(args.q.type);
     cpu_attend_backward(ops_, args);
   }
-  void prepare_backward(View delta, ConstView out, ConstView dout, ConstView dlse,
-                        Shape shape) const override {
+  void prepare_backward(View delta, ConstView out, ConstView dout, ConstView dlse, Shape shape) const override {
     cpu_prepare_backward(ops_, delta, out, dout, dlse, shape);
   }
   void merge(View o, View lse, ConstView from_o, ConstView from_lse, Shape shape) const override {
     cpu_merge(ops_, o, lse, from_o, from_lse, shape);
   }
   void add(View to, ConstView from, Shape shape) const override { cpu_add(ops_, to, from, shape); }
-  void convert(View to, ConstView from, Shape shape) const override {
-    cpu_convert(ops_, to, from, shape);
-  }
+  void convert(View to, ConstView from, Shape shape) const override { cpu_convert(ops_, to, from, shape); }
 
  private:
   void require(DType element) const {
     if (supports(element)) return;
-    throw Error(ErrorCode::unsupported,
-                "kernels " + std::string(name()) + ": element type " +
-                    std::string(name_of(element)) +
-                    " is not supported; use fp32, bf16 or fp16, or the reference kernels");
+    throw Error(ErrorCode::unsupported, "kernels " + std::string(name()) + ": element type " +
+                                            std::string(name_of(element)) +
+                                            " is not supported; use fp32, bf16 or fp16, or the reference kernels");
   }
 
   const TileOps& ops_;
@@ -125,15 +121,13 @@ const KernelSet& cpu_kernels(std::string_view path) {
   for (const Path& known : kPaths) {
     if (known.name != path) continue;
     if (known.available()) return kernels_of(known);
-    throw Error(ErrorCode::usage, "this processor lacks the instructions of kernel path '" +
-                                      std::string(path) + "'; it has " +
-                                      joined(available_cpu_paths()) +
+    throw Error(ErrorCode::usage, "this processor lacks the instructions of kernel path '" + std::string(path) +
+                                      "'; it has " + joined(available_cpu_paths()) +
                                       "; set WEFT_KERNEL to one of these, or leave it unset");
   }
-  throw Error(ErrorCode::usage,
-              "unknown kernel path '" + std::string(path) + "'; this processor has " +
-                  joined(available_cpu_paths()) +
-                  "; set WEFT_KERNEL to one of these or to reference, or leave it unset");
+  throw Error(ErrorCode::usage, "unknown kernel path '" + std::string(path) + "'; this processor has " +
+                                    joined(available_cpu_paths()) +
+                                    "; set WEFT_KERNEL to one of these or to reference, or leave it unset");
 }
 
 const KernelSet& cpu_kernels() {

@@ -43,27 +43,23 @@ void for_each_chunk(const TileOps& ops, const void* from, DType type, int64_t co
 
 }  // namespace
 
-void cpu_prepare_backward(const TileOps& ops, View delta, ConstView out, ConstView dout,
-                          ConstView dlse, Shape shape) {
-  if (any_fp64({delta.type, out.type, dout.type}) || delta.type != DType::fp32 ||
-      out.type != DType::fp32 || (dlse.data && dlse.type != DType::fp32)) {
+void cpu_prepare_backward(const TileOps& ops, View delta, ConstView out, ConstView dout, ConstView dlse, Shape shape) {
+  if (any_fp64({delta.type, out.type, dout.type}) || delta.type != DType::fp32 || out.type != DType::fp32 ||
+      (dlse.data && dlse.type != DType::fp32)) {
     return reference_kernels().prepare_backward(delta, out, dout, dlse, shape);
   }
   for_each_row(shape, [&](int64_t row, int64_t head) {
     const float* o = static_cast<const float*>(address(out, row, head));
     float sum = 0;
-    for_each_chunk(
-        ops, address(dout, row, head), dout.type, shape.columns,
-        [&](int64_t c, int64_t n, const float* values) { sum += ops.dot(o + c, values, n); });
+    for_each_chunk(ops, address(dout, row, head), dout.type, shape.columns,
+                   [&](int64_t c, int64_t n, const float* values) { sum += ops.dot(o + c, values, n); });
     if (dlse.data) sum -= *static_cast<const float*>(address(dlse, row, head));
     *static_cast<float*>(address(delta, row, head)) = sum;
   });
 }
 
-void cpu_merge(const TileOps& ops, View o, View lse, ConstView from_o, ConstView from_lse,
-               Shape shape) {
-  if (o.type != DType::fp32 || lse.type != DType::fp32 || from_lse.type != DType::fp32 ||
-      any_fp64({from_o.type})) {
+void cpu_merge(const TileOps& ops, View o, View lse, ConstView from_o, ConstView from_lse, Shape shape) {
+  if (o.type != DType::fp32 || lse.type != DType::fp32 || from_lse.type != DType::fp32 || any_fp64({from_o.type})) {
     return reference_kernels().merge(o, lse, from_o, from_lse, shape);
   }
   for_each_row(shape, [&](int64_t row, int64_t head) {
@@ -80,31 +76,26 @@ void cpu_merge(const TileOps& ops, View o, View lse, ConstView from_o, ConstView
       total = (theirs_larger ? theirs : *ours) + std::log1p(small);
     }
     float* to = static_cast<float*>(address(o, row, head));
-    for_each_chunk(ops, address(from_o, row, head), from_o.type, shape.columns,
-                   [&](int64_t c, int64_t n, const float* values) {
-                     ops.scale_add(to + c, our_weight, values, their_weight, n);
-                   });
+    for_each_chunk(
+        ops, address(from_o, row, head), from_o.type, shape.columns,
+        [&](int64_t c, int64_t n, const float* values) { ops.scale_add(to + c, our_weight, values, their_weight, n); });
     *ours = total;
   });
 }
 
 void cpu_add(const TileOps& ops, View to, ConstView from, Shape shape) {
-  if (to.type != DType::fp32 || from.type == DType::fp64)
-    return reference_kernels().add(to, from, shape);
+  if (to.type != DType::fp32 || from.type == DType::fp64) return reference_kernels().add(to, from, shape);
   for_each_row(shape, [&](int64_t row, int64_t head) {
     float* target = static_cast<float*>(address(to, row, head));
     for_each_chunk(ops, address(from, row, head), from.type, shape.columns,
-                   [&](int64_t c, int64_t n, const float* values) {
-                     ops.scale_add(target + c, 1, values, 1, n);
-                   });
+                   [&](int64_t c, int64_t n, const float* values) { ops.scale_add(target + c, 1, values, 1, n); });
   });
 }
 
 void cpu_convert(const TileOps& ops, View to, ConstView from, Shape shape) {
   if (to.type == from.type) {
     return for_each_row(shape, [&](int64_t row, int64_t head) {
-      std::memmove(address(to, row, head), address(from, row, head),
-                   shape.columns * size_of(to.type));
+      std::memmove(address(to, row, head), address(from, row, head), shape.columns * size_of(to.type));
     });
   }
   if (any_fp64({to.type, from.type})) return reference_kernels().convert(to, from, shape);

@@ -44,8 +44,7 @@ TEST(Elementwise, MergeAgreesWithTheReference) {
           Field exact = o.as(DType::fp64), exact_lse = lse.as(DType::fp64);
           const Field from64 = from.as(DType::fp64), from_lse64 = from_lse.as(DType::fp64);
           kernels->merge(o.view(), lse.view(), from.view(), from_lse.view(), shape);
-          reference_kernels().merge(exact.view(), exact_lse.view(), from64.view(),
-                                    from_lse64.view(), shape);
+          reference_kernels().merge(exact.view(), exact_lse.view(), from64.view(), from_lse64.view(), shape);
           EXPECT_LT(relative_error(o, exact), 1e-6) << kernels->name();
           EXPECT_LT(relative_error(lse, exact_lse), 1e-6) << kernels->name();
           EXPECT_TRUE(o.gaps_intact() && lse.gaps_intact());
@@ -60,8 +59,7 @@ TEST(Elementwise, MergeSelectsTheIdentity) {
   for (const KernelSet* kernels : every_kernel_set()) {
     const Shape shape{1, 1, 5};
     const auto merged = [&](double o, double lse, double from_o, double from_lse) {
-      Field a(shape, DType::fp32), b(shape, DType::fp32), a_lse({1, 1, 1}, DType::fp32),
-          b_lse = a_lse;
+      Field a(shape, DType::fp32), b(shape, DType::fp32), a_lse({1, 1, 1}, DType::fp32), b_lse = a_lse;
       a.fill([&](int64_t, int64_t, int64_t) { return o; });
       b.fill([&](int64_t, int64_t, int64_t) { return from_o; });
       a_lse.set(0, 0, 0, lse);
@@ -104,12 +102,10 @@ TEST(Elementwise, PrepareBackward) {
         Random random(4);
         const Shape shape{6, 3, 77};
         const DType sum_type = accumulator_of(type);
-        const Field out = random_field(random, shape, sum_type),
-                    dout = random_field(random, shape, type);
+        const Field out = random_field(random, shape, sum_type), dout = random_field(random, shape, type);
         const Field dlse = random_field(random, {6, 3, 1}, sum_type);
         Field delta({6, 3, 1}, sum_type, 1, 2);
-        kernels->prepare_backward(delta.view(), out.view(), dout.view(),
-                                  with_dlse ? dlse.view() : ConstView(), shape);
+        kernels->prepare_backward(delta.view(), out.view(), dout.view(), with_dlse ? dlse.view() : ConstView(), shape);
         Field expected({6, 3, 1}, DType::fp64);
         expected.fill([&](int64_t r, int64_t h, int64_t) {
           double sum = with_dlse ? -dlse.at(r, h, 0) : 0;
@@ -132,11 +128,8 @@ TEST(Elementwise, ConvertIsExact) {
         Random random(5);
         Field from(shape, from_type, 1, 3);
         from.fill([&](int64_t, int64_t, int64_t) {
-          const double x =
-              random.normal() * std::ldexp(1.0, static_cast<int>(random.uniform(-30, 20)));
-          return random.uniform(8)   ? x
-                 : random.uniform(2) ? std::numeric_limits<double>::infinity()
-                                     : -0.0;
+          const double x = random.normal() * std::ldexp(1.0, static_cast<int>(random.uniform(-30, 20)));
+          return random.uniform(8) ? x : random.uniform(2) ? std::numeric_limits<double>::infinity() : -0.0;
         });
         Field to(shape, to_type, 2, 1), expected(shape, to_type, 2, 1);
         kernels->convert(to.view(), from.view(), shape);
@@ -159,8 +152,7 @@ TEST(Elementwise, ConvertKeepsEvery16BitValue) {
       for (int i = 0; i < 65536; ++i) {
         const double x = bits.at(0, 0, i);
         if (std::isnan(x)) {
-          ASSERT_TRUE(std::isnan(wide.at(0, 0, i)) && std::isnan(back.at(0, 0, i)))
-              << kernels->name();
+          ASSERT_TRUE(std::isnan(wide.at(0, 0, i)) && std::isnan(back.at(0, 0, i))) << kernels->name();
         } else {
           ASSERT_EQ(wide.at(0, 0, i), x) << kernels->name();
           ASSERT_EQ(reinterpret_cast<uint16_t*>(back.bytes.data())[i], i) << kernels->name();

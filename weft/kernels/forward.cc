@@ -19,10 +19,7 @@ RowsIn rows_of(const ConstView& view, Range rows, int64_t head, int64_t columns)
 class Forward {
  public:
   Forward(const TileOps& ops, const AttendArgs& args)
-      : ops_(ops),
-        args_(args),
-        scratch_(thread_scratch()),
-        padded_v_(round_up(args.dim_v, ops.panel)) {}
+      : ops_(ops), args_(args), scratch_(thread_scratch()), padded_v_(round_up(args.dim_v, ops.panel)) {}
 
   void run() {
     for (const HeadGroup& group : group_heads(args_.kv_head)) {
@@ -56,12 +53,10 @@ class Forward {
   }
 
   void run_tile(int32_t head, const Block& block, const BandRectangle& part, Range queries) {
-    const int64_t padded = round_up(queries.size(), ops_.strip),
-                  shift = part.k.begin - queries.begin;
+    const int64_t padded = round_up(queries.size(), ops_.strip), shift = part.k.begin - queries.begin;
     float* q = scratch_.q.get(padded * args_.dim);
     float* state = scratch_.state.get(2 * padded);
-    ops_.pack_rows(rows_of(args_.q, queries, head, args_.dim), ops_.strip,
-                   static_cast<float>(args_.scale * kLog2E), q);
+    ops_.pack_rows(rows_of(args_.q, queries, head, args_.dim), ops_.strip, static_cast<float>(args_.scale * kLog2E), q);
     const ForwardTile tile = {
         .queries = queries.size(),
         .keys = part.k.size(),

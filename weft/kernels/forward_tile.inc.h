@@ -6,8 +6,7 @@ namespace {
 
 // S^T of key panels [first_panel, last_panel) for one strip, into t.scores, with the largest score
 // per lane. Only panels that the band's edge crosses are masked.
-WEFT_INLINE void score_strip(const ForwardTile& t, const float* q, int64_t first_query,
-                             KeyRange keys, Vec* largest) {
+WEFT_INLINE void score_strip(const ForwardTile& t, const float* q, int64_t first_query, KeyRange keys, Vec* largest) {
   Vec max0 = broadcast(-kInfinity), max1 = max0;
   float* scores = t.scores;
   for (int64_t key = keys.begin / kPanel * kPanel; key < keys.end; key += kPanel) {
@@ -36,9 +35,7 @@ WEFT_INLINE void score_strip(const ForwardTile& t, const float* q, int64_t first
 
 // Where no key was seen yet the maximum is -inf; subtracting 0 instead keeps exp2(-inf - maximum)
 // from being NaN.
-WEFT_INLINE Vec finite(Vec maximum) {
-  return select(maximum == broadcast(-kInfinity), Vec{}, maximum);
-}
+WEFT_INLINE Vec finite(Vec maximum) { return select(maximum == broadcast(-kInfinity), Vec{}, maximum); }
 
 // scores <- exp2(scores - maximum) for `count` keys; returns the sums.
 WEFT_INLINE void exponentials(float* scores, int64_t count, Vec maximum0, Vec maximum1, Vec* sum) {
@@ -109,8 +106,7 @@ static void forward_tile(const ForwardTile& t) {
   for (int64_t key = 0; key < t.keys; key += kForwardKeyTile) {
     for (int64_t strip = 0; strip * kStrip < t.queries; ++strip) {
       const int64_t first = strip * kStrip, last = smaller(first + kStrip, t.queries) - 1;
-      const KeyRange keys =
-          key_range(first, last, t.lo, t.hi, key, smaller(key + kForwardKeyTile, t.keys));
+      const KeyRange keys = key_range(first, last, t.lo, t.hi, key, smaller(key + kForwardKeyTile, t.keys));
       if (keys.begin < keys.end) forward_strip(t, strip, keys);
     }
   }
@@ -134,8 +130,7 @@ static void finish_forward(const ForwardTile& t, const ForwardResult& result) {
       continue;
     }
     const double ours = *lse * kLog2E, top = ours > theirs ? ours : theirs;
-    const float a = __builtin_exp2f((float)(ours - top)),
-                b = __builtin_exp2f((float)(theirs - top));
+    const float a = __builtin_exp2f((float)(ours - top)), b = __builtin_exp2f((float)(theirs - top));
     *lse = (float)((top + __builtin_log2f(a + b)) * kLn2);
     scale_add(o, a / (a + b), from, b / ((a + b) * sum), t.dim_v);
   }

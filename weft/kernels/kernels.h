@@ -46,9 +46,9 @@ struct ConstView {
 // The blocks of one call are disjoint sets of pairs, in ascending order of (band.q.begin, band.k.begin).
 struct Block {
   BandRectangle band;
-  int64_t out_row = 0;     // row of o and lse (forward) or of dq (backward) that belongs to q row band.q.begin
-  int64_t bundle_row = 0;  // row of dout, lse and delta that belongs to q row band.q.begin; backward only
-  int64_t kv_grad_row = 0; // row of dk and dv that belongs to k row band.k.begin; backward only
+  int64_t out_row = 0;      // row of o and lse (forward) or of dq (backward) that belongs to q row band.q.begin
+  int64_t bundle_row = 0;   // row of dout, lse and delta that belongs to q row band.q.begin; backward only
+  int64_t kv_grad_row = 0;  // row of dk and dv that belongs to k row band.k.begin; backward only
 };
 
 // o, lse <- merge(o, lse, attention of q over the keys that the blocks allow).
@@ -64,7 +64,7 @@ struct AttendArgs {
   int64_t dim_v = 0;                 // columns of v and o
   double scale = 1;                  // multiplies q.k
   std::span<const Block> blocks;
-  const StopFlag* stop = nullptr;    // polled per tile; raises Error(stopped)
+  const StopFlag* stop = nullptr;  // polled per tile; raises Error(stopped)
 };
 
 // With s = scale * q.k, p = exp(s - lse), ds = p * (dout.v - delta), over the pairs that the blocks allow:
@@ -72,11 +72,11 @@ struct AttendArgs {
 // lse and delta are those of the whole row, not of the block. An output whose data is null is not computed.
 // Rows with lse = -inf contribute nothing.
 struct AttendBackwardArgs {
-  ConstView q, k, v;                 // as in AttendArgs
-  ConstView dout;                    // [rows, heads, dim_v], element type
-  ConstView lse, delta;              // [rows, heads], fp32 (fp64)
-  View dq;                           // [rows, heads, dim], fp32 (fp64), added to
-  View dk, dv;                       // [rows, kv heads, dim or dim_v], fp32 (fp64), added to; head index kv_head[h]
+  ConstView q, k, v;     // as in AttendArgs
+  ConstView dout;        // [rows, heads, dim_v], element type
+  ConstView lse, delta;  // [rows, heads], fp32 (fp64)
+  View dq;               // [rows, heads, dim], fp32 (fp64), added to
+  View dk, dv;           // [rows, kv heads, dim or dim_v], fp32 (fp64), added to; head index kv_head[h]
   int64_t heads = 0;
   std::span<const int32_t> kv_head;  // indexes k, v, dk and dv alike
   int64_t dim = 0;

@@ -12,13 +12,10 @@ struct Piece {
   const float* data;
   int64_t stride;
 };
-WEFT_INLINE Piece piece(const RowsIn& from, int64_t row, int64_t rows, int64_t column,
-                        int64_t columns, float* chunk) {
-  if (from.type == DType::fp32)
-    return {(const float*)from.data + row * from.stride + column, from.stride};
+WEFT_INLINE Piece piece(const RowsIn& from, int64_t row, int64_t rows, int64_t column, int64_t columns, float* chunk) {
+  if (from.type == DType::fp32) return {(const float*)from.data + row * from.stride + column, from.stride};
   for (int64_t r = 0; r < rows; ++r) {
-    to_float((const uint16_t*)from.data + (row + r) * from.stride + column, from.type,
-             chunk + r * kChunk, columns);
+    to_float((const uint16_t*)from.data + (row + r) * from.stride + column, from.type, chunk + r * kChunk, columns);
   }
   return {chunk, kChunk};
 }
@@ -26,15 +23,13 @@ WEFT_INLINE Piece piece(const RowsIn& from, int64_t row, int64_t rows, int64_t c
 // Transposes `rows` rows into to[column * width + row]. Stores whole vectors: where the rows are
 // fewer than kLanes, zeros follow them, which the next column or panel overwrites and for which
 // scratch buffers have room at their end.
-WEFT_INLINE void pack_piece(Piece from, int64_t rows, int64_t columns, int64_t width, float factor,
-                            float* to) {
+WEFT_INLINE void pack_piece(Piece from, int64_t rows, int64_t columns, int64_t width, float factor, float* to) {
   const Vec scale = broadcast(factor);
   int64_t c = 0;
   for (; c + kLanes <= columns; c += kLanes) {
     Vec v[kLanes];
     WEFT_UNROLL
-    for (int r = 0; r < kLanes; ++r)
-      v[r] = r < rows ? load(from.data + r * from.stride + c) * scale : Vec{};
+    for (int r = 0; r < kLanes; ++r) v[r] = r < rows ? load(from.data + r * from.stride + c) * scale : Vec{};
     transpose(v);
     WEFT_UNROLL
     for (int j = 0; j < kLanes; ++j) store(to + (c + j) * width, v[j]);
@@ -57,11 +52,9 @@ static void pack_rows(const RowsIn& from, int64_t width, float factor, float* to
         const int64_t n = smaller(kChunk, from.columns - column);
         float* target = to + base * from.columns + column * width + r;
         if (rows == kLanes) {
-          pack_piece(piece(from, base + r, kLanes, column, n, chunk), kLanes, n, width, factor,
-                     target);
+          pack_piece(piece(from, base + r, kLanes, column, n, chunk), kLanes, n, width, factor, target);
         } else if (rows == kPanel) {
-          pack_piece(piece(from, base + r, kPanel, column, n, chunk), kPanel, n, width, factor,
-                     target);
+          pack_piece(piece(from, base + r, kPanel, column, n, chunk), kPanel, n, width, factor, target);
         } else {
           pack_piece(piece(from, base + r, rows, column, n, chunk), rows, n, width, factor, target);
         }
@@ -73,8 +66,7 @@ static void pack_rows(const RowsIn& from, int64_t width, float factor, float* to
 // Copies one group of `width` columns of some rows; fewer columns are followed by zeros.
 WEFT_INLINE void copy_group(Piece from, int64_t rows, int64_t columns, int64_t width, float* to) {
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < width; ++c)
-      to[r * width + c] = c < columns ? from.data[r * from.stride + c] : 0.0f;
+    for (int64_t c = 0; c < width; ++c) to[r * width + c] = c < columns ? from.data[r * from.stride + c] : 0.0f;
   }
 }
 
@@ -92,8 +84,7 @@ WEFT_INLINE void copy_strip(Piece from, int64_t rows, float* to) {
 WEFT_INLINE void copy_panel(Piece from, int64_t rows, bool spare_columns, float* to) {
   const int64_t whole = spare_columns ? rows - 1 : 0;
   for (int64_t r = 0; r < whole; ++r) store(to + r * kPanel, load(from.data + r * from.stride));
-  copy_group({from.data + whole * from.stride, from.stride}, rows - whole, kPanel, kPanel,
-             to + whole * kPanel);
+  copy_group({from.data + whole * from.stride, from.stride}, rows - whole, kPanel, kPanel, to + whole * kPanel);
 }
 
 static void pack_columns(const RowsIn& from, int64_t width, int64_t rows, float* to) {
@@ -141,8 +132,8 @@ static void transpose_strip(const float* strip, int64_t columns, float* rows, in
   }
 }
 
-static void add_strips(const float* from, int64_t padded, float factor, int64_t rows,
-                       int64_t columns, float* to, int64_t to_stride, float* scratch) {
+static void add_strips(const float* from, int64_t padded, float factor, int64_t rows, int64_t columns, float* to,
+                       int64_t to_stride, float* scratch) {
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t lane = row % kStrip;
     if (lane == 0) transpose_strip(from + row * padded, padded, scratch, padded);
@@ -150,14 +141,12 @@ static void add_strips(const float* from, int64_t padded, float factor, int64_t 
   }
 }
 
-static void add_panels(const float* from, float factor, int64_t rows, int64_t columns, float* to,
-                       int64_t to_stride) {
+static void add_panels(const float* from, float factor, int64_t rows, int64_t columns, float* to, int64_t to_stride) {
   const int64_t padded = round_up(columns, kStrip);
   for (int64_t row = 0; row < rows; ++row) {
     const float* panel = from + row / kPanel * kPanel * padded + row % kPanel * kStrip;
     for (int64_t c = 0; c < columns; c += kStrip) {
-      scale_add(to + row * to_stride + c, 1, panel + c * kPanel, factor,
-                smaller(kStrip, columns - c));
+      scale_add(to + row * to_stride + c, 1, panel + c * kPanel, factor, smaller(kStrip, columns - c));
     }
   }
 }

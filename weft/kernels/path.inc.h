@@ -22,9 +22,8 @@ static_assert(kForwardKeyTile % kPanel == 0 && kBackwardKeyTile % kPanel == 0);
 static_assert(kForwardQueryTile % kStrip == 0 && kBackwardQueryTile % kStrip == 0);
 
 constexpr TileOps tile_ops(const char* name) {
-  return {name,           kStrip,        kPanel,     pack_rows,  pack_columns, forward_tile,
-          finish_forward, backward_tile, add_strips, add_panels, scale_add,    dot,
-          to_float,       from_float};
+  return {name,          kStrip,     kPanel,     pack_rows, pack_columns, forward_tile, finish_forward,
+          backward_tile, add_strips, add_panels, scale_add, dot,          to_float,     from_float};
 }
 
 }  // namespace

@@ -13,11 +13,10 @@ namespace {
 
 constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 
-double dot(const ConstView& a, int64_t a_row, int64_t a_head, const ConstView& b, int64_t b_row,
-           int64_t b_head, int64_t columns) {
+double dot(const ConstView& a, int64_t a_row, int64_t a_head, const ConstView& b, int64_t b_row, int64_t b_head,
+           int64_t columns) {
   double sum = 0;
-  for (int64_t c = 0; c < columns; ++c)
-    sum += load(a, a_row, a_head, c) * load(b, b_row, b_head, c);
+  for (int64_t c = 0; c < columns; ++c) sum += load(a, a_row, a_head, c) * load(b, b_row, b_head, c);
   return sum;
 }
 
@@ -56,8 +55,7 @@ class ReferenceKernels final : public KernelSet {
           if (args.stop) args.stop->poll();
           query_gradient(args, block, q, head);
         }
-        for (int64_t k = block.band.k.begin; (args.dk.data || args.dv.data) && k < block.band.k.end;
-             ++k) {
+        for (int64_t k = block.band.k.begin; (args.dk.data || args.dv.data) && k < block.band.k.end; ++k) {
           if (args.stop) args.stop->poll();
           key_value_gradient(args, block, k, head);
         }
@@ -65,8 +63,7 @@ class ReferenceKernels final : public KernelSet {
     }
   }
 
-  void prepare_backward(View delta, ConstView out, ConstView dout, ConstView dlse,
-                        Shape shape) const override {
+  void prepare_backward(View delta, ConstView out, ConstView dout, ConstView dlse, Shape shape) const override {
     for (int64_t row = 0; row < shape.rows; ++row) {
       for (int64_t head = 0; head < shape.heads; ++head) {
         const double sum = dot(out, row, head, dout, row, head, shape.columns);
@@ -104,8 +101,7 @@ class ReferenceKernels final : public KernelSet {
   void convert(View to, ConstView from, Shape shape) const override {
     for (int64_t row = 0; row < shape.rows; ++row) {
       for (int64_t head = 0; head < shape.heads; ++head) {
-        for (int64_t c = 0; c < shape.columns; ++c)
-          store(to, row, head, c, load(from, row, head, c));
+        for (int64_t c = 0; c < shape.columns; ++c) store(to, row, head, c, load(from, row, head, c));
       }
     }
   }
@@ -145,8 +141,8 @@ class ReferenceKernels final : public KernelSet {
   struct PairGradient {
     double p = 0, ds = 0;
   };
-  static PairGradient pair_gradient(const AttendBackwardArgs& args, const Block& block, int64_t q,
-                                    int64_t k, int64_t head) {
+  static PairGradient pair_gradient(const AttendBackwardArgs& args, const Block& block, int64_t q, int64_t k,
+                                    int64_t head) {
     const int64_t bundle_row = block.bundle_row + (q - block.band.q.begin);
     const double lse = load(args.lse, bundle_row, head, 0);
     if (!block.band.contains(q, k) || lse == kMinusInfinity) return {};
@@ -156,30 +152,25 @@ class ReferenceKernels final : public KernelSet {
     return {p, p * (dp - load(args.delta, bundle_row, head, 0))};
   }
 
-  static void query_gradient(const AttendBackwardArgs& args, const Block& block, int64_t q,
-                             int64_t head) {
+  static void query_gradient(const AttendBackwardArgs& args, const Block& block, int64_t q, int64_t head) {
     std::vector<double> dq(args.dim, 0.0);
     for (int64_t k = block.band.k.begin; k < block.band.k.end; ++k) {
       const PairGradient pair = pair_gradient(args, block, q, k, head);
       if (pair.p == 0) continue;
-      for (int64_t c = 0; c < args.dim; ++c)
-        dq[c] += args.scale * pair.ds * load(args.k, k, args.kv_head[head], c);
+      for (int64_t c = 0; c < args.dim; ++c) dq[c] += args.scale * pair.ds * load(args.k, k, args.kv_head[head], c);
     }
     const int64_t row = block.out_row + (q - block.band.q.begin);
     for (int64_t c = 0; c < args.dim; ++c) accumulate(args.dq, row, head, c, dq[c]);
   }
 
-  static void key_value_gradient(const AttendBackwardArgs& args, const Block& block, int64_t k,
-                                 int64_t head) {
+  static void key_value_gradient(const AttendBackwardArgs& args, const Block& block, int64_t k, int64_t head) {
     std::vector<double> dk(args.dim, 0.0), dv(args.dim_v, 0.0);
     for (int64_t q = block.band.q.begin; q < block.band.q.end; ++q) {
       const PairGradient pair = pair_gradient(args, block, q, k, head);
       if (pair.p == 0) continue;
       const int64_t bundle_row = block.bundle_row + (q - block.band.q.begin);
-      for (int64_t c = 0; c < args.dim; ++c)
-        dk[c] += args.scale * pair.ds * load(args.q, q, head, c);
-      for (int64_t c = 0; c < args.dim_v; ++c)
-        dv[c] += pair.p * load(args.dout, bundle_row, head, c);
+      for (int64_t c = 0; c < args.dim; ++c) dk[c] += args.scale * pair.ds * load(args.q, q, head, c);
+      for (int64_t c = 0; c < args.dim_v; ++c) dv[c] += pair.p * load(args.dout, bundle_row, head, c);
     }
     const int64_t row = block.kv_grad_row + (k - block.band.k.begin);
     const int32_t kv = args.kv_head[head];
@@ -187,8 +178,7 @@ class ReferenceKernels final : public KernelSet {
     for (int64_t c = 0; args.dv.data && c < args.dim_v; ++c) accumulate(args.dv, row, kv, c, dv[c]);
   }
 
-  static void accumulate(const View& view, int64_t row, int64_t head, int64_t column,
-                         double value) {
+  static void accumulate(const View& view, int64_t row, int64_t head, int64_t column, double value) {
     store(view, row, head, column, load(view, row, head, column) + value);
   }
 };

@@ -9,10 +9,8 @@ namespace {
 
 AttentionCase small_case(uint64_t seed) {
   Random random(seed, 7);
-  return random_case(seed, {.type = DType::fp64,
-                            .dim = 1 + random.uniform(5),
-                            .dim_v = 1 + random.uniform(5),
-                            .max_rows = 14});
+  return random_case(
+      seed, {.type = DType::fp64, .dim = 1 + random.uniform(5), .dim_v = 1 + random.uniform(5), .max_rows = 14});
 }
 
 int64_t out_offset(const AttentionCase& c) { return c.o.shape.rows - c.q_rows; }
@@ -27,8 +25,7 @@ std::vector<double> weights_of_row(const AttentionCase& c, int64_t q, int64_t he
     for (int64_t k = 0; k < c.k_rows; ++k) {
       if (!block.band.contains(q, k)) continue;
       double logit = 0;
-      for (int64_t d = 0; d < c.dim; ++d)
-        logit += c.q.at(q, head, d) * c.k.at(k, c.kv_head[head], d);
+      for (int64_t d = 0; d < c.dim; ++d) logit += c.q.at(q, head, d) * c.k.at(k, c.kv_head[head], d);
       EXPECT_EQ(weights[k], 0) << "blocks overlap";
       weights[k] = std::exp(c.scale * logit);
     }
@@ -54,8 +51,7 @@ TEST(ReferenceKernels, AttendIsDenseSoftmax) {
           for (int64_t k = 0; k < c.k_rows; ++k) value += weights[k] * c.v.at(k, c.kv_head[h], d);
           // A row that has seen nothing keeps whatever it held.
           const double expected = sum > 0 ? value / sum : before.o.at(row, h, d);
-          ASSERT_NEAR(c.o.at(row, h, d), expected, 1e-12)
-              << "seed " << seed << ": " << c.describe();
+          ASSERT_NEAR(c.o.at(row, h, d), expected, 1e-12) << "seed " << seed << ": " << c.describe();
         }
         if (sum > 0) {
           ASSERT_NEAR(c.lse.at(row, h, 0), std::log(sum), 1e-12) << "seed " << seed;
@@ -102,8 +98,7 @@ TEST(ReferenceKernels, BackwardMatchesFiniteDifferences) {
       }
     }
     const KernelSet& reference = reference_kernels();
-    reference.prepare_backward(c.delta.view(), out_in_bundle.view(), c.dout.view(), dlse.view(),
-                               c.dout.shape);
+    reference.prepare_backward(c.delta.view(), out_in_bundle.view(), c.dout.view(), dlse.view(), c.dout.shape);
     for (Field* g : {&c.dq, &c.dk, &c.dv}) g->fill([](int64_t, int64_t, int64_t) { return 0.0; });
     reference.attend_backward(c.backward());
 
@@ -113,9 +108,8 @@ TEST(ReferenceKernels, BackwardMatchesFiniteDifferences) {
       int64_t offset;
       const char* name;
     };
-    for (const Pair& pair :
-         {Pair{&c.q, &c.dq, out_offset(c), "dq"}, Pair{&c.k, &c.dk, kv_offset(c), "dk"},
-          Pair{&c.v, &c.dv, kv_offset(c), "dv"}}) {
+    for (const Pair& pair : {Pair{&c.q, &c.dq, out_offset(c), "dq"}, Pair{&c.k, &c.dk, kv_offset(c), "dk"},
+                             Pair{&c.v, &c.dv, kv_offset(c), "dv"}}) {
       const Shape shape = pair.input->shape;
       for (int sample = 0; sample < 12; ++sample) {
         const int64_t r = random.uniform(shape.rows), h = random.uniform(shape.heads),

@@ -25,8 +25,8 @@ class ScratchBuffer {
 struct Scratch {
   ScratchBuffer q, dout, q_columns, dout_columns;  // packed queries
   ScratchBuffer k, v, k_columns;                   // packed keys
-  ScratchBuffer rows, state, o;  // per query: lse and delta; maximum and sum; outputs
-  ScratchBuffer dq, dk, dv;      // gradients being summed
+  ScratchBuffer rows, state, o;                    // per query: lse and delta; maximum and sum; outputs
+  ScratchBuffer dq, dk, dv;                        // gradients being summed
   ScratchBuffer scores, gradients, transposed;
 };
 Scratch& thread_scratch();

@@ -11,23 +11,18 @@ namespace weft::kernels {
 namespace {
 
 inline constexpr int kLanes = 8;
-inline constexpr int kPanel =
-    6;  // 12 accumulators, 2 right operands, 1 broadcast: 15 of 16 registers
+inline constexpr int kPanel = 6;  // 12 accumulators, 2 right operands, 1 broadcast: 15 of 16 registers
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef int32_t IVec __attribute__((vector_size(4 * kLanes)));
 
-WEFT_INLINE Vec fma(Vec a, Vec b, Vec c) {
-  return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-}
+WEFT_INLINE Vec fma(Vec a, Vec b, Vec c) { return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 WEFT_INLINE Vec max(Vec a, Vec b) { return (Vec)_mm256_max_ps((__m256)a, (__m256)b); }
 
 WEFT_INLINE Vec load_bf16(const uint16_t* p) {
   const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
   return (Vec)_mm256_slli_epi32(bits, 16);
 }
-WEFT_INLINE Vec load_fp16(const uint16_t* p) {
-  return (Vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
-}
+WEFT_INLINE Vec load_fp16(const uint16_t* p) { return (Vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
 WEFT_INLINE void store_fp16(uint16_t* p, Vec v) {
   _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
 }

@@ -11,8 +11,7 @@ namespace weft::kernels {
 namespace {
 
 inline constexpr int kLanes = 4;
-inline constexpr int kPanel =
-    4;  // 8 accumulators, 2 right operands, 1 broadcast, 1 product: 12 of 16 registers
+inline constexpr int kPanel = 4;  // 8 accumulators, 2 right operands, 1 broadcast, 1 product: 12 of 16 registers
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef int32_t IVec __attribute__((vector_size(4 * kLanes)));
 

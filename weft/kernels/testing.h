@@ -22,15 +22,11 @@ struct Field {
   int64_t head_stride = 0, row_stride = 0;
   std::vector<char> bytes;
 
-  static constexpr double kCanary =
-      -7777;  // exact in fp16; in bf16 it is another number, but always the same
+  static constexpr double kCanary = -7777;  // exact in fp16; in bf16 it is another number, but always the same
 
   Field() = default;
   Field(Shape s, DType t, int64_t head_gap = 0, int64_t row_gap = 0)
-      : shape(s),
-        type(t),
-        head_stride(s.columns + head_gap),
-        row_stride(s.heads * head_stride + row_gap) {
+      : shape(s), type(t), head_stride(s.columns + head_gap), row_stride(s.heads * head_stride + row_gap) {
     bytes.resize(std::max<int64_t>(1, s.rows * row_stride) * size_of(t));
     for (int64_t i = 0; i < s.rows * row_stride; ++i) store_element(bytes.data(), type, i, kCanary);
     fill([](int64_t, int64_t, int64_t) { return 0.0; });
@@ -38,12 +34,8 @@ struct Field {
 
   View view() { return {bytes.data(), type, row_stride, head_stride}; }
   ConstView view() const { return {bytes.data(), type, row_stride, head_stride}; }
-  double at(int64_t row, int64_t head, int64_t column) const {
-    return load(view(), row, head, column);
-  }
-  void set(int64_t row, int64_t head, int64_t column, double x) {
-    store(view(), row, head, column, x);
-  }
+  double at(int64_t row, int64_t head, int64_t column) const { return load(view(), row, head, column); }
+  void set(int64_t row, int64_t head, int64_t column, double x) { store(view(), row, head, column, x); }
 
   template <typename Value>
   void fill(Value value) {
@@ -84,8 +76,7 @@ inline double relative_error(const Field& actual, const Field& expected) {
       for (int64_t c = 0; c < expected.shape.columns; ++c) {
         const double a = actual.at(r, h, c), e = expected.at(r, h, c);
         if (a == e) continue;
-        if (!(std::abs(a - e) <= difference))
-          difference = std::abs(a - e);  // NaN gets in, and stays
+        if (!(std::abs(a - e) <= difference)) difference = std::abs(a - e);  // NaN gets in, and stays
         if (std::isfinite(e)) largest = std::max(largest, std::abs(e));
       }
     }
@@ -138,21 +129,20 @@ struct AttentionCase {
   AttentionCase in_fp64() const {
     AttentionCase copy = *this;
     copy.type = DType::fp64;
-    for (Field* f : {&copy.q, &copy.k, &copy.v, &copy.o, &copy.lse, &copy.dout, &copy.bundle_lse,
-                     &copy.delta, &copy.dq, &copy.dk, &copy.dv}) {
+    for (Field* f : {&copy.q, &copy.k, &copy.v, &copy.o, &copy.lse, &copy.dout, &copy.bundle_lse, &copy.delta, &copy.dq,
+                     &copy.dk, &copy.dv}) {
       *f = f->as(DType::fp64);
     }
     return copy;
   }
   std::string describe() const {
-    std::string text = std::string(name_of(type)) + " q=" + std::to_string(q_rows) +
-                       " k=" + std::to_string(k_rows) + " heads=" + std::to_string(heads) + "/" +
-                       std::to_string(kv_heads) + " dim=" + std::to_string(dim) + "/" +
-                       std::to_string(dim_v) + " blocks:";
+    std::string text = std::string(name_of(type)) + " q=" + std::to_string(q_rows) + " k=" + std::to_string(k_rows) +
+                       " heads=" + std::to_string(heads) + "/" + std::to_string(kv_heads) +
+                       " dim=" + std::to_string(dim) + "/" + std::to_string(dim_v) + " blocks:";
     for (const Block& b : blocks) {
       text += " [" + std::to_string(b.band.q.begin) + "," + std::to_string(b.band.q.end) + ")x[" +
-              std::to_string(b.band.k.begin) + "," + std::to_string(b.band.k.end) + ") " +
-              std::to_string(b.band.lo) + ".." + std::to_string(b.band.hi);
+              std::to_string(b.band.k.begin) + "," + std::to_string(b.band.k.end) + ") " + std::to_string(b.band.lo) +
+              ".." + std::to_string(b.band.hi);
     }
     return text;
   }
@@ -175,9 +165,8 @@ inline std::vector<Range> random_cuts(Random& random, int64_t rows) {
 }
 
 // Disjoint blocks: a random grid, each cell absent, full, causal, a window or an arbitrary band.
-inline std::vector<Block> random_blocks(Random& random, int64_t q_rows, int64_t k_rows,
-                                        int64_t out_offset, int64_t bundle_offset,
-                                        int64_t kv_offset) {
+inline std::vector<Block> random_blocks(Random& random, int64_t q_rows, int64_t k_rows, int64_t out_offset,
+                                        int64_t bundle_offset, int64_t kv_offset) {
   std::vector<Block> blocks;
   for (const Range& q : random_cuts(random, q_rows)) {
     for (const Range& k : random_cuts(random, k_rows)) {
@@ -221,14 +210,12 @@ inline AttentionCase random_case(uint64_t seed, const CaseOptions& options = {})
   const auto& heads = kHeads[random.uniform(5)];
   c.heads = heads[0];
   c.kv_heads = heads[1] + random.uniform(2);  // perhaps one that nobody reads
-  for (int64_t h = 0; h < c.heads; ++h)
-    c.kv_head.push_back(static_cast<int32_t>(random.uniform(c.kv_heads)));
+  for (int64_t h = 0; h < c.heads; ++h) c.kv_head.push_back(static_cast<int32_t>(random.uniform(c.kv_heads)));
   c.dim = options.dim ? options.dim : kDims[random.uniform(9)];
   c.dim_v = options.dim_v ? options.dim_v : random.uniform(2) ? c.dim : kDims[random.uniform(9)];
   c.scale = options.logit_deviation / std::sqrt(static_cast<double>(c.dim));
 
-  const int64_t out_offset = random.uniform(4), bundle_offset = random.uniform(4),
-                kv_offset = random.uniform(4);
+  const int64_t out_offset = random.uniform(4), bundle_offset = random.uniform(4), kv_offset = random.uniform(4);
   c.blocks = random_blocks(random, c.q_rows, c.k_rows, out_offset, bundle_offset, kv_offset);
   const DType sum_type = accumulator_of(c.type);
   const auto make = [&](int64_t rows, int64_t field_heads, int64_t columns, DType type) {
@@ -266,13 +253,11 @@ inline void make_bundle_consistent(AttentionCase& c, uint64_t seed) {
   const KernelSet& reference = reference_kernels();
   reference.attend(exact.forward());
   c.bundle_lse.fill([](int64_t, int64_t, int64_t) { return kNoKeys; });
-  const int64_t out_offset = exact.o.shape.rows - c.q_rows,
-                bundle_offset = c.dout.shape.rows - c.q_rows;
+  const int64_t out_offset = exact.o.shape.rows - c.q_rows, bundle_offset = c.dout.shape.rows - c.q_rows;
   for (int64_t r = 0; r < c.q_rows; ++r) {
     for (int64_t h = 0; h < c.heads; ++h) {
       const bool empty = random.uniform(10) == 0 || exact.lse.at(r + out_offset, h, 0) == kNoKeys;
-      c.bundle_lse.set(r + bundle_offset, h, 0,
-                       empty ? kNoKeys : exact.lse.at(r + out_offset, h, 0));
+      c.bundle_lse.set(r + bundle_offset, h, 0, empty ? kNoKeys : exact.lse.at(r + out_offset, h, 0));
       if (empty) c.delta.set(r + bundle_offset, h, 0, std::numeric_limits<double>::quiet_NaN());
     }
   }

@@ -73,20 +73,20 @@ struct ForwardResult {
 struct BackwardTile {
   int64_t queries, keys, dim, dim_v;
   int64_t lo, hi;
-  const float* q;          // strip form, strip wide, multiplied by scale * log2(e)
-  const float* dout;       // strip form, strip wide
-  const float* q_columns;  // column form, strip wide, rows = strips * strip; null: dk is not wanted
+  const float* q;             // strip form, strip wide, multiplied by scale * log2(e)
+  const float* dout;          // strip form, strip wide
+  const float* q_columns;     // column form, strip wide, rows = strips * strip; null: dk is not wanted
   const float* dout_columns;  // the same of dout; null: dv is not wanted
   const float* lse;           // [strips * strip], base 2, +inf for rows that contribute nothing
   const float* delta;         // [strips * strip], 0 for those rows
   const float* k;             // strip form, panel wide
   const float* v;             // strip form, panel wide
   const float* k_columns;     // column form, panel wide, `keys` rows; null: dq is not wanted
-  float* dq;  // added to: [strips][dim rounded up to panel][strip], without the factor scale
-  float* dk;  // added to: [key panels][ceil(dim / strip)][panel][strip], without the factor scale
-  float* dv;  // added to: [key panels][ceil(dim_v / strip)][panel][strip]
-  float* p;   // scratch: kBackwardQueryTile * kBackwardKeyTile
-  float* ds;  // scratch: the same
+  float* dq;                  // added to: [strips][dim rounded up to panel][strip], without the factor scale
+  float* dk;                  // added to: [key panels][ceil(dim / strip)][panel][strip], without the factor scale
+  float* dv;                  // added to: [key panels][ceil(dim_v / strip)][panel][strip]
+  float* p;                   // scratch: kBackwardQueryTile * kBackwardKeyTile
+  float* ds;                  // scratch: the same
 };
 
 // One instruction set's arithmetic. Every function is free of allocation and of state.
@@ -105,11 +105,10 @@ struct TileOps {
 
   void (*backward)(const BackwardTile& tile);
   // to[row][c] += factor * X[row][c], X in strip form, `padded` columns per strip.
-  void (*add_strips)(const float* from, int64_t padded, float factor, int64_t rows, int64_t columns,
-                     float* to, int64_t to_stride, float* scratch);
+  void (*add_strips)(const float* from, int64_t padded, float factor, int64_t rows, int64_t columns, float* to,
+                     int64_t to_stride, float* scratch);
   // The same for X as BackwardTile::dk.
-  void (*add_panels)(const float* from, float factor, int64_t rows, int64_t columns, float* to,
-                     int64_t to_stride);
+  void (*add_panels)(const float* from, float factor, int64_t rows, int64_t columns, float* to, int64_t to_stride);
 
   // Single rows: to = a * to + b * from; sum of x * y; conversion between fp32 and any 16-bit type.
   void (*scale_add)(float* to, float a, const float* from, float b, int64_t n);

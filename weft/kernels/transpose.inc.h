@@ -19,8 +19,7 @@ WEFT_INLINE void transpose_stage(Vec* v) {
   if constexpr (kBlock < kLanes) {
     WEFT_UNROLL
     for (int i = 0; i < kLanes; ++i) {
-      if (!(i & kBlock))
-        swap_blocks<kBlock>(v[i], v[i + kBlock], std::make_integer_sequence<int, kLanes>());
+      if (!(i & kBlock)) swap_blocks<kBlock>(v[i], v[i + kBlock], std::make_integer_sequence<int, kLanes>());
     }
     transpose_stage<2 * kBlock>(v);
   }

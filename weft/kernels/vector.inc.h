@@ -13,9 +13,7 @@ typedef float UnalignedVec __attribute__((vector_size(4 * kLanes), aligned(4), m
 
 WEFT_INLINE Vec load(const float* p) { return *(const UnalignedVec*)p; }
 WEFT_INLINE void store(float* p, Vec v) { *(UnalignedVec*)p = v; }
-WEFT_INLINE Vec broadcast(float x) {
-  return x - Vec{};
-}  // x - 0 keeps the sign of zero and folds to a broadcast
+WEFT_INLINE Vec broadcast(float x) { return x - Vec{}; }  // x - 0 keeps the sign of zero and folds to a broadcast
 WEFT_INLINE IVec broadcast_int(int32_t x) { return x - IVec{}; }
 
 WEFT_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -83,8 +83,8 @@ AllowedPairs::AllowedPairs(Mask mask, Axis queries, Axis keys) {
   if (mask.queries() != queries.tokens() || mask.keys() != keys.tokens()) {
     throw Error(ErrorCode::usage, "a mask of " + std::to_string(mask.queries()) + " queries x " +
                                       std::to_string(mask.keys()) + " keys does not fit layouts of " +
-                                      std::to_string(queries.tokens()) + " and " +
-                                      std::to_string(keys.tokens()) + " tokens");
+                                      std::to_string(queries.tokens()) + " and " + std::to_string(keys.tokens()) +
+                                      " tokens");
   }
   Mask flipped = mask.transposed();
   transposed_ = std::make_shared<const Side>(Side{std::move(flipped), keys, queries});

@@ -70,8 +70,7 @@ Mask random_bands(Random& random, int64_t queries, int64_t keys, std::vector<cha
   std::vector<BandRectangle> bands;
   for (int i = 0; i < 20; ++i) {
     const int64_t q = random.uniform(queries), k = random.uniform(keys);
-    BandRectangle band{.q = {q, random.uniform(q, queries + 1)},
-                       .k = {k, random.uniform(k, keys + 1)}};
+    BandRectangle band{.q = {q, random.uniform(q, queries + 1)}, .k = {k, random.uniform(k, keys + 1)}};
     if (random.uniform(2) == 0) band.lo = random.uniform(-keys, keys + 1);
     if (random.uniform(2) == 0) band.hi = random.uniform(-keys, keys + 1);
     std::vector<char> next = allowed;
@@ -109,8 +108,7 @@ Case random_case(Random& random) {
     for (int64_t length : lengths) {
       for (int64_t q = begin; q < begin + length; ++q) {
         for (int64_t k = begin; k < begin + length; ++k) {
-          const bool sees =
-              (!rule.causal || k <= q) && (rule.window == 0 || std::abs(k - q) < rule.window);
+          const bool sees = (!rule.causal || k <= q) && (rule.window == 0 || std::abs(k - q) < rule.window);
           allowed[static_cast<size_t>(q * keys + k)] = sees;
         }
       }
@@ -124,8 +122,8 @@ Case random_case(Random& random) {
   }
   Layout queries = random_layout(random, tokens);
   Layout key_layout = square && random.uniform(2) == 0 ? queries : random_layout(random, keys);
-  return {"kind " + std::to_string(kind) + ", " + queries.name() + " x " + key_layout.name(),
-          std::move(mask), std::move(allowed), std::move(queries), std::move(key_layout)};
+  return {"kind " + std::to_string(kind) + ", " + queries.name() + " x " + key_layout.name(), std::move(mask),
+          std::move(allowed), std::move(queries), std::move(key_layout)};
 }
 
 // A shard, everything, a few ranks, or any intervals.
@@ -133,8 +131,7 @@ IntervalSet random_slots(Random& random, const Layout& layout) {
   const int64_t choice = random.uniform(5);
   const int first = static_cast<int>(random.uniform(layout.ranks()));
   if (choice == 0) return layout.shard(first);
-  if (choice == 1)
-    return layout.shards().of(first, static_cast<int>(random.uniform(layout.ranks())) + 1);
+  if (choice == 1) return layout.shards().of(first, static_cast<int>(random.uniform(layout.ranks())) + 1);
   if (choice == 2) return Range{0, layout.tokens()};
   IntervalSet set;
   for (int64_t n = random.uniform(8); n > 0; --n) {
@@ -172,8 +169,8 @@ TEST(AllowedPairs, AgreeWithThePairsOneByOne) {
         }
         if (needed) queries_needed.append({q, q + 1});
       }
-      const std::string what = "trial " + std::to_string(trial) + ", " + c.name + ", queries " +
-                               to_string(queries) + ", keys " + to_string(keys);
+      const std::string what = "trial " + std::to_string(trial) + ", " + c.name + ", queries " + to_string(queries) +
+                               ", keys " + to_string(keys);
       ASSERT_EQ(pairs.area(queries, keys), area) << what;
       ASSERT_EQ(pairs.any(queries, keys), area > 0) << what;
       ASSERT_EQ(pairs.keys_needed(queries, keys), keys_needed) << what;
@@ -225,11 +222,10 @@ TEST(AllowedPairs, EqualStridesGiveOneBand) {
   for (int a = 0; a < 8; ++a) {
     for (int b = 0; b < 8; ++b) {
       int bands = 0;
-      pairs.for_each_band(layout.shard(a).hull(), layout.shard(b).hull(),
-                          [&](const BandRectangle& band) {
-                            EXPECT_EQ(band.area(), b <= a ? 500 * 501 / 2 : 500 * 499 / 2);
-                            return ++bands > 0;
-                          });
+      pairs.for_each_band(layout.shard(a).hull(), layout.shard(b).hull(), [&](const BandRectangle& band) {
+        EXPECT_EQ(band.area(), b <= a ? 500 * 501 / 2 : 500 * 499 / 2);
+        return ++bands > 0;
+      });
       EXPECT_EQ(bands, 1);
     }
   }

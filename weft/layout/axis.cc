@@ -23,7 +23,8 @@ Axis Axis::from_runs(const std::vector<Run>& runs) {
     axis.first_slot_.push_back(axis.tokens_);
     axis.tokens_ += run.count;
   }
-  axis.runs_per_slot_ = static_cast<double>(axis.runs_.size()) / static_cast<double>(std::max<int64_t>(1, axis.tokens_));
+  axis.runs_per_slot_ =
+      static_cast<double>(axis.runs_.size()) / static_cast<double>(std::max<int64_t>(1, axis.tokens_));
   std::vector<Range> hulls;
   for (const Run& run : axis.runs_) hulls.push_back({run.base, run.base + (run.count - 1) * run.stride + 1});
   axis.hulls_.push_back(std::move(hulls));

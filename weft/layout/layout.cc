@@ -129,8 +129,7 @@ Layout Layout::from_runs(int64_t tokens, std::vector<std::vector<Run>> shard_run
   // Before anything of the size of `tokens` is touched, which a few hostile runs may claim to be huge.
   if (found != tokens) {
     throw Error(ErrorCode::usage, "the runs hold " + std::to_string(found) + " positions for " +
-                                      std::to_string(tokens) +
-                                      " tokens; every token needs exactly one place");
+                                      std::to_string(tokens) + " tokens; every token needs exactly one place");
   }
   std::vector<bool> seen(static_cast<size_t>(tokens));
   for (const std::vector<Run>& runs : shard_runs) {
@@ -138,8 +137,8 @@ Layout Layout::from_runs(int64_t tokens, std::vector<std::vector<Run>> shard_run
       for (int64_t i = 0; i < run.count; ++i) {
         const auto position = static_cast<size_t>(run.base + i * run.stride);
         if (seen[position]) {
-          throw Error(ErrorCode::usage, "position " + std::to_string(position) +
-                                            " is given twice; every token needs exactly one place");
+          throw Error(ErrorCode::usage,
+                      "position " + std::to_string(position) + " is given twice; every token needs exactly one place");
         }
         seen[position] = true;
       }
@@ -185,12 +184,11 @@ Layout make_layout(std::string_view name, const std::vector<int64_t>& lengths, i
   if (name == "zigzag") return Layout::zigzag(sum(lengths), ranks);
   if (name == "striped") return Layout::striped(sum(lengths), ranks);
   if (name == "document-zigzag") return Layout::document_zigzag(lengths, ranks);
-  throw Error(ErrorCode::usage, "unknown layout '" + std::string(name) +
-                                    "'; use contiguous, zigzag, striped or document-zigzag");
+  throw Error(ErrorCode::usage,
+              "unknown layout '" + std::string(name) + "'; use contiguous, zigzag, striped or document-zigzag");
 }
 
-std::vector<int64_t> next_token_labels(std::span<const int64_t> ids, std::span<const int64_t> lengths,
-                                       int64_t ignore) {
+std::vector<int64_t> next_token_labels(std::span<const int64_t> ids, std::span<const int64_t> lengths, int64_t ignore) {
   const int64_t tokens = static_cast<int64_t>(ids.size());
   int64_t total = 0;
   for (int64_t length : lengths) {
@@ -201,8 +199,8 @@ std::vector<int64_t> next_token_labels(std::span<const int64_t> ids, std::span<c
     total += length;
   }
   if (total != tokens) {
-    throw Error(ErrorCode::usage, "document lengths sum to " + std::to_string(total) + "; use lengths that sum to the " +
-                                      std::to_string(tokens) + " ids");
+    throw Error(ErrorCode::usage, "document lengths sum to " + std::to_string(total) +
+                                      "; use lengths that sum to the " + std::to_string(tokens) + " ids");
   }
   std::vector<int64_t> labels(ids.size(), ignore);
   size_t begin = 0;

@@ -42,8 +42,7 @@ std::vector<Positions> all_positions(const Layout& layout) {
 std::vector<int64_t> random_lengths(Random& random, int64_t tokens) {
   std::vector<int64_t> lengths;
   while (tokens > 0) {
-    lengths.push_back(
-        random.uniform(3) == 0 ? 1 : random.uniform(1, std::min<int64_t>(tokens, 25) + 1));
+    lengths.push_back(random.uniform(3) == 0 ? 1 : random.uniform(1, std::min<int64_t>(tokens, 25) + 1));
     tokens -= lengths.back();
   }
   return lengths;
@@ -57,8 +56,7 @@ std::vector<std::vector<Run>> random_runs(Random& random, int64_t tokens, int ra
     if (taken[static_cast<size_t>(base)]) continue;
     Run run{.base = base, .stride = random.uniform(1, 5), .count = 0};
     const int64_t most = random.uniform(1, 9);
-    for (int64_t x = base; x < tokens && run.count < most && !taken[static_cast<size_t>(x)];
-         x += run.stride) {
+    for (int64_t x = base; x < tokens && run.count < most && !taken[static_cast<size_t>(x)]; x += run.stride) {
       taken[static_cast<size_t>(x)] = 1;
       ++run.count;
     }
@@ -78,12 +76,11 @@ void for_each_layout(F&& f) {
     for (int ranks : {1, 2, 3, 4, 5, 7, 8, 13}) {
       const std::vector<int64_t> lengths = random_lengths(random, tokens);
       for (std::string_view name : layout_names()) {
-        SCOPED_TRACE(std::string(name) + ", " + std::to_string(tokens) + " tokens, " +
-                     std::to_string(ranks) + " ranks");
+        SCOPED_TRACE(std::string(name) + ", " + std::to_string(tokens) + " tokens, " + std::to_string(ranks) +
+                     " ranks");
         ASSERT_NO_FATAL_FAILURE(f(make_layout(name, lengths, ranks)));
       }
-      SCOPED_TRACE("runs, " + std::to_string(tokens) + " tokens, " + std::to_string(ranks) +
-                   " ranks");
+      SCOPED_TRACE("runs, " + std::to_string(tokens) + " tokens, " + std::to_string(ranks) + " ranks");
       ASSERT_NO_FATAL_FAILURE(f(Layout::from_runs(tokens, random_runs(random, tokens, ranks))));
     }
   }
@@ -157,19 +154,14 @@ TEST(Layout, ShardAndUnshardAreInverse) {
 }
 
 TEST(Layout, GoldenShards) {
-  EXPECT_EQ(all_positions(Layout::contiguous(8, 2)),
-            (std::vector<Positions>{{0, 1, 2, 3}, {4, 5, 6, 7}}));
-  EXPECT_EQ(all_positions(Layout::zigzag(8, 2)),
-            (std::vector<Positions>{{0, 1, 6, 7}, {2, 3, 4, 5}}));
-  EXPECT_EQ(all_positions(Layout::striped(8, 2)),
-            (std::vector<Positions>{{0, 2, 4, 6}, {1, 3, 5, 7}}));
-  EXPECT_EQ(all_positions(Layout::striped(7, 3)),
-            (std::vector<Positions>{{0, 3, 6}, {1, 4}, {2, 5}}));
+  EXPECT_EQ(all_positions(Layout::contiguous(8, 2)), (std::vector<Positions>{{0, 1, 2, 3}, {4, 5, 6, 7}}));
+  EXPECT_EQ(all_positions(Layout::zigzag(8, 2)), (std::vector<Positions>{{0, 1, 6, 7}, {2, 3, 4, 5}}));
+  EXPECT_EQ(all_positions(Layout::striped(8, 2)), (std::vector<Positions>{{0, 2, 4, 6}, {1, 3, 5, 7}}));
+  EXPECT_EQ(all_positions(Layout::striped(7, 3)), (std::vector<Positions>{{0, 3, 6}, {1, 4}, {2, 5}}));
   EXPECT_EQ(all_positions(Layout::document_zigzag({4, 8}, 2)),
             (std::vector<Positions>{{0, 3, 4, 5, 10, 11}, {1, 2, 6, 7, 8, 9}}));
   // The first document leaves its odd token to chunk 0, so the second begins with chunk 1.
-  EXPECT_EQ(all_positions(Layout::document_zigzag({5, 2, 1}, 2)),
-            (std::vector<Positions>{{0, 1, 4, 7}, {2, 3, 5, 6}}));
+  EXPECT_EQ(all_positions(Layout::document_zigzag({5, 2, 1}, 2)), (std::vector<Positions>{{0, 1, 4, 7}, {2, 3, 5, 6}}));
   EXPECT_EQ(all_positions(Layout::contiguous(2, 4)), (std::vector<Positions>{{}, {0}, {}, {1}}));
 }
 
@@ -189,8 +181,7 @@ TEST(Layout, HostileSizesAreRefused) {
       refusal([&] { make_layout(name, {bad}, 2); });
       refusal([&] { make_layout(name, {5, bad}, 2); });
     }
-    for (int bad :
-         {0, -1, 65537, std::numeric_limits<int>::max(), std::numeric_limits<int>::min()}) {
+    for (int bad : {0, -1, 65537, std::numeric_limits<int>::max(), std::numeric_limits<int>::min()}) {
       refusal([&] { make_layout(name, {8}, bad); });
     }
     refusal([&] { make_layout(name, {}, 2); });
@@ -306,9 +297,7 @@ TEST(Layout, ManyShortDocumentsOnManyRanksAreQuick) {
 }
 
 TEST(Layout, BadRunsAreRefused) {
-  const auto with = [](weft::Run run) {
-    return [=] { Layout::from_runs(10, {{run}, {{0, 1, 5}}}); };
-  };
+  const auto with = [](weft::Run run) { return [=] { Layout::from_runs(10, {{run}, {{0, 1, 5}}}); }; };
   EXPECT_EQ(Layout::from_runs(10, {{{5, 1, 5}}, {{0, 1, 5}}}).tokens_of(0), 5);
   refusal(with({4, 1, 5}));  // overlap
   refusal(with({5, 1, 4}));  // 9 is missing
@@ -378,8 +367,7 @@ TEST(Axis, RunsInsideASlotInterval) {
 }
 
 TEST(Axis, TheExampleOfTheHeader) {
-  const Axis axis =
-      Axis::from_runs({{.base = 0, .stride = 2, .count = 3}, {.base = 1, .stride = 2, .count = 2}});
+  const Axis axis = Axis::from_runs({{.base = 0, .stride = 2, .count = 3}, {.base = 1, .stride = 2, .count = 2}});
   EXPECT_EQ(axis.position(2), 4);
   EXPECT_EQ(axis.position(3), 1);
   EXPECT_TRUE(Axis::identity(5).is_identity());
@@ -390,8 +378,7 @@ TEST(NextTokenLabels, StayInsideTheirDocument) {
   const auto labels = [](std::vector<int64_t> ids, std::vector<int64_t> lengths) {
     return next_token_labels(ids, lengths);
   };
-  EXPECT_EQ(labels({5, 6, 7, 8, 9, 4}, {3, 1, 2}),
-            (std::vector<int64_t>{6, 7, -100, -100, 4, -100}));
+  EXPECT_EQ(labels({5, 6, 7, 8, 9, 4}, {3, 1, 2}), (std::vector<int64_t>{6, 7, -100, -100, 4, -100}));
   EXPECT_EQ(labels({1}, {1}), (std::vector<int64_t>{-100}));
   EXPECT_EQ(labels({}, {}), (std::vector<int64_t>{}));
   const std::vector<int64_t> ids = {1, 2, 3}, one = {3};

@@ -11,8 +11,8 @@
 namespace weft {
 
 static std::ostream& operator<<(std::ostream& out, const BandRectangle& band) {
-  return out << "q " << band.q.begin << ".." << band.q.end << ", k " << band.k.begin << ".."
-             << band.k.end << ", lo " << band.lo << ", hi " << band.hi;
+  return out << "q " << band.q.begin << ".." << band.q.end << ", k " << band.k.begin << ".." << band.k.end << ", lo "
+             << band.lo << ", hi " << band.hi;
 }
 
 namespace {
@@ -109,8 +109,7 @@ TEST(Band, CutKeepsExactlyThePairsInside) {
     const BandRectangle part = cut(band, queries, keys);
     for (int64_t i = 0; i < 24; ++i) {
       for (int64_t j = 0; j < 24; ++j) {
-        ASSERT_EQ(part.contains(i, j),
-                  band.contains(i, j) && queries.contains(i) && keys.contains(j));
+        ASSERT_EQ(part.contains(i, j), band.contains(i, j) && queries.contains(i) && keys.contains(j));
       }
     }
   }
@@ -132,8 +131,7 @@ TEST(Band, AreaIsExactUpToTwoToThe31) {
     return random.uniform(3) == 0 ? most - random.uniform(4) : random.uniform(most + 1);
   };
   for (int trial = 0; trial < 50000; ++trial) {
-    BandRectangle band{.q = {near_the_end(), near_the_end()},
-                       .k = {near_the_end(), near_the_end()}};
+    BandRectangle band{.q = {near_the_end(), near_the_end()}, .k = {near_the_end(), near_the_end()}};
     if (random.uniform(2) == 0) band.q.begin = random.uniform(3);
     if (random.uniform(2) == 0) band.k.begin = random.uniform(3);
     if (random.uniform(4) != 0) {

@@ -22,8 +22,7 @@ void check_tokens(int64_t tokens, const char* what) {
 void check_rule(const MaskRule& rule) {
   if (rule.window < 0 || rule.window > kMaxTokens) {
     throw Error(ErrorCode::usage, "window " + std::to_string(rule.window) +
-                                      " is out of range; use 0 for no limit or 1 to " +
-                                      std::to_string(kMaxTokens));
+                                      " is out of range; use 0 for no limit or 1 to " + std::to_string(kMaxTokens));
   }
 }
 
@@ -57,10 +56,8 @@ void check_disjoint(const std::vector<BandRectangle>& bands) {
     if (!shrunk.back().q.empty()) comes.push_back(shrunk.size() - 1);
   }
   std::vector<size_t> goes = comes;
-  std::sort(comes.begin(), comes.end(),
-            [&](size_t a, size_t b) { return shrunk[a].q.begin < shrunk[b].q.begin; });
-  std::sort(goes.begin(), goes.end(),
-            [&](size_t a, size_t b) { return shrunk[a].q.end < shrunk[b].q.end; });
+  std::sort(comes.begin(), comes.end(), [&](size_t a, size_t b) { return shrunk[a].q.begin < shrunk[b].q.begin; });
+  std::sort(goes.begin(), goes.end(), [&](size_t a, size_t b) { return shrunk[a].q.end < shrunk[b].q.end; });
 
   int64_t row = 0;
   const auto first_key = [&](size_t i) { return std::max(shrunk[i].k.begin, row + shrunk[i].lo); };
@@ -123,9 +120,7 @@ Mask::Mask(int64_t queries, int64_t keys, std::vector<BandRectangle> bands)
     : queries_(queries), keys_(keys), bands_(std::move(bands)) {
   std::erase_if(bands_, [](const BandRectangle& band) { return band.empty(); });
   std::sort(bands_.begin(), bands_.end(), [](const BandRectangle& a, const BandRectangle& b) {
-    const auto key = [](const BandRectangle& x) {
-      return std::tuple(x.q.begin, x.k.begin, x.q.end, x.k.end, x.lo);
-    };
+    const auto key = [](const BandRectangle& x) { return std::tuple(x.q.begin, x.k.begin, x.q.end, x.k.end, x.lo); };
     return key(a) < key(b);
   });
   int64_t reach = 0;
@@ -197,8 +192,8 @@ std::span<const BandRectangle> Mask::find_bands_meeting(Range q, Range k) const 
   if (keys_ordered_) {
     first = std::lower_bound(first, last, k.begin,
                              [](const BandRectangle& band, int64_t begin) { return band.k.end <= begin; });
-    last = std::lower_bound(first, last, k.end,
-                            [](const BandRectangle& band, int64_t end) { return band.k.begin < end; });
+    last =
+        std::lower_bound(first, last, k.end, [](const BandRectangle& band, int64_t end) { return band.k.begin < end; });
   }
   return {first, last};
 }

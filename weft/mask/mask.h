@@ -75,8 +75,8 @@ class Mask {
   int64_t keys_ = 0;
   int64_t area_ = 0;
   std::vector<BandRectangle> bands_;
-  std::vector<int64_t> reach_;   // reach_[i] = largest q.end among bands_[0..i], for bisection
-  bool keys_ordered_ = true;     // k.begin and k.end ascend along bands_ too, as they do for packed documents
+  std::vector<int64_t> reach_;  // reach_[i] = largest q.end among bands_[0..i], for bisection
+  bool keys_ordered_ = true;    // k.begin and k.end ascend along bands_ too, as they do for packed documents
 };
 
 }  // namespace weft

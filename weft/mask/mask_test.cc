@@ -91,14 +91,12 @@ std::vector<int64_t> random_lengths(Random& random, int64_t most_documents, int6
 }
 
 MaskRule random_rule(Random& random) {
-  return {.causal = random.uniform(2) == 0,
-          .window = random.uniform(2) == 0 ? 0 : random.uniform(1, 9)};
+  return {.causal = random.uniform(2) == 0, .window = random.uniform(2) == 0 ? 0 : random.uniform(1, 9)};
 }
 
 BandRectangle random_band(Random& random, int64_t queries, int64_t keys) {
   const int64_t q = random.uniform(queries), k = random.uniform(keys);
-  BandRectangle band{.q = {q, random.uniform(q, queries + 1)},
-                     .k = {k, random.uniform(k, keys + 1)}};
+  BandRectangle band{.q = {q, random.uniform(q, queries + 1)}, .k = {k, random.uniform(k, keys + 1)}};
   if (random.uniform(2) == 0) band.lo = random.uniform(-keys, keys + 1);
   if (random.uniform(2) == 0) band.hi = random.uniform(-keys, keys + 1);
   return band;

@@ -69,9 +69,8 @@ const Method ring = {
     .masks = kAllMasks,
     .needs = kNeeds,
     .options = {direction("1")},
-    .layout = [](const std::vector<int64_t>& lengths, int ranks, const MethodOptions&) {
-      return make_layout("contiguous", lengths, ranks);
-    },
+    .layout = [](const std::vector<int64_t>& lengths, int ranks,
+                 const MethodOptions&) { return make_layout("contiguous", lengths, ranks); },
     .writer = make_writer,
 };
 
@@ -82,9 +81,10 @@ const Method zigzag = {
     .masks = kAllMasks,
     .needs = kNeeds,
     .options = {direction("-1")},
-    .layout = [](const std::vector<int64_t>& lengths, int ranks, const MethodOptions&) {
-      return make_layout(lengths.size() == 1 ? "zigzag" : "document-zigzag", lengths, ranks);
-    },
+    .layout =
+        [](const std::vector<int64_t>& lengths, int ranks, const MethodOptions&) {
+          return make_layout(lengths.size() == 1 ? "zigzag" : "document-zigzag", lengths, ranks);
+        },
     .writer = make_writer,
 };
 
@@ -95,9 +95,8 @@ const Method striped = {
     .masks = kAllMasks,
     .needs = kNeeds,
     .options = {direction("1")},
-    .layout = [](const std::vector<int64_t>& lengths, int ranks, const MethodOptions&) {
-      return make_layout("striped", lengths, ranks);
-    },
+    .layout = [](const std::vector<int64_t>& lengths, int ranks,
+                 const MethodOptions&) { return make_layout("striped", lengths, ranks); },
     .writer = make_writer,
 };
 

@@ -17,9 +17,8 @@ const Method ulysses = {
     .masks = "full, causal, sliding window, packed documents and combinations",
     .needs = "any tokens, heads and kv heads; ranks beyond the number of heads stay idle in attention",
     .options = {},
-    .layout = [](const std::vector<int64_t>& lengths, int ranks, const MethodOptions&) {
-      return make_layout("contiguous", lengths, ranks);
-    },
+    .layout = [](const std::vector<int64_t>& lengths, int ranks,
+                 const MethodOptions&) { return make_layout("contiguous", lengths, ranks); },
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions&) -> Writer {
       auto grid = make_head_grid(*problem, problem->ranks(), true, 1);
       return [grid](int rank, Builder& b) { return write_head_exchange(grid, rank, b); };

@@ -69,7 +69,8 @@ const Method usp = {
     .masks = "full, causal, sliding window, packed documents and combinations",
     .needs = "a ulysses degree that divides the ranks; any tokens, heads and kv heads",
     .options = {{"ulysses", "auto", "auto or a divisor of ranks", "ranks that trade heads; the others ring"},
-                {"placement", "inner", "inner or outer", "whether ranks that trade heads are adjacent, or those of a ring"},
+                {"placement", "inner", "inner or outer",
+                 "whether ranks that trade heads are adjacent, or those of a ring"},
                 {"direction", "-1", "1 or -1", "which way key-value blocks travel in the ring"}},
     .layout = usp_layout,
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {

@@ -32,17 +32,13 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v)
 }  // namespace
 
 AttentionFunction dense_attention(std::vector<int64_t> document_lengths) {
-  return [lengths = std::move(document_lengths)](const at::Tensor& q, const at::Tensor& k,
-                                                 const at::Tensor& v) {
+  return [lengths = std::move(document_lengths)](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
     const int64_t repeat = q.size(1) / k.size(1);
     std::vector<at::Tensor> parts;
     int64_t begin = 0;
     for (const int64_t length : lengths) {
-      const auto piece = [&](const at::Tensor& t) {
-        return t.narrow(0, begin, length).transpose(0, 1);
-      };
-      parts.push_back(attend(piece(q), piece(k).repeat_interleave(repeat, 0),
-                             piece(v).repeat_interleave(repeat, 0))
+      const auto piece = [&](const at::Tensor& t) { return t.narrow(0, begin, length).transpose(0, 1); };
+      parts.push_back(attend(piece(q), piece(k).repeat_interleave(repeat, 0), piece(v).repeat_interleave(repeat, 0))
                           .transpose(0, 1));
       begin += length;
     }

@@ -23,8 +23,7 @@ namespace weft {
 // tokens may be 0. q, k, v have the compute type (fp32 or bf16) and may be strided views. Called once
 // a layer, in the same order on all ranks, and differentiable: its backward runs in the thread that
 // called backward(). With grad mode off (at::NoGradGuard) only the forward pass may happen.
-using AttentionFunction =
-    std::function<at::Tensor(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v)>;
+using AttentionFunction = std::function<at::Tensor(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v)>;
 
 // The plain one-rank implementation of torch operators: the reference for tests, with memory for
 // all scores of a document at once.

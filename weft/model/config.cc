@@ -32,8 +32,7 @@ class Fields {
   int64_t integer(const char* name, int64_t otherwise) const {
     if (!has(name)) return otherwise;
     const Json& value = at(name);
-    if (!value.is_number_integer() ||
-        (value.is_number_unsigned() && value.get<uint64_t>() > uint64_t{1} << 62)) {
+    if (!value.is_number_integer() || (value.is_number_unsigned() && value.get<uint64_t>() > uint64_t{1} << 62)) {
       throw mistyped(name, "a whole number");
     }
     return value.get<int64_t>();
@@ -59,12 +58,9 @@ class Fields {
   }
 
  private:
-  Error malformed(const std::string& what) const {
-    return Error(ErrorCode::format, path_ + " " + what);
-  }
+  Error malformed(const std::string& what) const { return Error(ErrorCode::format, path_ + " " + what); }
   Error mistyped(const char* name, const char* wanted) const {
-    return malformed("has " + std::string(name) + " = " + in_quotes(at(name).dump()) +
-                     ", which is not " + wanted);
+    return malformed("has " + std::string(name) + " = " + in_quotes(at(name).dump()) + ", which is not " + wanted);
   }
 
   const Json& object_;
@@ -94,8 +90,7 @@ void read_rope(const Fields& fields, const std::string& path, ModelConfig& confi
       scaling.original_max_position_embeddings =
           rope.integer("original_max_position_embeddings", config.max_position_embeddings);
     } else {
-      throw rope.unsupported("the rotary scaling " + in_quotes(kind) +
-                             "; default, linear and llama3 are supported");
+      throw rope.unsupported("the rotary scaling " + in_quotes(kind) + "; default, linear and llama3 are supported");
     }
   }
 }
@@ -140,28 +135,27 @@ void ModelConfig::check() const {
   constexpr int64_t kMax = int64_t{1} << 20;  // far above every real model
   for (const auto& [name, value] : sizes) {
     if (value < 1 || value > kMax) {
-      throw Error(ErrorCode::usage, std::string(name) + " is " + std::to_string(value) +
-                                        "; allowed are 1 to " + std::to_string(kMax));
+      throw Error(ErrorCode::usage,
+                  std::string(name) + " is " + std::to_string(value) + "; allowed are 1 to " + std::to_string(kMax));
     }
   }
   // In doubles: with the limits above the exact number may exceed 63 bits.
-  const double weights = 2.0 * vocab_size * hidden_size +
-                         1.0 * num_hidden_layers * hidden_size *
-                             (4.0 * num_attention_heads * head_dim + 3.0 * intermediate_size);
+  const double weights =
+      2.0 * vocab_size * hidden_size +
+      1.0 * num_hidden_layers * hidden_size * (4.0 * num_attention_heads * head_dim + 3.0 * intermediate_size);
   if (weights > 1e12) {
-    throw Error(ErrorCode::usage, "a model of " + format_count(weights) +
-                                      " weights is too large; at most 1e12 are allowed");
+    throw Error(ErrorCode::usage,
+                "a model of " + format_count(weights) + " weights is too large; at most 1e12 are allowed");
   }
   if (num_attention_heads % num_key_value_heads != 0) {
-    throw Error(ErrorCode::usage,
-                std::to_string(num_attention_heads) + " attention heads cannot share " +
-                    std::to_string(num_key_value_heads) +
-                    " key-value heads evenly; num_attention_heads must be a multiple of "
-                    "num_key_value_heads");
+    throw Error(ErrorCode::usage, std::to_string(num_attention_heads) + " attention heads cannot share " +
+                                      std::to_string(num_key_value_heads) +
+                                      " key-value heads evenly; num_attention_heads must be a multiple of "
+                                      "num_key_value_heads");
   }
   if (head_dim % 2 != 0) {
-    throw Error(ErrorCode::usage, "head_dim is " + std::to_string(head_dim) +
-                                      "; rotary embedding needs an even number");
+    throw Error(ErrorCode::usage,
+                "head_dim is " + std::to_string(head_dim) + "; rotary embedding needs an even number");
   }
   const auto in_range = [](const char* name, double value, double max) {
     if (!(value > 0 && value <= max)) {
@@ -187,8 +181,7 @@ void ModelConfig::check() const {
 int64_t ModelConfig::parameter_count() const {
   const int64_t heads = head_dim * (2 * num_attention_heads + 2 * num_key_value_heads);
   const int64_t layer = hidden_size * (heads + 3 * intermediate_size + 2);
-  return vocab_size * hidden_size * (tie_word_embeddings ? 1 : 2) + num_hidden_layers * layer +
-         hidden_size;
+  return vocab_size * hidden_size * (tie_word_embeddings ? 1 : 2) + num_hidden_layers * layer + hidden_size;
 }
 
 const std::vector<std::string_view>& model_preset_names() {
@@ -197,8 +190,8 @@ const std::vector<std::string_view>& model_preset_names() {
 }
 
 ModelConfig model_preset(std::string_view name) {
-  const auto make = [](int64_t hidden, int64_t intermediate, int64_t layers, int64_t heads,
-                       int64_t kv_heads, int64_t head_dim) {
+  const auto make = [](int64_t hidden, int64_t intermediate, int64_t layers, int64_t heads, int64_t kv_heads,
+                       int64_t head_dim) {
     ModelConfig config;
     config.hidden_size = hidden;
     config.intermediate_size = intermediate;
@@ -228,9 +221,8 @@ ModelConfig parse_config(std::string_view json, const std::string& path) {
   config.num_attention_heads = fields.integer("num_attention_heads");
   config.num_key_value_heads = fields.integer("num_key_value_heads", config.num_attention_heads);
   // What is missing has the value that transformers assumes.
-  config.head_dim = fields.integer("head_dim", config.num_attention_heads > 0
-                                                   ? config.hidden_size / config.num_attention_heads
-                                                   : 0);
+  config.head_dim =
+      fields.integer("head_dim", config.num_attention_heads > 0 ? config.hidden_size / config.num_attention_heads : 0);
   config.max_position_embeddings = fields.integer("max_position_embeddings", 2048);
   config.rms_norm_eps = fields.number("rms_norm_eps", 1e-6);
   config.tie_word_embeddings = fields.boolean("tie_word_embeddings", false);
@@ -247,9 +239,7 @@ ModelConfig parse_config(std::string_view json, const std::string& path) {
   return config;
 }
 
-ModelConfig read_config(const std::string& path) {
-  return parse_config(read_file(path, size_t{16} << 20), path);
-}
+ModelConfig read_config(const std::string& path) { return parse_config(read_file(path, size_t{16} << 20), path); }
 
 std::string config_json(const ModelConfig& config) {
   Json rope = {{"rope_type", "default"}, {"rope_theta", config.rope_theta}};
@@ -298,8 +288,6 @@ std::string config_json(const ModelConfig& config) {
   return document.dump(2) + "\n";
 }
 
-void write_config(const std::string& path, const ModelConfig& config) {
-  write_file(path, config_json(config));
-}
+void write_config(const std::string& path, const ModelConfig& config) { write_file(path, config_json(config)); }
 
 }  // namespace weft

@@ -20,8 +20,8 @@ namespace weft {
 struct RopeScaling {
   enum class Kind : uint8_t { none, linear, llama3 };
   Kind kind = Kind::none;
-  double factor = 1;            // linear and llama3
-  double low_freq_factor = 1;   // llama3 only, as the next two
+  double factor = 1;           // linear and llama3
+  double low_freq_factor = 1;  // llama3 only, as the next two
   double high_freq_factor = 4;
   int64_t original_max_position_embeddings = 8192;
   friend bool operator==(const RopeScaling&, const RopeScaling&) = default;

@@ -25,14 +25,12 @@ class Llama {
   // `weights` is a flat array laid out by ParameterMap(config), borrowed, not copied: all ranks may
   // share one. `gradients`, of the same size and type, receives sums of gradients in backward; if it is
   // undefined the model cannot be trained. Activations and matrix products have type `compute`.
-  Llama(const ModelConfig& config, const at::Tensor& weights, const at::Tensor& gradients,
-        at::ScalarType compute);
+  Llama(const ModelConfig& config, const at::Tensor& weights, const at::Tensor& gradients, at::ScalarType compute);
 
   const ModelConfig& config() const { return config_; }
 
   // Final hidden states, normalised: [tokens, hidden] from int64 ids and positions [tokens].
-  at::Tensor hidden(const at::Tensor& ids, const at::Tensor& positions,
-                    const AttentionFunction& attention) const;
+  at::Tensor hidden(const at::Tensor& ids, const at::Tensor& positions, const AttentionFunction& attention) const;
 
   // scale * sum of the cross entropy over rows whose label is not -100, in fp32 (fp64 if the weights
   // are). labels: int64 [tokens]. Logits exist for a bounded number of rows at a time.
@@ -45,8 +43,8 @@ class Llama {
   struct Layer {
     at::Tensor input_norm, q, k, v, o, post_norm, gate, up, down;
   };
-  at::Tensor layer(const Layer& layer, const at::Tensor& x, const at::Tensor& cos,
-                   const at::Tensor& sin, const AttentionFunction& attention) const;
+  at::Tensor layer(const Layer& layer, const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin,
+                   const AttentionFunction& attention) const;
 
   ModelConfig config_;
   at::ScalarType compute_;

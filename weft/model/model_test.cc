@@ -101,8 +101,7 @@ TEST(RotaryTest, IsARotationOfComplexNumbers) {
 
 TEST(RotaryTest, BackwardIsTheInverseRotation) {
   const at::Tensor positions = at::tensor({3, 8}, at::kLong);
-  const auto [cos, sin] =
-      rotary_tables(positions, rotary_frequencies(small_config(true)), at::kDouble);
+  const auto [cos, sin] = rotary_tables(positions, rotary_frequencies(small_config(true)), at::kDouble);
   const at::Tensor x = normal({2, 3, 4}, 1).requires_grad_(true);
   const at::Tensor y = rotate(x, cos, sin);
   y.backward(y.detach());
@@ -137,8 +136,7 @@ TEST(CrossEntropyTest, AgreesWithAutogradInAnyChunks) {
   const at::Tensor labels = at::tensor({0, 4, -100, 2, 2, -100, 1, 3, -100}, at::kLong);
   const at::Tensor log_p = at::log_softmax(at::linear(x, w), 1);
   const at::Tensor has = labels.ge(0);
-  const at::Tensor want =
-      log_p.gather(1, labels.clamp_min(0).unsqueeze(1)).squeeze(1).mul(has).sum().mul(-0.25);
+  const at::Tensor want = log_p.gather(1, labels.clamp_min(0).unsqueeze(1)).squeeze(1).mul(has).sum().mul(-0.25);
   want.backward();
   const at::Tensor dx = x.grad().clone(), dw = w.grad().clone();
   for (const int64_t chunk : {1, 11, 25, 1000}) {
@@ -158,8 +156,8 @@ struct TinyRun {
   at::Tensor loss, gradients;
 };
 
-TinyRun run(const ModelConfig& config, const at::Tensor& weights,
-            const std::vector<int64_t>& lengths, at::ScalarType compute, bool backward) {
+TinyRun run(const ModelConfig& config, const at::Tensor& weights, const std::vector<int64_t>& lengths,
+            at::ScalarType compute, bool backward) {
   const at::Tensor positions = positions_of(lengths);
   const int64_t tokens = positions.numel();
   const at::Tensor ids = whole_numbers(tokens, config.vocab_size, 1);
@@ -179,15 +177,13 @@ at::Tensor random_weights(const ModelConfig& config) {
   at::Tensor weights = at::zeros({map.size()}, at::kDouble);
   for (const Parameter& p : map.parameters()) {
     weights.narrow(0, p.offset, p.count)
-        .copy_(normal({p.count}, static_cast<uint64_t>(p.offset)) * 0.3 +
-               (p.shape.size() == 1 ? 1 : 0));
+        .copy_(normal({p.count}, static_cast<uint64_t>(p.offset)) * 0.3 + (p.shape.size() == 1 ? 1 : 0));
   }
   return weights;
 }
 
 // The same model once more, as plainly as it can be written.
-at::Tensor plain_loss(const ModelConfig& c, const at::Tensor& flat,
-                      const std::vector<int64_t>& lengths) {
+at::Tensor plain_loss(const ModelConfig& c, const at::Tensor& flat, const std::vector<int64_t>& lengths) {
   const ParameterMap map(c);
   const auto w = [&](const std::string& name) {
     const Parameter& p = map.at(name);
@@ -205,8 +201,7 @@ at::Tensor plain_loss(const ModelConfig& c, const at::Tensor& flat,
     const int64_t half = c.head_dim / 2;
     return x * cos + at::cat({x.narrow(2, half, half).neg(), x.narrow(2, 0, half)}, 2) * sin;
   };
-  at::Tensor x =
-      w("model.embed_tokens.weight").index_select(0, whole_numbers(tokens, c.vocab_size, 1));
+  at::Tensor x = w("model.embed_tokens.weight").index_select(0, whole_numbers(tokens, c.vocab_size, 1));
   for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
     const std::string l = "model.layers." + std::to_string(i) + ".";
     const at::Tensor h = norm(x, w(l + "input_layernorm.weight"));
@@ -219,13 +214,12 @@ at::Tensor plain_loss(const ModelConfig& c, const at::Tensor& flat,
     const at::Tensor o = dense_attention(lengths)(q, k, v).reshape({tokens, -1});
     x = x + at::linear(o, w(l + "self_attn.o_proj.weight"));
     const at::Tensor m = norm(x, w(l + "post_attention_layernorm.weight"));
-    x = x + at::linear(at::silu(at::linear(m, w(l + "mlp.gate_proj.weight"))) *
-                           at::linear(m, w(l + "mlp.up_proj.weight")),
-                       w(l + "mlp.down_proj.weight"));
+    x = x +
+        at::linear(at::silu(at::linear(m, w(l + "mlp.gate_proj.weight"))) * at::linear(m, w(l + "mlp.up_proj.weight")),
+                   w(l + "mlp.down_proj.weight"));
   }
   x = norm(x, w("model.norm.weight"));
-  const at::Tensor logits =
-      at::linear(x, w(c.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight"));
+  const at::Tensor logits = at::linear(x, w(c.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight"));
   const at::Tensor labels = whole_numbers(tokens, c.vocab_size, 2).narrow(0, 0, tokens - 1);
   const at::Tensor log_p = at::log_softmax(logits.narrow(0, 0, tokens - 1), 1);
   return log_p.gather(1, labels.unsqueeze(1)).mean().neg();
@@ -278,12 +272,11 @@ TEST(LlamaTest, ARankWithoutTokensTakesPart) {
   at::Tensor gradients = at::zeros_like(weights);
   const Llama model(config, weights, gradients, at::kFloat);
   const at::Tensor none = at::zeros({0}, at::kLong);
-  const at::Tensor x =
-      model.hidden(none, none, [&](const at::Tensor& q, const at::Tensor&, const at::Tensor&) {
-        ++calls;
-        EXPECT_TRUE(q.requires_grad());
-        return q.clone();
-      });
+  const at::Tensor x = model.hidden(none, none, [&](const at::Tensor& q, const at::Tensor&, const at::Tensor&) {
+    ++calls;
+    EXPECT_TRUE(q.requires_grad());
+    return q.clone();
+  });
   const at::Tensor loss = model.loss(x, none, 1);
   EXPECT_EQ(calls, config.num_hidden_layers);
   EXPECT_EQ(loss.item<float>(), 0);

@@ -54,15 +54,13 @@ struct Linear : Function<Linear> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
     const at::Tensor &x = saved[0], &weight = saved[1], &dy = grads[0];
-    return {product(dy, weight.to(x.scalar_type()), x.scalar_type()),
-            product(dy.t(), x, weight.scalar_type())};
+    return {product(dy, weight.to(x.scalar_type()), x.scalar_type()), product(dy.t(), x, weight.scalar_type())};
   }
 };
 
 // As one node: composed of torch operators it would keep three arrays of x's size for backward.
 struct RmsNorm : Function<RmsNorm> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
-                            double eps) {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight, double eps) {
     const at::Tensor wide_x = x.to(wide(x.scalar_type()));
     const at::Tensor inverse = wide_x.square().mean(-1, true).add_(eps).rsqrt_();  // [..., 1]
     ctx->save_for_backward({x, weight, inverse});
@@ -85,8 +83,7 @@ struct RmsNorm : Function<RmsNorm> {
 };
 
 // out = (x1 cos - x2 sin, x2 cos + x1 sin) for the halves x1, x2 of each head.
-at::Tensor rotated(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin,
-                   double direction) {
+at::Tensor rotated(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, double direction) {
   const int64_t half = x.size(-1) / 2;
   const at::Tensor x1 = x.narrow(-1, 0, half), x2 = x.narrow(-1, half, half);
   at::Tensor out = at::empty(x.sizes(), x.options());
@@ -99,8 +96,7 @@ at::Tensor rotated(const at::Tensor& x, const at::Tensor& cos, const at::Tensor&
 }
 
 struct Rotate : Function<Rotate> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& cos,
-                            const at::Tensor& sin) {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
     ctx->save_for_backward({cos, sin});
     return rotated(x, cos, sin, 1);
   }
@@ -113,9 +109,8 @@ struct Rotate : Function<Rotate> {
 // Backward of a sum of cross entropies needs nothing but the logits, and these are at hand in
 // forward: so both gradients are formed there, chunk by chunk, and backward only scales them.
 struct CrossEntropySum : Function<CrossEntropySum> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& hidden,
-                            const at::Tensor& weight, const at::Tensor& labels, double scale,
-                            int64_t chunk_logits, bool train) {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& hidden, const at::Tensor& weight,
+                            const at::Tensor& labels, double scale, int64_t chunk_logits, bool train) {
     const auto type = wide(hidden.scalar_type());
     const int64_t tokens = hidden.size(0);
     const int64_t rows = std::max<int64_t>(1, chunk_logits / weight.size(0));
@@ -168,9 +163,7 @@ struct CrossEntropySum : Function<CrossEntropySum> {
 
 }  // namespace
 
-at::Tensor linear(const at::Tensor& x, const at::Tensor& weight) {
-  return Linear::apply(x, weight);
-}
+at::Tensor linear(const at::Tensor& x, const at::Tensor& weight) { return Linear::apply(x, weight); }
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   WEFT_CHECK(x.dim() == 2);
@@ -179,8 +172,7 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
 
 at::Tensor rotary_frequencies(const ModelConfig& config) {
   const at::Tensor even = at::arange(0, config.head_dim, 2, at::kLong).to(at::kFloat);
-  const at::Tensor plain =
-      at::pow(config.rope_theta, even.div(static_cast<double>(config.head_dim))).reciprocal();
+  const at::Tensor plain = at::pow(config.rope_theta, even.div(static_cast<double>(config.head_dim))).reciprocal();
   const RopeScaling& scaling = config.rope_scaling;
   switch (scaling.kind) {
     case RopeScaling::Kind::none: return plain;
@@ -197,16 +189,14 @@ at::Tensor rotary_frequencies(const ModelConfig& config) {
                                .div(scaling.high_freq_factor - scaling.low_freq_factor);
   const at::Tensor blended = slowed.mul(share.neg().add(1)).add(plain.mul(share));
   const at::Tensor long_wave = at::where(wave.gt(length / scaling.low_freq_factor), slowed, plain);
-  const at::Tensor between = wave.le(length / scaling.low_freq_factor)
-                                 .logical_and(wave.ge(length / scaling.high_freq_factor));
+  const at::Tensor between =
+      wave.le(length / scaling.low_freq_factor).logical_and(wave.ge(length / scaling.high_freq_factor));
   return at::where(between, blended, long_wave);
 }
 
-std::pair<at::Tensor, at::Tensor> rotary_tables(const at::Tensor& positions,
-                                                const at::Tensor& frequencies,
+std::pair<at::Tensor, at::Tensor> rotary_tables(const at::Tensor& positions, const at::Tensor& frequencies,
                                                 at::ScalarType type) {
-  const at::Tensor angles =
-      positions.to(frequencies.scalar_type()).unsqueeze(1).mul(frequencies).unsqueeze(1);
+  const at::Tensor angles = positions.to(frequencies.scalar_type()).unsqueeze(1).mul(frequencies).unsqueeze(1);
   return {angles.cos().to(type), angles.sin().to(type)};
 }
 
@@ -214,10 +204,9 @@ at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& 
   return Rotate::apply(x, cos, sin);
 }
 
-at::Tensor cross_entropy_sum(const at::Tensor& hidden, const at::Tensor& weight,
-                             const at::Tensor& labels, double scale, int64_t chunk_logits) {
-  const bool train =
-      at::GradMode::is_enabled() && (hidden.requires_grad() || weight.requires_grad());
+at::Tensor cross_entropy_sum(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& labels, double scale,
+                             int64_t chunk_logits) {
+  const bool train = at::GradMode::is_enabled() && (hidden.requires_grad() || weight.requires_grad());
   return CrossEntropySum::apply(hidden, weight, labels, scale, chunk_logits, train);
 }
 

@@ -27,8 +27,8 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
 at::Tensor rotary_frequencies(const ModelConfig& config);
 
 // cos and sin of position * frequency: two [tokens, 1, head_dim / 2] of type `type`.
-std::pair<at::Tensor, at::Tensor> rotary_tables(const at::Tensor& positions,
-                                                const at::Tensor& frequencies, at::ScalarType type);
+std::pair<at::Tensor, at::Tensor> rotary_tables(const at::Tensor& positions, const at::Tensor& frequencies,
+                                                at::ScalarType type);
 
 // Rotates the pairs (i, i + head_dim / 2) of x [tokens, heads, head_dim].
 at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin);
@@ -37,8 +37,7 @@ at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& 
 // fp32 (fp64 if hidden is). Works through the rows in chunks of at most `chunk_logits` logits, and
 // computes the gradients on the way, so that no logits are kept.
 //   hidden [tokens, hidden], weight [vocab, hidden] of any type, labels int64 [tokens]
-at::Tensor cross_entropy_sum(const at::Tensor& hidden, const at::Tensor& weight,
-                             const at::Tensor& labels, double scale,
+at::Tensor cross_entropy_sum(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& labels, double scale,
                              int64_t chunk_logits = int64_t{1} << 20);
 
 }  // namespace weft

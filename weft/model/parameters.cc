@@ -41,15 +41,13 @@ void copy_as_float(const SafetensorsFile& file, const StoredTensor& tensor, floa
     case StoredType::f32:
       if (count > 0) std::memcpy(to, bytes.data(), bytes.size());
       return;
-    case StoredType::f64:
-      return convert<double>(bytes, to, count, [](double x) { return static_cast<float>(x); });
+    case StoredType::f64: return convert<double>(bytes, to, count, [](double x) { return static_cast<float>(x); });
     case StoredType::bf16: return convert<uint16_t>(bytes, to, count, bf16_to_float);
     case StoredType::f16: return convert<uint16_t>(bytes, to, count, fp16_to_float);
     default:
-      throw Error(ErrorCode::unsupported,
-                  file.path() + ": tensor " + tensor.name + " has type " +
-                      std::string(name_of(tensor.type)) +
-                      "; weights must be F64, F32, F16 or BF16 (not quantised)");
+      throw Error(ErrorCode::unsupported, file.path() + ": tensor " + tensor.name + " has type " +
+                                              std::string(name_of(tensor.type)) +
+                                              "; weights must be F64, F32, F16 or BF16 (not quantised)");
   }
 }
 
@@ -60,9 +58,7 @@ std::vector<std::string> weight_files(const std::string& folder) {
   const std::string index = folder + "/" + kIndex;
   if (::access(index.c_str(), F_OK) != 0) return {folder + "/model.safetensors"};
   const auto document = nlohmann::json::parse(read_file(index), nullptr, false);
-  const auto fail = [&](const std::string& problem) {
-    return Error(ErrorCode::format, index + " " + problem);
-  };
+  const auto fail = [&](const std::string& problem) { return Error(ErrorCode::format, index + " " + problem); };
   if (document.is_discarded() || !document.is_object() || !document.contains("weight_map") ||
       !document["weight_map"].is_object()) {
     throw fail("is not JSON with an object weight_map");
@@ -122,8 +118,7 @@ void ParameterMap::initialise(std::span<float> weights, uint64_t seed) const {
   std::fill(weights.begin(), weights.end(), 0.0f);
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const Parameter& parameter = parameters_[i];
-    const auto part = weights.subspan(static_cast<size_t>(parameter.offset),
-                                      static_cast<size_t>(parameter.count));
+    const auto part = weights.subspan(static_cast<size_t>(parameter.offset), static_cast<size_t>(parameter.count));
     if (parameter.shape.size() == 1) {
       std::fill(part.begin(), part.end(), 1.0f);
       continue;
@@ -147,28 +142,26 @@ void ParameterMap::load(const std::string& folder, std::span<float> weights) con
         // Tables that older writers stored, and the second name of a tied matrix, carry nothing new.
         if (tensor.name.ends_with(".rotary_emb.inv_freq")) continue;
         if (tied && tensor.name == "lm_head.weight") continue;
-        throw Error(ErrorCode::format,
-                    path + " has a tensor " + in_quotes(tensor.name) +
-                        " that its config.json has no place for, or has it twice");
+        throw Error(ErrorCode::format, path + " has a tensor " + in_quotes(tensor.name) +
+                                           " that its config.json has no place for, or has it twice");
       }
       const Parameter& parameter = *found->second;
       if (tensor.shape != parameter.shape) {
-        throw Error(ErrorCode::format, path + ": tensor " + tensor.name + " has shape " +
-                                           shape_text(tensor.shape) + "; config.json says " +
-                                           shape_text(parameter.shape));
+        throw Error(ErrorCode::format, path + ": tensor " + tensor.name + " has shape " + shape_text(tensor.shape) +
+                                           "; config.json says " + shape_text(parameter.shape));
       }
       copy_as_float(file, tensor, weights.data() + parameter.offset);
       missing.erase(found);
     }
   }
   if (!missing.empty()) {
-    throw Error(ErrorCode::format, folder + " lacks " + std::to_string(missing.size()) +
-                                       " tensors, e.g. " + missing.begin()->second->name);
+    throw Error(ErrorCode::format, folder + " lacks " + std::to_string(missing.size()) + " tensors, e.g. " +
+                                       missing.begin()->second->name);
   }
 }
 
-void ParameterMap::save(const std::string& folder, const ModelConfig& config,
-                        std::span<const float> weights, int64_t max_file_bytes) const {
+void ParameterMap::save(const std::string& folder, const ModelConfig& config, std::span<const float> weights,
+                        int64_t max_file_bytes) const {
   WEFT_CHECK(static_cast<int64_t>(weights.size()) == size_);
   make_folder(folder);
   write_config(folder + "/config.json", config);
@@ -182,8 +175,7 @@ void ParameterMap::save(const std::string& folder, const ModelConfig& config,
     }
     bytes += more;
     total += more;
-    files.back().push_back(
-        {parameter.name, StoredType::f32, parameter.shape, weights.data() + parameter.offset});
+    files.back().push_back({parameter.name, StoredType::f32, parameter.shape, weights.data() + parameter.offset});
   }
   // transformers refuses files without this entry.
   const std::map<std::string, std::string> metadata = {{"format", "pt"}};
@@ -199,13 +191,11 @@ void ParameterMap::save(const std::string& folder, const ModelConfig& config,
   };
   nlohmann::ordered_json weight_map = nlohmann::ordered_json::object();
   for (size_t i = 0; i < files.size(); ++i) {
-    const std::string name =
-        "model-" + five_digits(i + 1) + "-of-" + five_digits(files.size()) + ".safetensors";
+    const std::string name = "model-" + five_digits(i + 1) + "-of-" + five_digits(files.size()) + ".safetensors";
     write_safetensors(folder + "/" + name, files[i], metadata);
     for (const TensorToWrite& tensor : files[i]) weight_map[tensor.name] = name;
   }
-  const nlohmann::ordered_json document = {{"metadata", {{"total_size", total}}},
-                                           {"weight_map", weight_map}};
+  const nlohmann::ordered_json document = {{"metadata", {{"total_size", total}}}, {"weight_map", weight_map}};
   write_file(index, document.dump(2) + "\n");
 }
 

@@ -78,22 +78,19 @@ TEST(ModelConfigTest, RefusesWhatItWouldComputeWrongly) {
       R"("vocab_size":300,"hidden_size":64,"intermediate_size":128,"num_hidden_layers":2,
          "num_attention_heads":4)";
   for (const std::string extra :
-       {R"("attention_bias":true)", R"("mlp_bias":true)", R"("hidden_act":"gelu")",
-        R"("model_type":"qwen2")", R"("rope_scaling":{"rope_type":"yarn","factor":4})",
-        R"("rope_parameters":{"rope_type":"dynamic"})", R"("partial_rotary_factor":0.5)",
-        R"("quantization_config":{})", R"("sliding_window":4096)"}) {
+       {R"("attention_bias":true)", R"("mlp_bias":true)", R"("hidden_act":"gelu")", R"("model_type":"qwen2")",
+        R"("rope_scaling":{"rope_type":"yarn","factor":4})", R"("rope_parameters":{"rope_type":"dynamic"})",
+        R"("partial_rotary_factor":0.5)", R"("quantization_config":{})", R"("sliding_window":4096)"}) {
     SCOPED_TRACE(extra);
-    EXPECT_EQ(code_of([&] { parse_config("{" + sizes + "," + extra + "}", "x"); }),
-              ErrorCode::unsupported);
+    EXPECT_EQ(code_of([&] { parse_config("{" + sizes + "," + extra + "}", "x"); }), ErrorCode::unsupported);
   }
   for (const std::string& text :
        {std::string(""), std::string("[]"), std::string("{}"), std::string("{\"vocab_size\":300}"),
-        "{" + sizes + R"(,"head_dim":"a"})", "{" + sizes + R"(,"head_dim":15})",
-        "{" + sizes + R"(,"head_dim":1e300})", "{" + sizes + R"(,"head_dim":-2})",
-        "{" + sizes + R"(,"num_key_value_heads":3})", "{" + sizes + R"(,"rms_norm_eps":0})",
-        "{" + sizes + R"(,"vocab_size":99999999999999999999})",
-        "{" + sizes + R"(,"hidden_size":1048576,"intermediate_size":1048576})",
-        "{" + sizes + R"(,"rope_scaling":[]})", "{" + sizes + R"(,"tie_word_embeddings":1})"}) {
+        "{" + sizes + R"(,"head_dim":"a"})", "{" + sizes + R"(,"head_dim":15})", "{" + sizes + R"(,"head_dim":1e300})",
+        "{" + sizes + R"(,"head_dim":-2})", "{" + sizes + R"(,"num_key_value_heads":3})",
+        "{" + sizes + R"(,"rms_norm_eps":0})", "{" + sizes + R"(,"vocab_size":99999999999999999999})",
+        "{" + sizes + R"(,"hidden_size":1048576,"intermediate_size":1048576})", "{" + sizes + R"(,"rope_scaling":[]})",
+        "{" + sizes + R"(,"tie_word_embeddings":1})"}) {
     SCOPED_TRACE(text);
     EXPECT_EQ(code_of([&] { parse_config(text, "x"); }), ErrorCode::format);
   }
@@ -172,8 +169,7 @@ TEST_F(ModelFilesTest, ConvertsOtherTypes) {
   }
   size_t d = 0, h = 0;
   for (TensorToWrite& t : tensors) {
-    t.data = t.type == StoredType::f64 ? static_cast<const void*>(doubles[d++].data())
-                                       : halves[h++].data();
+    t.data = t.type == StoredType::f64 ? static_cast<const void*>(doubles[d++].data()) : halves[h++].data();
   }
   write_safetensors(folder_ + "/model.safetensors", tensors);
   std::vector<float> read(static_cast<size_t>(map.size()));

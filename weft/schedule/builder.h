@@ -61,11 +61,11 @@ class Value {
   Set heads() const;
   Fields fields() const;
 
-  operator Slice() const;                        // all of it
-  Slice operator[](Set tokens) const;            // these rows
-  Slice at(Set tokens, Set heads) const;         // these rows and heads
+  operator Slice() const;                 // all of it
+  Slice operator[](Set tokens) const;     // these rows
+  Slice at(Set tokens, Set heads) const;  // these rows and heads
   Slice only(Fields fields) const { return Slice(*this).only(fields); }
-  void reset() { *this = Value(); }              // drop this handle now
+  void reset() { *this = Value(); }  // drop this handle now
 
  private:
   friend class Builder;
@@ -128,7 +128,9 @@ class Builder {
   // Those of `keys` that some of `queries` see, and the other way round.
   Set keys_needed(const IntervalSet& queries, const IntervalSet& keys) { return keys_needed(Cover(&queries), keys); }
   Set keys_needed(const Cover& queries, const IntervalSet& keys);
-  Set queries_needed(const IntervalSet& queries, const IntervalSet& keys) { return queries_needed(queries, Cover(&keys)); }
+  Set queries_needed(const IntervalSet& queries, const IntervalSet& keys) {
+    return queries_needed(queries, Cover(&keys));
+  }
   Set queries_needed(const IntervalSet& queries, const Cover& keys);
 
   // ---- values

@@ -70,7 +70,7 @@ class Dependencies {
 
   SetPool& pool_;
   uint64_t issued_ = 0;
-  Values in_flight_;  // values of all flights
+  Values in_flight_;             // values of all flights
   std::vector<Flight> flights_;  // oldest first
   std::vector<Use> uses_;
 };

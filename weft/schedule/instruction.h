@@ -66,7 +66,7 @@ struct Instruction {
   Form form{};       // create only
   uint8_t lane = 0;  // exchange and wait only: 0..7, a promise of concurrency, one queue each
   uint32_t step = 0;
-  uint32_t first = 0;  // first slice, or first part of an exchange
+  uint32_t first = 0;                                                     // first slice, or first part of an exchange
   uint32_t queries = 0, keys = 0, bundles = 0, sources = 0, targets = 0;  // counts; exchange: sources out, targets in
 };
 inline constexpr int kLanes = 8;

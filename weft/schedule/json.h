@@ -21,8 +21,7 @@ namespace weft {
 using TextSink = std::function<void(std::string_view)>;
 
 // Throws Error(unsupported), before anything is written, when the programs have more than `limit` instructions in all.
-void write_json(const Schedule& schedule, const TextSink& sink,
-                int64_t limit = Schedule::kStoreLimit);
+void write_json(const Schedule& schedule, const TextSink& sink, int64_t limit = Schedule::kStoreLimit);
 std::string to_json(const Schedule& schedule, int64_t limit = Schedule::kStoreLimit);
 
 // Throws Error(format), one line that names the place ("programs[3][17].send[0].parts[0].tokens: ..."), for a text that

@@ -50,8 +50,8 @@ Layout layout_of(const Tree& tree, NodeId id, int64_t tokens) {
     auto& runs = shards.emplace_back();
     values.each(shard, [&](NodeId run) {
       const auto [base, stride, count] = values.members(run, {"base", "stride", "count"});
-      runs.push_back({values.integer(base, 0, kMost), values.integer(stride, 1, kMost),
-                      values.integer(count, 0, kMost)});
+      runs.push_back(
+          {values.integer(base, 0, kMost), values.integer(stride, 1, kMost), values.integer(count, 0, kMost)});
     });
   });
   return at(tree, id, [&] { return Layout::from_runs(tokens, std::move(shards)); });
@@ -59,20 +59,17 @@ Layout layout_of(const Tree& tree, NodeId id, int64_t tokens) {
 
 Problem problem_of(const Tree& tree, NodeId id) {
   const Values values(tree);
-  const auto [tokens_id, key_tokens_id, heads, kv_heads, dim, dim_v, scale, backward, return_lse,
-              element, wire, mask_id, layout, key_layout] =
-      values.members(id,
-                     {"tokens", "key_tokens", "heads", "kv_heads", "head_dim", "value_dim", "scale",
-                      "backward", "return_lse", "dtype", "wire", "mask", "layout", "key_layout"});
-  const int64_t tokens = values.integer(tokens_id, 1, kMost),
-                key_tokens = values.integer(key_tokens_id, 1, kMost);
+  const auto [tokens_id, key_tokens_id, heads, kv_heads, dim, dim_v, scale, backward, return_lse, element, wire,
+              mask_id, layout, key_layout] =
+      values.members(id, {"tokens", "key_tokens", "heads", "kv_heads", "head_dim", "value_dim", "scale", "backward",
+                          "return_lse", "dtype", "wire", "mask", "layout", "key_layout"});
+  const int64_t tokens = values.integer(tokens_id, 1, kMost), key_tokens = values.integer(key_tokens_id, 1, kMost);
   Mask mask = mask_of(tree, mask_id, tokens, key_tokens);
   Layout queries = layout_of(tree, layout, tokens);
   Layout keys = values.is_null(key_layout) ? queries : layout_of(tree, key_layout, key_tokens);
   if (keys.tokens() != key_tokens) {
-    tree.fail(key_layout, "null stands for the layout of the queries, which has " +
-                              std::to_string(tokens) + " tokens and not " +
-                              std::to_string(key_tokens));
+    tree.fail(key_layout, "null stands for the layout of the queries, which has " + std::to_string(tokens) +
+                              " tokens and not " + std::to_string(key_tokens));
   }
   return at(tree, id, [&] {
     Problem problem(std::move(mask), std::move(queries), std::move(keys));
@@ -96,8 +93,7 @@ Problem problem_of(const Tree& tree, NodeId id) {
 // Turns the instructions of a document into stored programs.
 class ProgramReader {
  public:
-  ProgramReader(const Tree& tree, StoredSchedule& stored)
-      : tree_(tree), values_(tree), stored_(stored) {}
+  ProgramReader(const Tree& tree, StoredSchedule& stored) : tree_(tree), values_(tree), stored_(stored) {}
 
   void read(uint32_t rank, NodeId id) {
     if (stored_.programs.size() <= rank) {
@@ -107,13 +103,12 @@ class ProgramReader {
     to_ = &stored_.programs[rank];
     const NodeId op_id = tree_.find(id, "op");
     if (op_id == kNone) tree_.fail(id, "field 'op' is missing");
-    const int op = values_.choice(
-        op_id, "op", kOpCount, [](int i) { return std::string_view(name_of(static_cast<Op>(i))); });
+    const int op =
+        values_.choice(op_id, "op", kOpCount, [](int i) { return std::string_view(name_of(static_cast<Op>(i))); });
     instruction_ = {.op = static_cast<Op>(op)};
-    instruction_.first = static_cast<uint32_t>(
-        instruction_.op == Op::exchange ? to_->parts.size() : to_->slices.size());
-    if (to_->parts.size() + to_->slices.size() > size_t{1} << 31)
-      tree_.fail(id, "too many operands in one program");
+    instruction_.first =
+        static_cast<uint32_t>(instruction_.op == Op::exchange ? to_->parts.size() : to_->slices.size());
+    if (to_->parts.size() + to_->slices.size() > size_t{1} << 31) tree_.fail(id, "too many operands in one program");
     operands(id);
     to_->instructions.push_back(instruction_);
   }
@@ -149,9 +144,8 @@ class ProgramReader {
         const auto [op, step, value, form, fields, tokens, heads] =
             values_.members(id, {"op", "step", "value", "form", "fields", "tokens", "heads"});
         set_step(step);
-        instruction_.form = static_cast<Form>(values_.choice(form, "form", 2, [](int i) {
-          return std::string_view(i == 0 ? "whole" : "accumulating");
-        }));
+        instruction_.form = static_cast<Form>(
+            values_.choice(form, "form", 2, [](int i) { return std::string_view(i == 0 ? "whole" : "accumulating"); }));
         return born({birth(value).id, set(tokens), set(heads), fields_of(fields)}, value);
       }
       case Op::input: {
@@ -171,8 +165,7 @@ class ProgramReader {
         return;
       }
       case Op::exchange: {
-        const auto [op, step, lane, send, receive] =
-            values_.members(id, {"op", "step", "lane", "send", "receive"});
+        const auto [op, step, lane, send, receive] = values_.members(id, {"op", "step", "lane", "send", "receive"});
         set_step(step);
         set_lane(lane);
         instruction_.sources = messages(send, false);
@@ -217,8 +210,7 @@ class ProgramReader {
       case Op::finish:
       case Op::merge:
       case Op::add: {
-        const auto [op, step, sources, targets] =
-            values_.members(id, {"op", "step", "sources", "targets"});
+        const auto [op, step, sources, targets] = values_.members(id, {"op", "step", "sources", "targets"});
         set_step(step);
         instruction_.sources = slices(sources);
         instruction_.targets = slices(targets);
@@ -227,12 +219,8 @@ class ProgramReader {
     }
   }
 
-  void set_step(NodeId id) {
-    instruction_.step = static_cast<uint32_t>(values_.integer(id, 0, kMost));
-  }
-  void set_lane(NodeId id) {
-    instruction_.lane = static_cast<uint8_t>(values_.integer(id, 0, kLanes - 1));
-  }
+  void set_step(NodeId id) { instruction_.step = static_cast<uint32_t>(values_.integer(id, 0, kMost)); }
+  void set_lane(NodeId id) { instruction_.lane = static_cast<uint8_t>(values_.integer(id, 0, kLanes - 1)); }
 
   Birth& birth(NodeId id) {
     const int64_t number = values_.integer(id, 0, std::numeric_limits<int64_t>::max());
@@ -253,8 +241,7 @@ class ProgramReader {
 
   uint32_t slices(NodeId list) {
     values_.each(list, [&](NodeId one) {
-      const auto [value, fields, tokens, heads] =
-          values_.members(one, {"value", "fields", "tokens", "heads"});
+      const auto [value, fields, tokens, heads] = values_.members(one, {"value", "fields", "tokens", "heads"});
       to_->slices.push_back(slice(value, fields, tokens, heads));
     });
     if (values_.size(list) == 0) tree_.fail(list, "expected at least one slice");
@@ -272,20 +259,17 @@ class ProgramReader {
           const auto [value, fields, tokens, heads, combine] =
               values_.members(one, {"value", "fields", "tokens", "heads", "combine"});
           part.slice = slice(value, fields, tokens, heads);
-          part.combine = static_cast<Combine>(values_.choice(combine, "combine", 3, [](int i) {
-            return std::string_view(name_of(static_cast<Combine>(i)));
-          }));
+          part.combine = static_cast<Combine>(values_.choice(
+              combine, "combine", 3, [](int i) { return std::string_view(name_of(static_cast<Combine>(i))); }));
         } else {
-          const auto [value, fields, tokens, heads] =
-              values_.members(one, {"value", "fields", "tokens", "heads"});
+          const auto [value, fields, tokens, heads] = values_.members(one, {"value", "fields", "tokens", "heads"});
           part.slice = slice(value, fields, tokens, heads);
         }
         to_->parts.push_back(part);
       });
     });
     const auto first = to_->parts.begin() + static_cast<int64_t>(begin);
-    std::stable_sort(first, to_->parts.end(),
-                     [](const Part& a, const Part& b) { return a.peer < b.peer; });
+    std::stable_sort(first, to_->parts.end(), [](const Part& a, const Part& b) { return a.peer < b.peer; });
     return static_cast<uint32_t>(to_->parts.size() - begin);
   }
 
@@ -298,9 +282,8 @@ class ProgramReader {
   Fields fields_of(NodeId list) {
     Fields fields;
     values_.each(list, [&](NodeId name) {
-      const Fields field = static_cast<Field>(values_.choice(name, "field", kFieldCount, [](int i) {
-        return std::string_view(name_of(static_cast<Field>(i)));
-      }));
+      const Fields field = static_cast<Field>(values_.choice(
+          name, "field", kFieldCount, [](int i) { return std::string_view(name_of(static_cast<Field>(i))); }));
       if (fields.includes(field)) tree_.fail(name, "given twice");
       fields = fields | field;
     });
@@ -324,8 +307,7 @@ Schedule schedule_from_json(std::string_view text, int64_t limit) {
   stored->pool = std::make_unique<SetPool>();
   Tree tree;
   ProgramReader reader(tree, *stored);
-  tree.read(text, {.instructions = limit},
-            [&](uint32_t rank, NodeId id) { reader.read(rank, id); });
+  tree.read(text, {.instructions = limit}, [&](uint32_t rank, NodeId id) { reader.read(rank, id); });
   reader.end_program();
 
   const Values values(tree);
@@ -334,15 +316,14 @@ Schedule schedule_from_json(std::string_view text, int64_t limit) {
   if (values.string(format) != "weft-schedule")
     tree.fail(format, "expected 'weft-schedule', not " + in_quotes(values.string(format)));
   if (const int64_t number = values.integer(version, 0, kMost); number != 1) {
-    tree.fail(version,
-              "version " + std::to_string(number) + " of the format; this program reads version 1");
+    tree.fail(version, "version " + std::to_string(number) + " of the format; this program reads version 1");
   }
   auto problem = std::make_shared<const Problem>(problem_of(tree, problem_id));
   uint32_t ranks = 0;
   values.each(programs, [&](NodeId) { ++ranks; });
   if (ranks != static_cast<uint32_t>(problem->ranks())) {
-    tree.fail(programs, std::to_string(ranks) + " programs for the " +
-                            std::to_string(problem->ranks()) + " ranks of the layout");
+    tree.fail(programs,
+              std::to_string(ranks) + " programs for the " + std::to_string(problem->ranks()) + " ranks of the layout");
   }
   stored->programs.resize(ranks);
   return Schedule(std::string(values.string(method)), std::move(problem), std::move(stored));

@@ -16,8 +16,7 @@ namespace {
 Steps write(std::shared_ptr<const Problem> problem, int rank, Builder& b) {
   const int other = 1 - rank;
   Value q = b.input(Field::q), kv = b.input(Field::k | Field::v);
-  Value acc = b.partial(q),
-        theirs = b.whole(Field::k | Field::v, b.keys_of(other), b.all_kv_heads());
+  Value acc = b.partial(q), theirs = b.whole(Field::k | Field::v, b.keys_of(other), b.all_kv_heads());
   b.exchange().send(other, kv).receive(other, theirs).issue();
   b.attend(q, kv, acc);
   co_yield Step{};
@@ -46,12 +45,11 @@ Steps write(std::shared_ptr<const Problem> problem, int rank, Builder& b) {
 }
 
 Schedule small(bool backward = true) {
-  Problem problem = self_attention(Mask::documents({3, 6}, {.causal = true, .window = 4}),
-                                   Layout::zigzag(9, 2), 4, 2, 8);
+  Problem problem =
+      self_attention(Mask::documents({3, 6}, {.causal = true, .window = 4}), Layout::zigzag(9, 2), 4, 2, 8);
   problem.backward = backward;
   auto shared = std::make_shared<const Problem>(std::move(problem));
-  return Schedule("by \"hand\"\n", shared,
-                  [shared](int rank, Builder& b) { return write(shared, rank, b); });
+  return Schedule("by \"hand\"\n", shared, [shared](int rank, Builder& b) { return write(shared, rank, b); });
 }
 
 std::string message_of(const std::string& text, int64_t limit = Schedule::kStoreLimit) {
@@ -89,8 +87,7 @@ TEST(Json, OneInstructionPerLine) {
   int64_t instructions = 0;
   for (int rank = 0; rank < 2; ++rank) {
     const auto program = small().open(rank, pool);
-    for (Block block; program->next(block);)
-      instructions += static_cast<int64_t>(block.instructions.size());
+    for (Block block; program->next(block);) instructions += static_cast<int64_t>(block.instructions.size());
   }
   const std::string text = to_json(small());
   int64_t lines = 0;
@@ -104,8 +101,7 @@ TEST(Json, ReadProgramsEqualWrittenOnes) {
     SetPool pool;
     ValueNumbers a, b;
     std::vector<std::string> one, two;
-    const auto list = [&](const Schedule& schedule, ValueNumbers& numbers,
-                          std::vector<std::string>& to) {
+    const auto list = [&](const Schedule& schedule, ValueNumbers& numbers, std::vector<std::string>& to) {
       const auto program = schedule.open(rank, pool);
       for (Block block; program->next(block);) {
         for (const Instruction& i : block.instructions) {
@@ -143,59 +139,41 @@ TEST(Json, NamesThePlaceOfAMistake) {
   refused(changed("weft-schedule", "other"), "format: expected 'weft-schedule', not 'other'");
   refused(changed("\"version\": 1", "\"version\": 2"), "version: version 2 of the format");
   refused(changed("\"version\": 1", "\"version\": true"), "version: expected a whole number");
-  refused(changed("\"method\"", "\"methd\""),
-          "the document: unknown field 'methd'; did you mean 'method'?");
+  refused(changed("\"method\"", "\"methd\""), "the document: unknown field 'methd'; did you mean 'method'?");
   refused(changed("\"heads\": 4,", ""), "problem: field 'heads' is missing");
   refused(changed("\"heads\": 4", "\"heads\": \"4\""), "problem.heads: expected a whole number");
   refused(changed("\"heads\": 4", "\"heads\": 5"), "problem: kv-heads 2 does not divide heads 5");
   refused(changed("\"heads\": 4", "\"heads\": 4.0"), "problem.heads: expected a whole number");
-  refused(changed("\"heads\": 4", "\"heads\": 99999999999999999999"),
-          "problem.heads: expected a whole number");
+  refused(changed("\"heads\": 4", "\"heads\": 99999999999999999999"), "problem.heads: expected a whole number");
   refused(changed("\"heads\": 4", "\"heads\": 1e999"), "a number that overflows");
-  refused(changed("\"heads\": 4", "\"heads\": 4, \"heads\": 4"),
-          "problem: field 'heads' is given twice");
-  refused(changed("\"tokens\": 9", "\"tokens\": -9"),
-          "problem.tokens: expected a whole number from 1");
+  refused(changed("\"heads\": 4", "\"heads\": 4, \"heads\": 4"), "problem: field 'heads' is given twice");
+  refused(changed("\"tokens\": 9", "\"tokens\": -9"), "problem.tokens: expected a whole number from 1");
   refused(changed("fp32", "fp31"), "problem.dtype: unknown type 'fp31'");
-  refused(changed("\"q\": [0, 3]", "\"q\": [3, 0]"),
-          "problem.mask.rectangles[0].q: begins after its end");
-  refused(changed("\"q\": [0, 3]", "\"q\": [0, 3, 4]"),
-          "problem.mask.rectangles[0].q: expected [begin, end]");
+  refused(changed("\"q\": [0, 3]", "\"q\": [3, 0]"), "problem.mask.rectangles[0].q: begins after its end");
+  refused(changed("\"q\": [0, 3]", "\"q\": [0, 3, 4]"), "problem.mask.rectangles[0].q: expected [begin, end]");
   refused(changed("\"q\": [3, 9], \"k\": [3, 9]", "\"q\": [2, 9], \"k\": [2, 9]"),
           "problem.mask: mask rectangles 0 and 1 overlap");
   refused(changed("\"stride\": 1", "\"stride\": 0"), "problem.layout[0][0].stride: expected");
   refused(changed("\"count\": 3", "\"count\": 4"), "problem.layout: ");
-  refused(changed("\"key_layout\": null", "\"key_layout\": 3"),
-          "problem.key_layout: expected a list");
+  refused(changed("\"key_layout\": null", "\"key_layout\": 3"), "problem.key_layout: expected a list");
   refused(changed("\"key_tokens\": 9", "\"key_tokens\": 8"), "problem.mask: ");
-  refused(changed("\"op\": \"attend\"", "\"op\": \"atend\""),
-          "unknown op 'atend'; did you mean 'attend'?");
+  refused(changed("\"op\": \"attend\"", "\"op\": \"atend\""), "unknown op 'atend'; did you mean 'attend'?");
   refused(changed("\"op\": \"input\", ", ""), "programs[0][0]: field 'op' is missing");
   refused(changed("\"step\": 0", "\"step\": -1"), "programs[0][0].step: expected");
-  refused(changed("\"fields\": [\"q\"]", "\"fields\": []"),
-          "programs[0][0].fields: expected at least one");
-  refused(changed("\"fields\": [\"q\"]", "\"fields\": [\"q\", \"q\"]"),
-          "programs[0][0].fields[1]: given twice");
-  refused(changed("\"fields\": [\"q\"]", "\"fields\": [\"x\"]"),
-          "programs[0][0].fields[0]: unknown field 'x'");
-  refused(changed("\"form\": \"accumulating\"", "\"form\": \"sum\""),
-          "programs[0][2].form: unknown form 'sum'");
-  refused(changed("\"lane\": 0", "\"lane\": 8"),
-          "programs[0][4].lane: expected a whole number from 0 to 7");
+  refused(changed("\"fields\": [\"q\"]", "\"fields\": []"), "programs[0][0].fields: expected at least one");
+  refused(changed("\"fields\": [\"q\"]", "\"fields\": [\"q\", \"q\"]"), "programs[0][0].fields[1]: given twice");
+  refused(changed("\"fields\": [\"q\"]", "\"fields\": [\"x\"]"), "programs[0][0].fields[0]: unknown field 'x'");
+  refused(changed("\"form\": \"accumulating\"", "\"form\": \"sum\""), "programs[0][2].form: unknown form 'sum'");
+  refused(changed("\"lane\": 0", "\"lane\": 8"), "programs[0][4].lane: expected a whole number from 0 to 7");
   refused(changed("\"peer\": 1", "\"peer\": -1"), "programs[0][4].send[0].peer: expected");
   refused(changed("\"tokens\": [[", "\"tokens\": [[-1, ", "\"send\""),
           "programs[0][4].send[0].parts[0].tokens[0]: expected [begin, end]");
-  refused(changed("\"combine\": \"copy\"", "\"combine\": \"max\""),
-          "parts[0].combine: unknown combine 'max'");
-  refused(changed("[\n      {\"op\"", "[\n 1, {\"op\""),
-          "programs[0][0]: an instruction is an object");
-  refused(changed("\"programs\": [", "\"programs\": [[], "),
-          "programs: 3 programs for the 2 ranks of the layout");
-  refused(changed("\"programs\": [", "\"programs\": [{}, "),
-          "programs[0]: a program is a list of instructions");
+  refused(changed("\"combine\": \"copy\"", "\"combine\": \"max\""), "parts[0].combine: unknown combine 'max'");
+  refused(changed("[\n      {\"op\"", "[\n 1, {\"op\""), "programs[0][0]: an instruction is an object");
+  refused(changed("\"programs\": [", "\"programs\": [[], "), "programs: 3 programs for the 2 ranks of the layout");
+  refused(changed("\"programs\": [", "\"programs\": [{}, "), "programs[0]: a program is a list of instructions");
   refused(changed("\"programs\": [", "\"programs\": 1, \"x\": ["), "unknown field 'x'");
-  refused(changed("\"lo\": -3", "\"lo\": " + std::string(20000, '[') + std::string(20000, ']')),
-          "nested too deeply");
+  refused(changed("\"lo\": -3", "\"lo\": " + std::string(20000, '[') + std::string(20000, ']')), "nested too deeply");
   refused(changed("fp32", std::string(1000, 'x')), "a text of 1000 bytes");
 }
 
@@ -204,8 +182,7 @@ TEST(Json, ReadsWhatIsWellFormedButWrong) {
            changed("\"peer\": 1", "\"peer\": 77"),
            changed("\"value\": 1", "\"value\": 9223372036854775807", "\"send\""),
            changed("\"tokens\": [[", "\"tokens\": [[7, 2147483647], [", "\"send\""),
-           changed("\"op\": \"drop\", \"step\": 1, \"value\": ",
-                   "\"op\": \"drop\", \"step\": 1, \"value\": 1"),
+           changed("\"op\": \"drop\", \"step\": 1, \"value\": ", "\"op\": \"drop\", \"step\": 1, \"value\": 1"),
            changed("\"step\": 1", "\"step\": 5"),
            changed("\"tokens\": [[0, 3]", "\"tokens\": [[5, 6], [0, 0], [0, 3]", "\"programs\""),
        }) {
@@ -239,28 +216,22 @@ TEST(Json, ValuesKeepTheirNumbersUnlessTheyAreFarApart) {
     Block block;
     program->next(block);
     for (const Instruction& i : block.instructions) {
-      if (i.op == Op::create || i.op == Op::input)
-        ids.push_back(static_cast<uint32_t>(block.targets(i)[0].value));
+      if (i.op == Op::create || i.op == Op::input) ids.push_back(static_cast<uint32_t>(block.targets(i)[0].value));
     }
     return ids;
   };
   EXPECT_EQ(first_values(to_json(small())), (std::vector<uint32_t>{0, 1, 2, 3}));
-  EXPECT_EQ(first_values(changed("\"value\": 0", "\"value\": 900")),
-            (std::vector<uint32_t>{900, 1, 2, 3}));
-  for (uint32_t id : first_values(changed("\"value\": 0", "\"value\": 1000000000000")))
-    EXPECT_LT(id, 100u);
+  EXPECT_EQ(first_values(changed("\"value\": 0", "\"value\": 900")), (std::vector<uint32_t>{900, 1, 2, 3}));
+  for (uint32_t id : first_values(changed("\"value\": 0", "\"value\": 1000000000000"))) EXPECT_LT(id, 100u);
 }
 
 TEST(Json, UnorderedPeersBecomeOneMessageEach) {
-  const std::string part =
-      R"({"value": 1, "fields": ["k"], "tokens": [[0, 1]], "heads": [[0, 1]]})";
+  const std::string part = R"({"value": 1, "fields": ["k"], "tokens": [[0, 1]], "heads": [[0, 1]]})";
   const std::string messages = R"({"peer": 3, "parts": []}, {"peer": 2, "parts": [)" + part +
-                               R"(]}, {"peer": 1, "parts": [)" + part +
-                               R"(]}, {"peer": 2, "parts": [)" + part + "]}, ";
+                               R"(]}, {"peer": 1, "parts": [)" + part + R"(]}, {"peer": 2, "parts": [)" + part + "]}, ";
   const Schedule read = schedule_from_json(changed("\"send\": [", "\"send\": [" + messages));
   const std::string text = to_json(read);
-  const size_t one = text.find("\"peer\": 1"), two = text.find("\"peer\": 2"),
-               received = text.find("\"receive\"");
+  const size_t one = text.find("\"peer\": 1"), two = text.find("\"peer\": 2"), received = text.find("\"receive\"");
   EXPECT_LT(one, two);
   EXPECT_LT(two, received);
   EXPECT_GT(text.find("\"peer\": 2", two + 1), received);
@@ -291,9 +262,7 @@ TEST(Json, SurvivesRandomDamage) {
                                 "true",
                                 "\\"};
   Random random(5);
-  const auto below = [&](size_t end) {
-    return static_cast<size_t>(random.uniform(static_cast<int64_t>(end)));
-  };
+  const auto below = [&](size_t end) { return static_cast<size_t>(random.uniform(static_cast<int64_t>(end))); };
   int read = 0, refused = 0;
   for (int trial = 0; trial < 4000; ++trial) {
     std::string text = valid;

@@ -23,17 +23,15 @@ class Reader {
       return number_float(static_cast<double>(value), {});
     return number_integer(static_cast<int64_t>(value));
   }
-  bool number_float(double value, const std::string&) {
-    return add(Kind::number).number = value, leaf();
-  }
+  bool number_float(double value, const std::string&) { return add(Kind::number).number = value, leaf(); }
   bool string(std::string& value) {
     const size_t offset = tree_.strings_.size();
     Node& node = add(Kind::string);
     node.integer = static_cast<int64_t>(offset);
     node.count = static_cast<uint32_t>(value.size());
     if (value.size() > limits_.text) {
-      tree_.fail(last(), "a text of " + std::to_string(value.size()) + " bytes; use at most " +
-                             std::to_string(limits_.text));
+      tree_.fail(last(),
+                 "a text of " + std::to_string(value.size()) + " bytes; use at most " + std::to_string(limits_.text));
     }
     tree_.strings_ += value;
     return leaf();
@@ -47,8 +45,7 @@ class Reader {
 
   bool key(std::string& name) {
     auto& names = tree_.names_;
-    const size_t i =
-        static_cast<size_t>(std::find(names.begin(), names.end(), name) - names.begin());
+    const size_t i = static_cast<size_t>(std::find(names.begin(), names.end(), name) - names.begin());
     if (i == names.size()) {
       // Names are few in the format; a text full of others is refused at the first of them later on.
       if (names.size() >= 256 || name.size() > limits_.text)
@@ -57,41 +54,34 @@ class Reader {
     }
     key_ = static_cast<uint16_t>(i);
     const NodeId object = open_.back();
-    if (tree_.find(object, name) != kNone)
-      tree_.fail(object, "field " + in_quotes(name) + " is given twice");
+    if (tree_.find(object, name) != kNone) tree_.fail(object, "field " + in_quotes(name) + " is given twice");
     return true;
   }
 
   template <typename Exception>
   bool parse_error(size_t position, const std::string& token, const Exception& error) {
-    const std::string_view before =
-        text_.substr(0, std::min(position == 0 ? 0 : position - 1, text_.size()));
+    const std::string_view before = text_.substr(0, std::min(position == 0 ? 0 : position - 1, text_.size()));
     const auto line = std::count(before.begin(), before.end(), '\n') + 1;
     const size_t column = before.size() - (before.rfind('\n') + 1) + 1;
-    const bool range =
-        std::string_view(error.what()).find("out_of_range") != std::string_view::npos;
-    throw Error(ErrorCode::format,
-                "not JSON at line " + std::to_string(line) + ", column " + std::to_string(column) +
-                    (range ? ": a number that overflows: " : ": unexpected ") +
-                    (position > text_.size() ? "end of the text" : in_quotes(token)));
+    const bool range = std::string_view(error.what()).find("out_of_range") != std::string_view::npos;
+    throw Error(ErrorCode::format, "not JSON at line " + std::to_string(line) + ", column " + std::to_string(column) +
+                                       (range ? ": a number that overflows: " : ": unexpected ") +
+                                       (position > text_.size() ? "end of the text" : in_quotes(token)));
   }
 
  private:
   NodeId last() const { return static_cast<NodeId>(tree_.nodes_.size() - 1); }
 
   // The depth of an element of programs[rank]: root, programs, rank.
-  bool in_program() const {
-    return open_.size() == 3 && is_programs(open_[1]) && tree_[open_[2]].kind == Kind::array;
-  }
+  bool in_program() const { return open_.size() == 3 && is_programs(open_[1]) && tree_[open_[2]].kind == Kind::array; }
   bool is_programs(NodeId id) const {
-    return tree_[id].parent == 0 && tree_[id].kind == Kind::array &&
-           tree_[0].kind == Kind::object && tree_.name(id) == "programs";
+    return tree_[id].parent == 0 && tree_[id].kind == Kind::array && tree_[0].kind == Kind::object &&
+           tree_.name(id) == "programs";
   }
 
   Node& add(Kind kind) {
     auto& nodes = tree_.nodes_;
-    if (nodes.size() >= limits_.nodes)
-      tree_.fail(open_.back(), "too large; a schedule of this size is refused");
+    if (nodes.size() >= limits_.nodes) tree_.fail(open_.back(), "too large; a schedule of this size is refused");
     const NodeId id = static_cast<NodeId>(nodes.size());
     Node& node = nodes.emplace_back();
     node.kind = kind;
@@ -107,14 +97,12 @@ class Reader {
                           : is_programs(parent_id)    ? limits_.ranks
                           : program                   ? std::numeric_limits<uint32_t>::max()
                                                       : limits_.elements;
-    if (parent.count > most)
-      tree_.fail(parent_id, "more than " + std::to_string(most) + " elements");
+    if (parent.count > most) tree_.fail(parent_id, "more than " + std::to_string(most) + " elements");
     if (program) {
       // Not linked: it goes as soon as it has been handed on. Its index is the parent's count.
       if (++instructions_ > limits_.instructions) {
-        tree_.fail(parent_id,
-                   "more than " + std::to_string(limits_.instructions) +
-                       " instructions in the document; use fewer ranks, or raise the limit");
+        tree_.fail(parent_id, "more than " + std::to_string(limits_.instructions) +
+                                  " instructions in the document; use fewer ranks, or raise the limit");
       }
       if (kind != Kind::object) tree_.fail(id, "an instruction is an object {\"op\": ...}");
       strings_before_ = tree_.strings_.size();
@@ -130,8 +118,7 @@ class Reader {
   }
 
   bool leaf() {
-    if (open_.size() == 2 && is_programs(open_[1]))
-      tree_.fail(last(), "a program is a list of instructions");
+    if (open_.size() == 2 && is_programs(open_[1])) tree_.fail(last(), "a program is a list of instructions");
     return true;
   }
 
@@ -190,9 +177,9 @@ std::string Tree::place(NodeId id) const {
     const Node& parent = nodes_[nodes_[id].parent];
     if (parent.kind == Kind::object) {
       std::string member(name(id));
-      const bool plain = !member.empty() && member.size() <= 40 &&
-                         std::all_of(member.begin(), member.end(),
-                                     [](char c) { return (c >= 'a' && c <= 'z') || c == '_'; });
+      const bool plain =
+          !member.empty() && member.size() <= 40 &&
+          std::all_of(member.begin(), member.end(), [](char c) { return (c >= 'a' && c <= 'z') || c == '_'; });
       if (!plain) member = in_quotes(member);
       path = (nodes_[nodes_[id].parent].parent == kNone ? "" : ".") + member + path;
       continue;

@@ -37,26 +37,23 @@ struct Limits {
   int64_t instructions;
   uint32_t ranks = 65536;
   uint32_t depth = 12;
-  uint32_t members = 32;  // of one object
-  uint32_t elements =
-      1 << 20;               // of one list other than programs: intervals, parts, runs, rectangles
-  uint32_t nodes = 1 << 24;  // held at one time
-  uint32_t text = 200;       // characters of one string
+  uint32_t members = 32;        // of one object
+  uint32_t elements = 1 << 20;  // of one list other than programs: intervals, parts, runs, rectangles
+  uint32_t nodes = 1 << 24;     // held at one time
+  uint32_t text = 200;          // characters of one string
 };
 
 class Tree {
  public:
   // Reads a document. Calls instruction(rank, node) for each element of root.programs[rank], whose nodes are gone
   // afterwards. Throws Error(format).
-  void read(std::string_view text, const Limits& limits,
-            const std::function<void(uint32_t rank, NodeId)>& instruction);
+  void read(std::string_view text, const Limits& limits, const std::function<void(uint32_t rank, NodeId)>& instruction);
 
   NodeId root() const { return 0; }
   const Node& operator[](NodeId id) const { return nodes_[id]; }
   NodeId first(NodeId parent) const;
   std::string_view string(NodeId id) const {
-    return std::string_view(strings_).substr(static_cast<size_t>(nodes_[id].integer),
-                                             nodes_[id].count);
+    return std::string_view(strings_).substr(static_cast<size_t>(nodes_[id].integer), nodes_[id].count);
   }
   std::string_view name(NodeId id) const { return names_[nodes_[id].key]; }
   // Member of an object, or kNone.

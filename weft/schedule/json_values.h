@@ -37,9 +37,8 @@ class Values {
     for (NodeId member = tree_.first(id); member != kNone; member = tree_[member].next) {
       const auto at = std::find(std::begin(names), std::end(names), tree_.name(member));
       if (at == std::end(names)) {
-        throw Error(ErrorCode::format,
-                    tree_.place(id) + ": " +
-                        unknown_name_error("field", tree_.name(member), {names, names + N}).what());
+        throw Error(ErrorCode::format, tree_.place(id) + ": " +
+                                           unknown_name_error("field", tree_.name(member), {names, names + N}).what());
       }
       found[static_cast<size_t>(at - names)] = member;
     }
@@ -52,8 +51,7 @@ class Values {
   int64_t integer(NodeId id, int64_t least, int64_t most) const {
     const Node& node = tree_[id];
     if (node.kind != Kind::integer || node.integer < least || node.integer > most) {
-      tree_.fail(id, "expected a whole number from " + std::to_string(least) + " to " +
-                         std::to_string(most));
+      tree_.fail(id, "expected a whole number from " + std::to_string(least) + " to " + std::to_string(most));
     }
     return node.integer;
   }
@@ -104,13 +102,11 @@ class Values {
       if (given == name_at(i)) return i;
       names.push_back(name_at(i));
     }
-    throw Error(ErrorCode::format,
-                tree_.place(id) + ": " + unknown_name_error(kind, given, names).what());
+    throw Error(ErrorCode::format, tree_.place(id) + ": " + unknown_name_error(kind, given, names).what());
   }
 
   DType dtype(NodeId id) const {
-    return static_cast<DType>(
-        choice(id, "type", 4, [](int i) { return name_of(static_cast<DType>(i)); }));
+    return static_cast<DType>(choice(id, "type", 4, [](int i) { return name_of(static_cast<DType>(i)); }));
   }
 
  private:

@@ -33,18 +33,17 @@ void ValueNumbers::follow(const Block& block, const Instruction& instruction) {
   }
 }
 
-std::string print(const Problem& problem, const SetPool& pool, ValueNumbers& numbers,
-                  const Slice& slice) {
-  std::string text = short_name(slice.fields) + "#" + std::to_string(numbers.of(slice.value)) +
-                     " " + to_string(pool[slice.tokens]);
+std::string print(const Problem& problem, const SetPool& pool, ValueNumbers& numbers, const Slice& slice) {
+  std::string text =
+      short_name(slice.fields) + "#" + std::to_string(numbers.of(slice.value)) + " " + to_string(pool[slice.tokens]);
   const bool query_side = !(slice.fields & kQueryFields).empty();
   const IntervalSet all = Range{0, query_side ? problem.heads : problem.kv_heads};
   if (!(pool[slice.heads] == all)) text += " heads " + to_string(pool[slice.heads]);
   return text;
 }
 
-std::string print(const Problem& problem, const SetPool& pool, ValueNumbers& numbers,
-                  const Block& block, const Instruction& instruction) {
+std::string print(const Problem& problem, const SetPool& pool, ValueNumbers& numbers, const Block& block,
+                  const Instruction& instruction) {
   const auto list = [&](std::span<const Slice> slices) {
     std::string text;
     for (const Slice& slice : slices) {
@@ -56,15 +55,13 @@ std::string print(const Problem& problem, const SetPool& pool, ValueNumbers& num
   const auto messages = [&](std::span<const Part> parts, std::string verb, bool incoming) {
     std::string text;
     for_each_message(parts, [&](int peer, std::span<const Part> message) {
-      text +=
-          (text.empty() ? verb + " " : ", ") + std::to_string(peer) + (incoming ? " -> " : " <- ");
+      text += (text.empty() ? verb + " " : ", ") + std::to_string(peer) + (incoming ? " -> " : " <- ");
       bool first = true;
       for (const Part& part : message) {
         if (!first) text += " & ";
         first = false;
         text += print(problem, pool, numbers, part.slice);
-        if (incoming && part.combine != Combine::copy)
-          text += std::string(" (") + name_of(part.combine) + ")";
+        if (incoming && part.combine != Combine::copy) text += std::string(" (") + name_of(part.combine) + ")";
       }
     });
     return text;
@@ -81,24 +78,20 @@ std::string print(const Problem& problem, const SetPool& pool, ValueNumbers& num
     case Op::exchange: {
       const std::string out = messages(block.outgoing(instruction), "send", false);
       const std::string in = messages(block.incoming(instruction), "receive", true);
-      return name + " lane " + std::to_string(instruction.lane) + ": " + out +
-             (out.empty() || in.empty() ? "" : "; ") + in +
-             (out.empty() && in.empty() ? "nothing" : "");
+      return name + " lane " + std::to_string(instruction.lane) + ": " + out + (out.empty() || in.empty() ? "" : "; ") +
+             in + (out.empty() && in.empty() ? "nothing" : "");
     }
     case Op::wait: return name + " for lane " + std::to_string(instruction.lane);
     case Op::attend:
-      return name + " " + list(block.queries(instruction)) + " to " +
-             list(block.keys(instruction)) + " into " + list(block.targets(instruction));
+      return name + " " + list(block.queries(instruction)) + " to " + list(block.keys(instruction)) + " into " +
+             list(block.targets(instruction));
     case Op::attend_backward:
-      return name + " " + list(block.queries(instruction)) + " to " +
-             list(block.keys(instruction)) + " with " + list(block.bundles(instruction)) +
-             " into " + list(block.targets(instruction));
+      return name + " " + list(block.queries(instruction)) + " to " + list(block.keys(instruction)) + " with " +
+             list(block.bundles(instruction)) + " into " + list(block.targets(instruction));
     case Op::prepare_backward:
     case Op::finish:
     case Op::merge:
-    case Op::add:
-      return name + " " + list(block.sources(instruction)) + " into " +
-             list(block.targets(instruction));
+    case Op::add: return name + " " + list(block.sources(instruction)) + " into " + list(block.targets(instruction));
     case Op::begin_backward: return name;
   }
   return name;

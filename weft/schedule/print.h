@@ -41,9 +41,8 @@ class ValueNumbers {
 };
 
 // "kv#2 512..1024", and the heads where they are not all heads of that side.
-std::string print(const Problem& problem, const SetPool& pool, ValueNumbers& numbers,
-                  const Slice& slice);
-std::string print(const Problem& problem, const SetPool& pool, ValueNumbers& numbers,
-                  const Block& block, const Instruction& instruction);
+std::string print(const Problem& problem, const SetPool& pool, ValueNumbers& numbers, const Slice& slice);
+std::string print(const Problem& problem, const SetPool& pool, ValueNumbers& numbers, const Block& block,
+                  const Instruction& instruction);
 
 }  // namespace weft

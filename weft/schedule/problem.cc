@@ -25,7 +25,9 @@ std::string to_string(Fields fields) {
 }
 
 Problem::Problem(Mask m, Layout q, Layout k)
-    : mask(std::move(m)), query_layout(std::move(q)), key_layout(std::move(k)),
+    : mask(std::move(m)),
+      query_layout(std::move(q)),
+      key_layout(std::move(k)),
       pairs(mask, query_layout.axis(), key_layout.axis()) {}
 
 double Problem::softmax_scale() const { return scale != 0 ? scale : 1 / std::sqrt(static_cast<double>(dim)); }
@@ -39,8 +41,8 @@ void Problem::validate() const {
   require(dim >= 1 && dim <= 65536 && dim_v >= 1 && dim_v <= 65536,
           "head-dim " + number(dim) + " is out of range; use 1 to 65536");
   require(std::isfinite(scale), "scale is not a finite number; give one, or leave it out for 1/sqrt(head-dim)");
-  require(query_layout.tokens() == mask.queries(), "the layout has " + number(query_layout.tokens()) +
-                                                       " queries, the mask " + number(mask.queries()));
+  require(query_layout.tokens() == mask.queries(),
+          "the layout has " + number(query_layout.tokens()) + " queries, the mask " + number(mask.queries()));
   require(key_layout.tokens() == mask.keys(),
           "the layout has " + number(key_layout.tokens()) + " keys, the mask " + number(mask.keys()));
   require(query_layout.ranks() == key_layout.ranks(), "the layouts of queries and keys have different rank counts");
@@ -52,7 +54,8 @@ void Problem::validate() const {
   require(std::max(mask.queries(), mask.keys()) <= kMostElements / heads / std::max(dim, dim_v),
           "tokens x heads x head-dim is above 2^50; use fewer of either");
   int64_t work = 0;
-  require(!__builtin_mul_overflow(mask.area(), heads, &work), "more than 2^63 pairs to attend; use fewer tokens or heads");
+  require(!__builtin_mul_overflow(mask.area(), heads, &work),
+          "more than 2^63 pairs to attend; use fewer tokens or heads");
   require(element != DType::fp64 || wire == DType::fp64, "fp64 needs wire type fp64");
 }
 

@@ -79,10 +79,9 @@ class ReplayedProgram final : public Program {
 }  // namespace
 
 const char* name_of(Op op) {
-  static constexpr const char* kNames[kOpCount] = {"create",  "input",           "drop",   "result",
-                                                   "exchange", "wait",            "attend", "attend_backward",
-                                                   "prepare_backward", "finish", "merge",  "add",
-                                                   "begin_backward"};
+  static constexpr const char* kNames[kOpCount] = {
+      "create",           "input",  "drop",  "result", "exchange",      "wait", "attend", "attend_backward",
+      "prepare_backward", "finish", "merge", "add",    "begin_backward"};
   return kNames[static_cast<int>(op)];
 }
 

@@ -83,7 +83,8 @@ class SetPool {
     return known.result;
   }
   static size_t place_of(Operation operation, SetId a, uint32_t b) {
-    uint64_t key = (static_cast<uint64_t>(a) << 32) ^ (static_cast<uint64_t>(b) << 3) ^ static_cast<uint64_t>(operation);
+    uint64_t key =
+        (static_cast<uint64_t>(a) << 32) ^ (static_cast<uint64_t>(b) << 3) ^ static_cast<uint64_t>(operation);
     key *= 0x9e3779b97f4a7c15u;
     return key >> (64 - std::countr_zero(kRemembered));
   }

@@ -6,8 +6,8 @@
 
 namespace weft {
 
-void adamw_update(const AdamW& options, const ParameterMap& map, Range part, int64_t step,
-                  double learning_rate, double gradient_scale, const AdamWArrays& arrays) {
+void adamw_update(const AdamW& options, const ParameterMap& map, Range part, int64_t step, double learning_rate,
+                  double gradient_scale, const AdamWArrays& arrays) {
   const float beta1 = static_cast<float>(options.beta1);
   const float beta2 = static_cast<float>(options.beta2);
   const float eps = static_cast<float>(options.eps);
@@ -18,8 +18,7 @@ void adamw_update(const AdamW& options, const ParameterMap& map, Range part, int
   const float v_scale = static_cast<float>(1 / (1 - std::pow(options.beta2, t)));
   for (const Parameter& parameter : map.parameters()) {
     const Range range = intersect(part, {parameter.offset, parameter.offset + parameter.count});
-    const float keep =
-        static_cast<float>(1 - (parameter.decays ? learning_rate * options.weight_decay : 0.0));
+    const float keep = static_cast<float>(1 - (parameter.decays ? learning_rate * options.weight_decay : 0.0));
     for (int64_t i = range.begin; i < range.end; ++i) {
       const size_t at = static_cast<size_t>(i);
       const float g = arrays.gradients[at] * scale;
@@ -37,8 +36,7 @@ double LearningRate::at(int64_t step) const {
     return peak * static_cast<double>(step) / static_cast<double>(warmup_steps);
   }
   if (step >= steps) return peak * final_share;
-  const double done =
-      static_cast<double>(step - warmup_steps) / static_cast<double>(steps - warmup_steps);
+  const double done = static_cast<double>(step - warmup_steps) / static_cast<double>(steps - warmup_steps);
   return peak * (final_share + (1 - final_share) * 0.5 * (1 + std::cos(std::numbers::pi * done)));
 }
 

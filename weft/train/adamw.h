@@ -34,8 +34,8 @@ struct AdamWArrays {
 
 // Updates the elements of `part`, so that ranks can share the work: each element's result does not
 // depend on the split. `step` counts from 1.
-void adamw_update(const AdamW& options, const ParameterMap& map, Range part, int64_t step,
-                  double learning_rate, double gradient_scale, const AdamWArrays& arrays);
+void adamw_update(const AdamW& options, const ParameterMap& map, Range part, int64_t step, double learning_rate,
+                  double gradient_scale, const AdamWArrays& arrays);
 
 // Linear from 0 over `warmup_steps`, then half a cosine down to `final_share` of the peak at `steps`.
 struct LearningRate {

@@ -100,9 +100,8 @@ TrainOptions options_of(const Json& json) {
 
 }  // namespace
 
-std::string write_checkpoint(const std::string& folder, const CheckpointState& state,
-                             const ParameterMap& map, std::span<const float> weights,
-                             std::span<const float> first_moment,
+std::string write_checkpoint(const std::string& folder, const CheckpointState& state, const ParameterMap& map,
+                             std::span<const float> weights, std::span<const float> first_moment,
                              std::span<const float> second_moment) {
   const std::string path = step_folder(folder, state.step);
   AtomicFolder target(path);
@@ -110,8 +109,7 @@ std::string write_checkpoint(const std::string& folder, const CheckpointState& s
   std::vector<TensorToWrite> moments;
   for (const Parameter& p : map.parameters()) {
     moments.push_back({kFirst + p.name, StoredType::f32, p.shape, first_moment.data() + p.offset});
-    moments.push_back(
-        {kSecond + p.name, StoredType::f32, p.shape, second_moment.data() + p.offset});
+    moments.push_back({kSecond + p.name, StoredType::f32, p.shape, second_moment.data() + p.offset});
   }
   write_safetensors(target.path() + "/optimizer.safetensors", moments);
   const Json document = {{"format", "weft-checkpoint"},
@@ -124,8 +122,7 @@ std::string write_checkpoint(const std::string& folder, const CheckpointState& s
                            {"fingerprint", state.corpus_fingerprint}}},
                          {"options", options_json(state.options)}};
   // Paths need not be UTF-8: what is not is replaced.
-  write_file(target.path() + "/state.json",
-             document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  write_file(target.path() + "/state.json", document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
   target.commit();
   return path;
 }
@@ -143,9 +140,8 @@ std::string find_checkpoint(const std::string& path) {
     const std::vector<int64_t> steps = steps_in(place);
     if (!steps.empty()) return step_folder(place, steps.back());
   }
-  throw Error(ErrorCode::usage,
-              "there is no checkpoint in " + path +
-                  "; give a folder that training wrote with --out, or a step-N folder in it");
+  throw Error(ErrorCode::usage, "there is no checkpoint in " + path +
+                                    "; give a folder that training wrote with --out, or a step-N folder in it");
 }
 
 CheckpointState read_checkpoint_state(const std::string& folder) {
@@ -154,8 +150,7 @@ CheckpointState read_checkpoint_state(const std::string& folder) {
   try {
     const Json document = Json::parse(read_file(path, size_t{16} << 20));
     if (document.at("format") != "weft-checkpoint" || document.at("version") != kVersion) {
-      throw Error(ErrorCode::format,
-                  path + " is not a weft checkpoint of version " + std::to_string(kVersion));
+      throw Error(ErrorCode::format, path + " is not a weft checkpoint of version " + std::to_string(kVersion));
     }
     document.at("step").get_to(state.step);
     const Json& data = document.at("data");
@@ -172,19 +167,16 @@ CheckpointState read_checkpoint_state(const std::string& folder) {
   return state;
 }
 
-void read_checkpoint_arrays(const std::string& folder, const ParameterMap& map,
-                            std::span<float> weights, std::span<float> first_moment,
-                            std::span<float> second_moment) {
+void read_checkpoint_arrays(const std::string& folder, const ParameterMap& map, std::span<float> weights,
+                            std::span<float> first_moment, std::span<float> second_moment) {
   map.load(folder, weights);
   const SafetensorsFile file(folder + "/optimizer.safetensors");
   for (const Parameter& parameter : map.parameters()) {
-    for (const auto& [prefix, array] :
-         {std::pair{kFirst, first_moment}, {kSecond, second_moment}}) {
+    for (const auto& [prefix, array] : {std::pair{kFirst, first_moment}, {kSecond, second_moment}}) {
       const StoredTensor* tensor = file.find(prefix + parameter.name);
-      if (tensor == nullptr || tensor->type != StoredType::f32 ||
-          tensor->shape != parameter.shape) {
-        throw Error(ErrorCode::format, file.path() + " lacks " + prefix + parameter.name +
-                                           " or has it in another shape");
+      if (tensor == nullptr || tensor->type != StoredType::f32 || tensor->shape != parameter.shape) {
+        throw Error(ErrorCode::format,
+                    file.path() + " lacks " + prefix + parameter.name + " or has it in another shape");
       }
       const auto bytes = file.data(*tensor);
       std::memcpy(array.data() + parameter.offset, bytes.data(), bytes.size());

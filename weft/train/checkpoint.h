@@ -27,9 +27,8 @@ struct CheckpointState {
 };
 
 // Returns the new folder. Leaves nothing behind if it throws Error(io).
-std::string write_checkpoint(const std::string& folder, const CheckpointState& state,
-                             const ParameterMap& map, std::span<const float> weights,
-                             std::span<const float> first_moment,
+std::string write_checkpoint(const std::string& folder, const CheckpointState& state, const ParameterMap& map,
+                             std::span<const float> weights, std::span<const float> first_moment,
                              std::span<const float> second_moment);
 
 // The step-N folder that `path` means: itself, or the one of the largest N in it or in its
@@ -38,9 +37,8 @@ std::string find_checkpoint(const std::string& path);
 
 // Both take a step-N folder and throw Error(format) for a damaged one.
 CheckpointState read_checkpoint_state(const std::string& folder);
-void read_checkpoint_arrays(const std::string& folder, const ParameterMap& map,
-                            std::span<float> weights, std::span<float> first_moment,
-                            std::span<float> second_moment);
+void read_checkpoint_arrays(const std::string& folder, const ParameterMap& map, std::span<float> weights,
+                            std::span<float> first_moment, std::span<float> second_moment);
 
 // Removes the oldest step-N below `folder` until `keep` of those up to `newest` are left; 0 keeps
 // all. Later ones, of a run that this one began in the middle of, stay.

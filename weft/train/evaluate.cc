@@ -18,8 +18,7 @@ namespace weft {
 
 namespace {
 
-void write_dump(const std::string& path, const std::vector<PackedSequence>& sequences,
-                int64_t tokens) {
+void write_dump(const std::string& path, const std::vector<PackedSequence>& sequences, int64_t tokens) {
   std::vector<int64_t> ids, positions, labels;
   for (const PackedSequence& s : sequences) {
     ids.insert(ids.end(), s.ids.begin(), s.ids.end());
@@ -37,8 +36,7 @@ void write_dump(const std::string& path, const std::vector<PackedSequence>& sequ
 
 }  // namespace
 
-EvalResult evaluate(const EvalOptions& options, const PlanFactory& factory,
-                    const StopFlag& interrupt) {
+EvalResult evaluate(const EvalOptions& options, const PlanFactory& factory, const StopFlag& interrupt) {
   // The trainer's limits are right here too.
   TrainOptions limits;
   limits.text = options.text;
@@ -50,9 +48,8 @@ EvalResult evaluate(const EvalOptions& options, const PlanFactory& factory,
 
   const ModelConfig config = read_config(options.model + "/config.json");
   if (config.vocab_size < kByteVocabulary) {
-    throw Error(ErrorCode::usage,
-                options.model + " has a vocabulary of " + std::to_string(config.vocab_size) +
-                    "; byte tokens need at least " + std::to_string(kByteVocabulary));
+    throw Error(ErrorCode::usage, options.model + " has a vocabulary of " + std::to_string(config.vocab_size) +
+                                      "; byte tokens need at least " + std::to_string(kByteVocabulary));
   }
   const ParameterMap map(config);
   at::Tensor weights = at::zeros({map.size()}, at::kFloat);
@@ -68,8 +65,8 @@ EvalResult evaluate(const EvalOptions& options, const PlanFactory& factory,
   }
   if (!options.dump.empty()) write_dump(options.dump, sequences, options.tokens);
   if (count == 0) {
-    throw Error(ErrorCode::usage, "no token of " + options.text +
-                                      " has a label: all its documents end after one token");
+    throw Error(ErrorCode::usage,
+                "no token of " + options.text + " has a label: all its documents end after one token");
   }
 
   EvalResult result;
@@ -78,8 +75,7 @@ EvalResult evaluate(const EvalOptions& options, const PlanFactory& factory,
   PlanBoard board(factory, group);
   const auto work = [&](int rank) {
     const at::NoGradGuard no_grad;  // per thread
-    const Llama model(config, weights, at::Tensor(),
-                      options.dtype == DType::bf16 ? at::kBFloat16 : at::kFloat);
+    const Llama model(config, weights, at::Tensor(), options.dtype == DType::bf16 ? at::kBFloat16 : at::kFloat);
     double loss = 0;
     int64_t labels = 0;
     for (size_t i = 0; i < sequences.size(); ++i) {
@@ -97,8 +93,7 @@ EvalResult evaluate(const EvalOptions& options, const PlanFactory& factory,
       labels += rows.label_count;
     }
     const double total = group.all_reduce_sum(rank, loss);
-    WEFT_CHECK(group.all_reduce_sum(rank, static_cast<double>(labels)) ==
-               static_cast<double>(count));
+    WEFT_CHECK(group.all_reduce_sum(rank, static_cast<double>(labels)) == static_cast<double>(count));
     if (rank == 0) result.loss = total;
   };
   run_ranks(

@@ -31,7 +31,6 @@ struct EvalResult {
   int64_t tokens = 0;  // labelled
 };
 
-EvalResult evaluate(const EvalOptions& options, const PlanFactory& factory,
-                    const StopFlag& interrupt);
+EvalResult evaluate(const EvalOptions& options, const PlanFactory& factory, const StopFlag& interrupt);
 
 }  // namespace weft

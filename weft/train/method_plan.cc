@@ -21,7 +21,9 @@ class MethodPlan final : public SequencePlan, public std::enable_shared_from_thi
   MethodPlan(Schedule schedule, std::shared_ptr<Pools> pools)
       : schedule_(std::move(schedule)), pools_(std::move(pools)), transport_(schedule_.ranks()) {}
 
-  std::vector<int64_t> token_indices(int rank) const override { return schedule_.problem().query_layout.positions(rank); }
+  std::vector<int64_t> token_indices(int rank) const override {
+    return schedule_.problem().query_layout.positions(rank);
+  }
 
   AttentionFunction attention(int rank) override {
     // A rank that has let go of its function posts nothing more; others that wait for it shall know.
@@ -46,9 +48,7 @@ class MethodPlan final : public SequencePlan, public std::enable_shared_from_thi
     };
   }
 
-  void abort() override {
-    transport_.fail(0, std::make_exception_ptr(Error(ErrorCode::stopped, "stopped")));
-  }
+  void abort() override { transport_.fail(0, std::make_exception_ptr(Error(ErrorCode::stopped, "stopped"))); }
 
   double waiting_seconds(int rank) const override { return transport_.endpoint(rank).waiting_seconds(); }
 
@@ -65,16 +65,18 @@ PlanFactory method_plans(const MethodPlanOptions& options) {
   auto pools = std::make_shared<Pools>();
   return [options, pools](const SequenceShape& shape) -> std::shared_ptr<SequencePlan> {
     while (static_cast<int>(pools->size()) < shape.ranks) pools->push_back(std::make_unique<BufferPool>());
-    Layout layout = choose_layout(options.layout, options.method, shape.document_lengths, shape.ranks, options.method_options);
-    Problem problem = self_attention(Mask::documents(shape.document_lengths, {.causal = true}), std::move(layout), shape.heads,
-                                     shape.kv_heads, shape.head_dim);
+    Layout layout =
+        choose_layout(options.layout, options.method, shape.document_lengths, shape.ranks, options.method_options);
+    Problem problem = self_attention(Mask::documents(shape.document_lengths, {.causal = true}), std::move(layout),
+                                     shape.heads, shape.kv_heads, shape.head_dim);
     problem.backward = shape.backward;
     problem.element = shape.dtype;
     problem.wire = problem.accumulator();
     Schedule schedule = make_schedule(options.method, std::move(problem), options.method_options);
     const Report report = verify(schedule);
     if (!report.ok()) {
-      throw Error(ErrorCode::wrong, "the schedule of method " + options.method + " is wrong: " + report.problems[0].text);
+      throw Error(ErrorCode::wrong,
+                  "the schedule of method " + options.method + " is wrong: " + report.problems[0].text);
     }
     return std::make_shared<MethodPlan>(std::move(schedule), pools);
   };

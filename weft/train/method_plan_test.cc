@@ -48,7 +48,8 @@ class MethodPlans : public ::testing::Test {
     options.seed = 1;
     std::vector<double> result;
     StopFlag stop;
-    train(options, factory, [&](const StepReport& r) { result.push_back(r.loss); }, stop);
+    train(
+        options, factory, [&](const StepReport& r) { result.push_back(r.loss); }, stop);
     return result;
   }
 
@@ -63,7 +64,8 @@ TEST_F(MethodPlans, LossesAreThoseOfOneDenseRank) {
       const std::vector<double> found = losses(method_plans({.method = std::string(method->name)}), ranks, steps);
       ASSERT_EQ(found.size(), dense.size());
       for (size_t step = 0; step < dense.size(); ++step) {
-        EXPECT_NEAR(found[step], dense[step], 1e-5 * dense[step]) << method->name << ", " << ranks << " ranks, step " << step + 1;
+        EXPECT_NEAR(found[step], dense[step], 1e-5 * dense[step])
+            << method->name << ", " << ranks << " ranks, step " << step + 1;
       }
     }
   }
@@ -82,15 +84,19 @@ TEST_F(MethodPlans, UnknownNamesAreRefusedAtOnce) {
 
 // Rows given in another shape than the plan's are refused, on the rank that gives them, and nobody hangs.
 TEST_F(MethodPlans, AWrongShapeStopsAllRanks) {
-  const SequenceShape shape{.document_lengths = {10, 20}, .ranks = 2, .heads = 2, .kv_heads = 1, .head_dim = 8, .dtype = DType::fp32};
+  const SequenceShape shape{
+      .document_lengths = {10, 20}, .ranks = 2, .heads = 2, .kv_heads = 1, .head_dim = 8, .dtype = DType::fp32};
   const auto plan = method_plans({.method = "zigzag"})(shape);
   RankGroup group(2);
   StopFlag stop;
   try {
-    run_ranks(group, stop, [&] { plan->abort(); }, [&](int rank) {
-      const int64_t rows = static_cast<int64_t>(plan->token_indices(rank).size()) + rank;  // rank 1 gives one row too many
-      plan->attention(rank)(at::randn({rows, 2, 8}), at::randn({rows, 1, 8}), at::randn({rows, 1, 8}));
-    });
+    run_ranks(
+        group, stop, [&] { plan->abort(); },
+        [&](int rank) {
+          const int64_t rows =
+              static_cast<int64_t>(plan->token_indices(rank).size()) + rank;  // rank 1 gives one row too many
+          plan->attention(rank)(at::randn({rows, 2, 8}), at::randn({rows, 1, 8}), at::randn({rows, 1, 8}));
+        });
     FAIL() << "accepted";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::usage) << error.what();

@@ -29,8 +29,7 @@ std::exception_ptr as_weft_error(int rank) {
         Error(ErrorCode::usage, where + "out of memory; use fewer tokens or a smaller model"));
   } catch (const std::exception& error) {
     const std::string text = error.what();
-    return std::make_exception_ptr(
-        Error(ErrorCode::internal, where + text.substr(0, text.find('\n'))));
+    return std::make_exception_ptr(Error(ErrorCode::internal, where + text.substr(0, text.find('\n'))));
   } catch (...) {
     return std::make_exception_ptr(Error(ErrorCode::internal, where + "unknown exception"));
   }
@@ -78,9 +77,8 @@ void run_ranks(RankGroup& group, const StopFlag& interrupt, const std::function<
       --running;
       failed = true;
       group.abort(std::make_exception_ptr(
-          Error(ErrorCode::usage, "cannot start a thread for rank " + std::to_string(rank) +
-                                      " of " + std::to_string(group.ranks()) + ": " + error.what() +
-                                      "; use fewer ranks")));
+          Error(ErrorCode::usage, "cannot start a thread for rank " + std::to_string(rank) + " of " +
+                                      std::to_string(group.ranks()) + ": " + error.what() + "; use fewer ranks")));
       break;
     }
   }

@@ -28,9 +28,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
 std::span<float> span_of(at::Tensor& flat) {
   return {flat.mutable_data_ptr<float>(), static_cast<size_t>(flat.numel())};
@@ -40,8 +38,7 @@ std::span<float> span_of(at::Tensor& flat) {
 // added in order.
 class SquareSum {
  public:
-  explicit SquareSum(int64_t size)
-      : size_(size), pieces_(static_cast<size_t>((size + kPiece - 1) / kPiece)) {}
+  explicit SquareSum(int64_t size) : size_(size), pieces_(static_cast<size_t>((size + kPiece - 1) / kPiece)) {}
 
   // Each rank, with the same values.
   void add_part(int rank, int ranks, std::span<const float> values) {
@@ -100,11 +97,10 @@ class TrainingRun {
           group_, interrupt, [this] { board_.abort(); }, [this](int rank) { work(rank); });
     } catch (const Error& error) {
       if (error.code() != ErrorCode::stopped || !interrupt.raised()) throw;
-      throw Error(ErrorCode::stopped,
-                  summary_.last_checkpoint.empty()
-                      ? "interrupted before the first checkpoint; nothing was written"
-                      : "interrupted; the last checkpoint is " + summary_.last_checkpoint +
-                            ", go on with --resume " + summary_.last_checkpoint);
+      throw Error(ErrorCode::stopped, summary_.last_checkpoint.empty()
+                                          ? "interrupted before the first checkpoint; nothing was written"
+                                          : "interrupted; the last checkpoint is " + summary_.last_checkpoint +
+                                                ", go on with --resume " + summary_.last_checkpoint);
     }
     write_model();
     summary_.seconds = seconds_since(begin);
@@ -129,9 +125,8 @@ class TrainingRun {
     }
     ModelConfig& model = state.options.model;
     if (model.vocab_size < kByteVocabulary) {
-      throw Error(ErrorCode::usage,
-                  "the model has a vocabulary of " + std::to_string(model.vocab_size) +
-                      "; byte tokens need at least " + std::to_string(kByteVocabulary));
+      throw Error(ErrorCode::usage, "the model has a vocabulary of " + std::to_string(model.vocab_size) +
+                                        "; byte tokens need at least " + std::to_string(kByteVocabulary));
     }
     model.max_position_embeddings = std::max(model.max_position_embeddings, options_.tokens);
     return state;
@@ -140,15 +135,13 @@ class TrainingRun {
   void fill_arrays() {
     if (!resumed_from_.empty()) {
       if (start_.corpus_fingerprint != corpus_.fingerprint()) {
-        throw Error(ErrorCode::usage,
-                    options_.text + " is not the text that " + resumed_from_ +
-                        " was trained on, so its place there means nothing; give that text, or "
-                        "start a new run from the model with --init " +
-                        resumed_from_);
+        throw Error(ErrorCode::usage, options_.text + " is not the text that " + resumed_from_ +
+                                          " was trained on, so its place there means nothing; give that text, or "
+                                          "start a new run from the model with --init " +
+                                          resumed_from_);
       }
       packer_.seek(start_.data);
-      read_checkpoint_arrays(resumed_from_, map_, span_of(weights_), span_of(first_moment_),
-                             span_of(second_moment_));
+      read_checkpoint_arrays(resumed_from_, map_, span_of(weights_), span_of(first_moment_), span_of(second_moment_));
     } else if (!options_.init.empty()) {
       map_.load(options_.init, span_of(weights_));
     } else {
@@ -167,8 +160,7 @@ class TrainingRun {
       std::filesystem::remove_all(checkpoints_);
       make_folder(checkpoints_);
     } else if (!std::filesystem::is_empty(checkpoints_)) {
-      throw Error(ErrorCode::usage, options_.out +
-                                        " holds checkpoints of another run; go on with --resume " +
+      throw Error(ErrorCode::usage, options_.out + " holds checkpoints of another run; go on with --resume " +
                                         options_.out + ", or give another folder with --out");
     }
     write_file(options_.out + "/.probe", "");
@@ -177,8 +169,7 @@ class TrainingRun {
 
   void work(int rank) {
     at::Tensor gradients = at::zeros({map_.size()}, at::kFloat);
-    const Llama model(options_.model, weights_, gradients,
-                      options_.dtype == DType::bf16 ? at::kBFloat16 : at::kFloat);
+    const Llama model(options_.model, weights_, gradients, options_.dtype == DType::bf16 ? at::kBFloat16 : at::kFloat);
     for (int64_t step = start_.step + 1; step <= options_.steps; ++step) {
       const Clock::time_point begin = Clock::now();
       const double waited_before = group_.waiting_seconds(rank);
@@ -192,8 +183,7 @@ class TrainingRun {
         const auto plan = board_.take(rank, number, shape_of(sequences_[i]));
         const LocalRows rows(sequences_[i], plan->token_indices(rank));
         const at::Tensor hidden = model.hidden(rows.ids, rows.positions, plan->attention(rank));
-        const at::Tensor part =
-            model.loss(hidden, rows.labels, 1 / static_cast<double>(std::max<int64_t>(labels_, 1)));
+        const at::Tensor part = model.loss(hidden, rows.labels, 1 / static_cast<double>(std::max<int64_t>(labels_, 1)));
         part.backward();
         loss += part.item<double>();
         labels += rows.label_count;
@@ -201,12 +191,10 @@ class TrainingRun {
       }
       loss = group_.all_reduce_sum(rank, loss);
       // A plan that loses or doubles rows would train something else, silently.
-      WEFT_CHECK(group_.all_reduce_sum(rank, static_cast<double>(labels)) ==
-                 static_cast<double>(labels_));
+      WEFT_CHECK(group_.all_reduce_sum(rank, static_cast<double>(labels)) == static_cast<double>(labels_));
       group_.all_reduce_sum(rank, span_of(gradients));
       const double norm = update(rank, step, gradients);
-      const double waited =
-          group_.all_reduce_sum(rank, group_.waiting_seconds(rank) - waited_before + waited_inside);
+      const double waited = group_.all_reduce_sum(rank, group_.waiting_seconds(rank) - waited_before + waited_inside);
       if (rank == 0) finish_step(step, loss, norm, seconds_since(begin), waited);
     }
   }
@@ -244,10 +232,9 @@ class TrainingRun {
     const double scale = options_.clip > 0 && norm > options_.clip ? options_.clip / norm : 1;
     const LearningRate rate = learning_rate();
     const int64_t size = map_.size();
-    adamw_update(
-        options_.adam, map_, {size * rank / options_.ranks, size * (rank + 1) / options_.ranks},
-        step, rate.at(step), scale,
-        {span_of(weights_), span_of(gradients), span_of(first_moment_), span_of(second_moment_)});
+    adamw_update(options_.adam, map_, {size * rank / options_.ranks, size * (rank + 1) / options_.ranks}, step,
+                 rate.at(step), scale,
+                 {span_of(weights_), span_of(gradients), span_of(first_moment_), span_of(second_moment_)});
     group_.barrier(rank);
     return norm;
   }
@@ -270,8 +257,7 @@ class TrainingRun {
     report.learning_rate = learning_rate().at(step);
     report.tokens = labels_;
     report.seconds = seconds;
-    report.tokens_per_second =
-        static_cast<double>(options_.tokens * options_.sequences_per_step) / seconds;
+    report.tokens_per_second = static_cast<double>(options_.tokens * options_.sequences_per_step) / seconds;
     report.waiting_share = waited / (seconds * options_.ranks);
     if (step == start_.step + 1) summary_.first_loss = loss;
     summary_.last_loss = loss;
@@ -284,8 +270,8 @@ class TrainingRun {
     state.data = packer_.position();
     state.corpus_fingerprint = corpus_.fingerprint();
     state.options = options_;
-    summary_.last_checkpoint = write_checkpoint(checkpoints_, state, map_, span_of(weights_),
-                                                span_of(first_moment_), span_of(second_moment_));
+    summary_.last_checkpoint =
+        write_checkpoint(checkpoints_, state, map_, span_of(weights_), span_of(first_moment_), span_of(second_moment_));
     remove_old_checkpoints(checkpoints_, options_.keep_checkpoints, step);
   }
 
@@ -322,17 +308,15 @@ void TrainOptions::check() const {
     if (!fine) throw Error(ErrorCode::usage, message);
   };
   const auto at_least = [&](const char* name, int64_t value, int64_t min) {
-    require(value >= min, std::string(name) + " is " + std::to_string(value) + "; it must be " +
-                              std::to_string(min) + " or more");
+    require(value >= min,
+            std::string(name) + " is " + std::to_string(value) + "; it must be " + std::to_string(min) + " or more");
   };
   const auto within = [&](const char* name, double value, double min, double max) {
-    require(value >= min && value <= max, std::string(name) + " is " + format_double(value) +
-                                              "; it must be from " + format_double(min) + " to " +
-                                              format_double(max));
+    require(value >= min && value <= max, std::string(name) + " is " + format_double(value) + "; it must be from " +
+                                              format_double(min) + " to " + format_double(max));
   };
   require(!text.empty(), "no text was given; name a folder with --text");
-  require(init.empty() || resume.empty(),
-          "--init and --resume exclude each other; a checkpoint has its own model");
+  require(init.empty() || resume.empty(), "--init and --resume exclude each other; a checkpoint has its own model");
   require(dtype == DType::fp32 || dtype == DType::bf16,
           "training in " + std::string(name_of(dtype)) + " is not supported; use fp32 or bf16");
   at_least("ranks", ranks, 1);
@@ -356,8 +340,7 @@ void TrainOptions::check() const {
 }
 
 TrainSummary train(const TrainOptions& options, const PlanFactory& factory,
-                   const std::function<void(const StepReport&)>& on_step,
-                   const StopFlag& interrupt) {
+                   const std::function<void(const StepReport&)>& on_step, const StopFlag& interrupt) {
   options.check();
   TrainingRun run(options, factory, on_step);
   return run.run(interrupt);

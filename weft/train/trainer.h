@@ -82,8 +82,7 @@ struct TrainSummary {
 // Calls `on_step` after each step, on a rank's thread while the others wait. Throws what the first
 // failing rank threw; Error(stopped) with the last checkpoint's name when `interrupt` was raised.
 TrainSummary train(const TrainOptions& options, const PlanFactory& factory,
-                   const std::function<void(const StepReport&)>& on_step,
-                   const StopFlag& interrupt);
+                   const std::function<void(const StepReport&)>& on_step, const StopFlag& interrupt);
 
 // The options that a checkpoint was written with, to be changed (ranks, steps, out, ...) and given
 // to train() with `resume` set. `folder` as TrainOptions::resume.

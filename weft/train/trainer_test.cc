@@ -78,8 +78,7 @@ class GatherPlan : public SequencePlan {
   at::Tensor gathered(at::Tensor Slot::*field, int64_t repeat) const {
     at::Tensor out = at::zeros({tokens_, shape_.kv_heads, shape_.head_dim});
     for (int rank = 0; rank < shape_.ranks; ++rank) {
-      out.index_copy_(0, at::tensor(token_indices(rank), at::kLong),
-                      slots_[static_cast<size_t>(rank)].*field);
+      out.index_copy_(0, at::tensor(token_indices(rank), at::kLong), slots_[static_cast<size_t>(rank)].*field);
     }
     return out.transpose(0, 1).repeat_interleave(repeat, 0);
   }
@@ -94,8 +93,8 @@ class GatherPlan : public SequencePlan {
   }
 
   struct Gather : torch::autograd::Function<Gather> {
-    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q, const at::Tensor& k,
-                              const at::Tensor& v, int64_t plan_address, int64_t rank) {
+    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                              int64_t plan_address, int64_t rank) {
       auto& plan = *reinterpret_cast<GatherPlan*>(plan_address);
       plan.fail_if(static_cast<int>(rank), false);
       plan.slots_[static_cast<size_t>(rank)] = {k, v};
@@ -106,11 +105,11 @@ class GatherPlan : public SequencePlan {
       plan.group_.barrier(static_cast<int>(rank));
       const double scale = 1 / std::sqrt(static_cast<double>(q.size(2)));
       const at::Tensor queries = q.transpose(0, 1);  // [heads, rows, dim]
-      const at::Tensor p = at::softmax(at::matmul(queries, keys.transpose(1, 2))
-                                           .mul(scale)
-                                           .masked_fill(plan.hidden_keys(static_cast<int>(rank)),
-                                                        -std::numeric_limits<double>::infinity()),
-                                       -1);
+      const at::Tensor p = at::softmax(
+          at::matmul(queries, keys.transpose(1, 2))
+              .mul(scale)
+              .masked_fill(plan.hidden_keys(static_cast<int>(rank)), -std::numeric_limits<double>::infinity()),
+          -1);
       ctx->save_for_backward({queries, keys, values, p});
       ctx->saved_data["plan"] = plan_address;
       ctx->saved_data["rank"] = rank;
@@ -207,8 +206,7 @@ class TrainerTest : public ::testing::Test {
     ADD_FAILURE() << "accepted";
     return "";
   }
-  static void expect_close(const std::vector<double>& a, const std::vector<double>& b,
-                           double bound) {
+  static void expect_close(const std::vector<double>& a, const std::vector<double>& b, double bound) {
     ASSERT_EQ(a.size(), b.size());
     for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i] / b[i], 1, bound) << "step " << i + 1;
   }
@@ -393,8 +391,7 @@ TEST_F(TrainerTest, APlanThatLosesRowsIsFound) {
     std::vector<int64_t> token_indices(int) const override { return {0, 1, 2}; }
     AttentionFunction attention(int) override { return dense_attention({3}); }
   };
-  error_of(options_, ErrorCode::internal,
-           [](const SequenceShape&) { return std::make_shared<Losing>(); });
+  error_of(options_, ErrorCode::internal, [](const SequenceShape&) { return std::make_shared<Losing>(); });
 }
 
 TEST_F(TrainerTest, RefusesBadOptionsAndFolders) {
@@ -417,8 +414,7 @@ TEST_F(TrainerTest, RefusesBadOptionsAndFolders) {
   refused([](TrainOptions& o) { o.init = "/nonexistent"; }, ErrorCode::io);
   refused(
       [](TrainOptions& o) {
-        o.lr = 100, o.steps = 1000, o.warmup_steps = 0, o.adam.eps = 1e-30,
-        o.adam.weight_decay = 100;
+        o.lr = 100, o.steps = 1000, o.warmup_steps = 0, o.adam.eps = 1e-30, o.adam.weight_decay = 100;
       },
       ErrorCode::wrong);
 }

@@ -32,9 +32,7 @@ class Cursor {
     while (!regions_.empty() && regions_[0].bytes() == 0) regions_ = regions_.subspan(1);
     row_ = 0;
     offset_ = 0;
-    end_ = regions_.empty()           ? 0
-           : regions_[0].contiguous() ? regions_[0].bytes()
-                                      : regions_[0].row_bytes;
+    end_ = regions_.empty() ? 0 : regions_[0].contiguous() ? regions_[0].bytes() : regions_[0].row_bytes;
   }
 
   std::span<const Region> regions_;

@@ -68,8 +68,8 @@ class Hub : public std::enable_shared_from_this<Hub> {
     bool blocked = false;
     bool left = false;
     uint64_t phase = 0;
-    int64_t uses_of_callers = 0;   // mail, copies under way and loans of memory without an owner
-    std::map<int, Inbox> inboxes;  // by sender
+    int64_t uses_of_callers = 0;         // mail, copies under way and loans of memory without an owner
+    std::map<int, Inbox> inboxes;        // by sender
     ThreadPending* waits_for = nullptr;  // while blocked; null: for borrowers
     Until until{};
     double waiting_seconds = 0;

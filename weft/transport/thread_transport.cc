@@ -23,9 +23,7 @@ std::string text_of(const std::exception_ptr& error) {
 }
 
 // Whether the part may be received as the sender's memory, and lies there in one region.
-bool can_lend(const OutgoingPart& part) {
-  return part.lending != Lending::none && part.regions.size() == 1;
-}
+bool can_lend(const OutgoingPart& part) { return part.lending != Lending::none && part.regions.size() == 1; }
 
 }  // namespace
 
@@ -33,8 +31,7 @@ Hub::Hub(int ranks) : states_(static_cast<size_t>(ranks)), running_(ranks) {}
 
 void Hub::check_running(const Lock&) const {
   if (!error_) return;
-  throw Error(ErrorCode::stopped,
-              "stopped, since rank " + number(failed_rank_) + " failed: " + error_text_);
+  throw Error(ErrorCode::stopped, "stopped, since rank " + number(failed_rank_) + " failed: " + error_text_);
 }
 
 void Hub::wake(State& s) {
@@ -51,8 +48,7 @@ void Hub::post(ThreadPending& pending, int rank) {
   Transfer& transfer = pending.transfer_;
   const auto check_peer = [&](int peer) {
     if (peer >= 0 && peer < ranks()) return;
-    throw Error(ErrorCode::wrong,
-                "peer " + number(peer) + " does not exist; ranks are 0 to " + number(ranks() - 1));
+    throw Error(ErrorCode::wrong, "peer " + number(peer) + " does not exist; ranks are 0 to " + number(ranks() - 1));
   };
   for (const OutgoingMessage& message : transfer.send) check_peer(message.peer);
   for (const IncomingMessage& message : transfer.receive) check_peer(message.peer);
@@ -77,8 +73,7 @@ void Hub::post(ThreadPending& pending, int rank) {
              .parts = std::move(message.parts)};
     if (receiver.left || receiver.phase > me.phase) {
       lock.unlock();  // the mail's owners are released on the way out
-      throw Error(ErrorCode::wrong, "message " + number(mail->number) + " to rank " +
-                                        number(message.peer) +
+      throw Error(ErrorCode::wrong, "message " + number(mail->number) + " to rank " + number(message.peer) +
                                         " is never received: that rank has " +
                                         (receiver.left ? "ended" : "ended this phase"));
     }
@@ -129,10 +124,9 @@ void Hub::deliver(Lock& lock, Mail& mail, const Expected& expected) {
   IncomingMessage& message = expected.pending->transfer_.receive[expected.message];
   const auto refuse = [&](const std::string& why) {
     lock.unlock();  // owners are released without the lock, here on the way out
-    throw Error(ErrorCode::wrong,
-                "message " + number(mail.number) + " of rank " + number(mail.from) +
-                    " (its instruction " + number(mail.origin) + ") is not what instruction " +
-                    number(expected.pending->transfer_.origin) + " expects: " + why);
+    throw Error(ErrorCode::wrong, "message " + number(mail.number) + " of rank " + number(mail.from) +
+                                      " (its instruction " + number(mail.origin) + ") is not what instruction " +
+                                      number(expected.pending->transfer_.origin) + " expects: " + why);
   };
   const uint64_t phase = state(mail.to).phase;
   std::vector<OutgoingPart> parts = std::move(mail.parts);
@@ -146,17 +140,15 @@ void Hub::deliver(Lock& lock, Mail& mail, const Expected& expected) {
     const OutgoingPart& from = parts[i];
     IncomingPart& to = message.parts[i];
     if (from.bytes != to.bytes) {
-      refuse("part " + number(static_cast<int64_t>(i)) + " has " + number(from.bytes) +
-             " bytes instead of " + number(to.bytes));
+      refuse("part " + number(static_cast<int64_t>(i)) + " has " + number(from.bytes) + " bytes instead of " +
+             number(to.bytes));
     }
     if (from.label != to.label) {
-      refuse("part " + number(static_cast<int64_t>(i)) +
-             " has another lane, field, tokens, heads or type");
+      refuse("part " + number(static_cast<int64_t>(i)) + " has another lane, field, tokens, heads or type");
     }
     if (to.may_borrow && can_lend(from)) {
       const Region& region = from.regions[0];
-      to.loan = {region.data, region.stride, from.lending,
-                 from.owner ? from.owner : lend(mail.from)};
+      to.loan = {region.data, region.stride, from.lending, from.owner ? from.owner : lend(mail.from)};
     } else {
       copied[i] = true;
     }
@@ -172,8 +164,7 @@ void Hub::deliver(Lock& lock, Mail& mail, const Expected& expected) {
 std::shared_ptr<const void> Hub::lend(int rank) {
   ++state(rank).uses_of_callers;
   // The address only has to be something.
-  return {static_cast<const void*>(this),
-          [hub = shared_from_this(), rank](const void*) { hub->give_back(rank); }};
+  return {static_cast<const void*>(this), [hub = shared_from_this(), rank](const void*) { hub->give_back(rank); }};
 }
 
 void Hub::give_back(int rank) noexcept {
@@ -234,9 +225,8 @@ void Hub::end_phase(int rank) {
   for (const auto& [from, inbox] : me.inboxes) {
     if (inbox.mail.empty() || inbox.mail.front()->phase > me.phase) continue;
     const Mail& mail = *inbox.mail.front();
-    throw Error(ErrorCode::wrong, "message " + number(mail.number) + " of rank " + number(from) +
-                                      " (its instruction " + number(mail.origin) +
-                                      ") is never received");
+    throw Error(ErrorCode::wrong, "message " + number(mail.number) + " of rank " + number(from) + " (its instruction " +
+                                      number(mail.origin) + ") is never received");
   }
   ++me.phase;  // from here on, sending to this rank what belongs to the phase is an error
   block_until(lock, rank, nullptr, {}, [&] { return me.uses_of_callers == 0; });
@@ -359,9 +349,7 @@ ThreadTransport::~ThreadTransport() = default;
 int ThreadTransport::ranks() const { return hub_->ranks(); }
 Endpoint& ThreadTransport::endpoint(int rank) { return *endpoints_[static_cast<size_t>(rank)]; }
 void ThreadTransport::leave(int rank) { hub_->leave(rank); }
-void ThreadTransport::fail(int rank, std::exception_ptr error) noexcept {
-  hub_->fail(rank, std::move(error));
-}
+void ThreadTransport::fail(int rank, std::exception_ptr error) noexcept { hub_->fail(rank, std::move(error)); }
 std::exception_ptr ThreadTransport::error() const { return hub_->error(); }
 int ThreadTransport::failed_rank() const { return hub_->failed_rank(); }
 

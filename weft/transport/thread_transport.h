@@ -43,8 +43,7 @@ class ThreadTransport {
   int failed_rank() const;
 
  private:
-  std::shared_ptr<transport_internal::Hub>
-      hub_;  // shared with pendings and loans, which may outlive the transport
+  std::shared_ptr<transport_internal::Hub> hub_;  // shared with pendings and loans, which may outlive the transport
   std::vector<std::unique_ptr<Endpoint>> endpoints_;
 };
 

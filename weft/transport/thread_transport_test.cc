@@ -28,8 +28,7 @@ Region region(Bytes& bytes) {
   return {bytes.data(), 1, size, size};
 }
 
-OutgoingPart outgoing(Bytes& bytes, Lending lending = Lending::none,
-                      std::shared_ptr<const void> owner = nullptr) {
+OutgoingPart outgoing(Bytes& bytes, Lending lending = Lending::none, std::shared_ptr<const void> owner = nullptr) {
   return {.regions = {region(bytes)},
           .bytes = static_cast<int64_t>(bytes.size()),
           .label = 7,
@@ -73,16 +72,13 @@ std::string error_of(int ranks, const std::function<void(Endpoint&)>& body) {
   return text;
 }
 
-bool contains(const std::string& text, const std::string& what) {
-  return text.find(what) != std::string::npos;
-}
+bool contains(const std::string& text, const std::string& what) { return text.find(what) != std::string::npos; }
 
 TEST(Copy, RegionsCutDifferently) {
   // 24 bytes: from 3 rows of 8 with gaps, into 2 contiguous regions with an empty one between.
   Bytes from = bytes_from(0, 36), to(24, std::byte{0});
   const std::vector<Region> source = {{from.data(), 3, 8, 12}};
-  const std::vector<Region> target = {
-      {to.data(), 5, 2, 2}, {to.data(), 0, 8, 8}, {to.data() + 10, 1, 14, 14}};
+  const std::vector<Region> target = {{to.data(), 5, 2, 2}, {to.data(), 0, 8, 8}, {to.data() + 10, 1, 14, 14}};
   copy_regions(source, target);
   for (int i = 0; i < 24; ++i) {
     EXPECT_EQ(static_cast<int>(to[static_cast<size_t>(i)]), i / 8 * 12 + i % 8) << i;
@@ -401,10 +397,9 @@ TEST(ThreadTransport, RandomTrafficBetweenManyRanks) {
         mine[p] = std::make_shared<Bytes>(bytes_from(endpoint.rank() * 3 + peer * 5 + round, 40));
         theirs[p].resize(40);
         const Lending lending = static_cast<Lending>(random.uniform(3));
-        pending.push_back(endpoint.post(sends(
-            peer, outgoing(*mine[p], lending, lending == Lending::phase ? nullptr : mine[p]))));
         pending.push_back(
-            endpoint.post(receives(peer, incoming(theirs[p], random.uniform(2) == 0))));
+            endpoint.post(sends(peer, outgoing(*mine[p], lending, lending == Lending::phase ? nullptr : mine[p]))));
+        pending.push_back(endpoint.post(receives(peer, incoming(theirs[p], random.uniform(2) == 0))));
       }
       random.shuffle(std::span(pending));
       for (auto& each : pending) {

@@ -53,7 +53,8 @@ bool Defined::define_piece(SetPool& pool, const Slice& slice) {
 bool Defined::pieces_cover(SetPool& pool, const Slice& slice, const Slice& all) const {
   const IntervalSet& tokens = pool[slice.tokens];
   for (const Piece& piece : pieces_) {
-    if (piece.fields.includes(slice.fields) && pool.includes(piece.heads, slice.heads) && piece.tokens.includes(tokens)) {
+    if (piece.fields.includes(slice.fields) && pool.includes(piece.heads, slice.heads) &&
+        piece.tokens.includes(tokens)) {
       return true;
     }
   }

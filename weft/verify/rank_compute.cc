@@ -41,7 +41,8 @@ void RankRun::attend(const Instruction& i) {
         const int64_t pairs = problem_.pairs.area(pool_[box.own], both);
         if (pairs > 0) {
           note("coverage", "out of queries " + to_string(pool_[box.own]) + ", heads " + to_string(pool_[box.heads]) +
-                               ": " + std::to_string(pairs) + " pairs with keys " + to_string(both) + " are attended twice");
+                               ": " + std::to_string(pairs) + " pairs with keys " + to_string(both) +
+                               " are attended twice");
         }
       });
       if (trace_ && trace_->concerns(kPartial, pool_, q.heads, q.tokens, keys)) {
@@ -64,7 +65,8 @@ void RankRun::attend_backward(const Instruction& i) {
         }
       }
       if (!found) {
-        note("operand", std::string("attend_backward: no ") + name_of(field) + " for queries " + to_string(pool_[q.tokens]));
+        note("operand",
+             std::string("attend_backward: no ") + name_of(field) + " for queries " + to_string(pool_[q.tokens]));
         complete = false;
       } else {
         complete &= is_whole({found->value, q.tokens, q.heads, found->fields}, "attend_backward: bundle", field);
@@ -74,7 +76,8 @@ void RankRun::attend_backward(const Instruction& i) {
     for (const Slice& k : block_.keys(i)) {
       if (!is_whole(k, "attend_backward: keys", Field::k | Field::v)) continue;
       if (!pool_.includes(k.heads, pool_.contract(q.heads, problem_.group()))) {
-        note("operand", "attend_backward: the keys lack kv heads that query heads " + to_string(pool_[q.heads]) + " read");
+        note("operand",
+             "attend_backward: the keys lack kv heads that query heads " + to_string(pool_[q.heads]) + " read");
         continue;
       }
       report_.work_backward += problem_.pairs.area(pool_[q.tokens], pool_[k.tokens]) * pool_.size(q.heads);
@@ -98,11 +101,13 @@ void RankRun::contribute_gradients(const Instruction& i, const Slice& q, const S
       ValueState* into = accumulator(target, "attend_backward: gradient");
       if (!into) break;
       into->contributions.add(pool_, {q.heads, rows}, pool_[others], [&](Box box, const IntervalSet& both) {
-        const int64_t pairs = key_side ? problem_.pairs.area(both, pool_[box.own]) : problem_.pairs.area(pool_[box.own], both);
+        const int64_t pairs =
+            key_side ? problem_.pairs.area(both, pool_[box.own]) : problem_.pairs.area(pool_[box.own], both);
         if (pairs > 0) {
-          note("coverage", to_string(target.fields) + " of " + (key_side ? "keys " : "queries ") + to_string(pool_[box.own]) +
-                               ", query heads " + to_string(pool_[box.heads]) + ": " + std::to_string(pairs) +
-                               " pairs with " + (key_side ? "queries " : "keys ") + to_string(both) + " are added twice");
+          note("coverage", to_string(target.fields) + " of " + (key_side ? "keys " : "queries ") +
+                               to_string(pool_[box.own]) + ", query heads " + to_string(pool_[box.heads]) + ": " +
+                               std::to_string(pairs) + " pairs with " + (key_side ? "queries " : "keys ") +
+                               to_string(both) + " are added twice");
         }
       });
       if (trace_ && trace_->concerns(target.fields, pool_, q.heads, rows, pool_[others])) {
@@ -111,15 +116,17 @@ void RankRun::contribute_gradients(const Instruction& i, const Slice& q, const S
       break;
     }
     if (wanted && !found) {
-      note("operand", std::string("attend_backward: no ") + name_of(field) + " rows for " + (key_side ? "keys " : "queries ") +
-                          to_string(pool_[rows]) + ", heads " + to_string(pool_[heads]));
+      note("operand", std::string("attend_backward: no ") + name_of(field) + " rows for " +
+                          (key_side ? "keys " : "queries ") + to_string(pool_[rows]) + ", heads " +
+                          to_string(pool_[heads]));
     }
   }
 }
 
 void RankRun::prepare_backward(const Instruction& i) {
   const auto sources = block_.sources(i), targets = block_.targets(i);
-  if (sources.size() != 2 || targets.size() != 1) return note("operand", "prepare_backward takes out and dout and gives delta");
+  if (sources.size() != 2 || targets.size() != 1)
+    return note("operand", "prepare_backward takes out and dout and gives delta");
   if (!is_whole(sources[0], "prepare_backward: out", Field::out)) return;
   if (!is_whole(sources[1], "prepare_backward: dout", Field::dout)) return;
   ValueState* delta = find(targets[0], "prepare_backward: delta");
@@ -142,7 +149,8 @@ int64_t RankRun::missing_pairs(bool key_side, SetId own, const IntervalSet& othe
 
 void RankRun::finish(const Instruction& i) {
   const auto sources = block_.sources(i), targets = block_.targets(i);
-  if (sources.size() != 1 || targets.size() != 1) return note("operand", "finish takes one slice of sums and gives one whole one");
+  if (sources.size() != 1 || targets.size() != 1)
+    return note("operand", "finish takes one slice of sums and gives one whole one");
   ValueState* from = find(sources[0], "finish: sums");
   ValueState* to = find(targets[0], "finish: result");
   if (!from || !to || !same_rows(sources[0], targets[0], "finish")) return;
@@ -164,7 +172,8 @@ void RankRun::finish(const Instruction& i) {
       trace_->head = pool_[box.heads].hull().begin;
       trace_->own = rows.hull().begin;
       const IntervalSet one(Range{trace_->own, trace_->own + 1});
-      const IntervalSet lost = key_side ? problem_.pairs.queries_needed(what, one) : problem_.pairs.keys_needed(one, what);
+      const IntervalSet lost =
+          key_side ? problem_.pairs.queries_needed(what, one) : problem_.pairs.keys_needed(one, what);
       trace_->other = lost.hull().begin;
     }
     note("coverage", to_string(sources[0].fields) + " of " + (key_side ? "keys " : "queries ") + to_string(rows) +
@@ -172,7 +181,8 @@ void RankRun::finish(const Instruction& i) {
                          " pairs with " + (key_side ? "queries " : "keys ") + to_string(what));
   };
   const Box rows{query_heads(sources[0]), sources[0].tokens};
-  from->contributions.for_each(pool_, rows, [&](Box box, const IntervalSet& other) { lacks(box, subtract(all, other)); });
+  from->contributions.for_each(pool_, rows,
+                               [&](Box box, const IntervalSet& other) { lacks(box, subtract(all, other)); });
   from->contributions.for_each_empty(pool_, rows, [&](Box box) { lacks(box, all); });
   if (!to->defined.define(pool_, targets[0], to->all)) note("lifetime", describe(targets[0]) + " is written twice");
 }
@@ -190,9 +200,10 @@ void RankRun::take(ValueState& from, ValueState& to, const Slice& target, bool i
     to.contributions.add(pool_, box, other, [&](Box twice, const IntervalSet& both) {
       const int64_t pairs = missing_pairs(key_side, twice.own, both);
       if (pairs > 0) {
-        note("coverage", to_string(target.fields) + " of " + (key_side ? "keys " : "queries ") + to_string(pool_[twice.own]) +
-                             ", query heads " + to_string(pool_[twice.heads]) + ": " + std::to_string(pairs) +
-                             " pairs with " + (key_side ? "queries " : "keys ") + to_string(both) + " arrive twice");
+        note("coverage", to_string(target.fields) + " of " + (key_side ? "keys " : "queries ") +
+                             to_string(pool_[twice.own]) + ", query heads " + to_string(pool_[twice.heads]) + ": " +
+                             std::to_string(pairs) + " pairs with " + (key_side ? "queries " : "keys ") +
+                             to_string(both) + " arrive twice");
       }
     });
   };
@@ -203,12 +214,14 @@ void RankRun::take(ValueState& from, ValueState& to, const Slice& target, bool i
 
 void RankRun::combine(const Instruction& i) {
   const auto sources = block_.sources(i), targets = block_.targets(i);
-  if (sources.size() != 1 || targets.size() != 1) return note("operand", std::string(name_of(i.op)) + " takes one slice into one slice");
+  if (sources.size() != 1 || targets.size() != 1)
+    return note("operand", std::string(name_of(i.op)) + " takes one slice into one slice");
   ValueState* from = accumulator(sources[0], "source");
   ValueState* to = accumulator(targets[0], "target");
   if (!from || !to || !same_rows(sources[0], targets[0], name_of(i.op))) return;
   if ((targets[0].fields == kPartial) != (i.op == Op::merge)) {
-    return note("operand", std::string(name_of(i.op)) + " of " + to_string(targets[0].fields) + "; partial results merge, sums add");
+    return note("operand", std::string(name_of(i.op)) + " of " + to_string(targets[0].fields) +
+                               "; partial results merge, sums add");
   }
   if (from == to) return note("coverage", std::string(name_of(i.op)) + " of a value with itself");
   take(*from, *to, targets[0], false);

@@ -87,8 +87,7 @@ void RankRun::check_exchange(const Instruction& i) {
     ValueState* value = find(part.slice, "exchange: receive");
     if (!value) continue;
     const bool partial = part.slice.fields == (Field::out | Field::lse);
-    if (part.combine != Combine::copy &&
-        (value->form == Form::whole || partial != (part.combine == Combine::merge))) {
+    if (part.combine != Combine::copy && (value->form == Form::whole || partial != (part.combine == Combine::merge))) {
       note("operand", std::string("exchange: ") + name_of(part.combine) + " of " +
                           (value->form == Form::whole ? "whole " : "") + to_string(part.slice.fields) +
                           "; partial results merge, sums add, whole values are copied");
@@ -110,7 +109,8 @@ void RankRun::check_exchange(const Instruction& i) {
 void RankRun::check_copy(const Part& copy, std::span<const Part> incoming) {
   for (const Part& other : incoming) {
     if (&other == &copy || other.slice.value != copy.slice.value) continue;
-    if (pool_.intersects(other.slice.tokens, copy.slice.tokens) && pool_.intersects(other.slice.heads, copy.slice.heads)) {
+    if (pool_.intersects(other.slice.tokens, copy.slice.tokens) &&
+        pool_.intersects(other.slice.heads, copy.slice.heads)) {
       note("operand", "exchange: rows " + to_string(pool_[copy.slice.tokens]) + " of value " +
                           std::to_string(static_cast<size_t>(copy.slice.value)) +
                           " are received by copy, but something else arrives in them too");
@@ -121,13 +121,15 @@ void RankRun::check_copy(const Part& copy, std::span<const Part> incoming) {
 
 void RankRun::receive(RankRun& sender, std::span<const Part> sent, std::span<const Part> expected) {
   if (sender.exchange_->lane != exchange_->lane) {
-    note("message", "rank " + std::to_string(sender.rank_) + " sends on lane " + std::to_string(sender.exchange_->lane) +
-                        " (its instruction " + std::to_string(sender.instruction()) + "), but lane " +
-                        std::to_string(exchange_->lane) + " is expected");
+    note("message", "rank " + std::to_string(sender.rank_) + " sends on lane " +
+                        std::to_string(sender.exchange_->lane) + " (its instruction " +
+                        std::to_string(sender.instruction()) + "), but lane " + std::to_string(exchange_->lane) +
+                        " is expected");
   }
   if (sender.backward_ != backward_) {
-    note("message", "rank " + std::to_string(sender.rank_) + " sends in its " + (sender.backward_ ? "backward" : "forward") +
-                        " phase (its instruction " + std::to_string(sender.instruction()) + "), but this is the " +
+    note("message", "rank " + std::to_string(sender.rank_) + " sends in its " +
+                        (sender.backward_ ? "backward" : "forward") + " phase (its instruction " +
+                        std::to_string(sender.instruction()) + "), but this is the " +
                         (backward_ ? "backward" : "forward") + " phase");
   }
   if (sent.size() != expected.size()) {

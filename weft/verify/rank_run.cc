@@ -10,8 +10,13 @@ constexpr Fields kPartial = Field::out | Field::lse;
 }  // namespace
 
 RankRun::RankRun(const Schedule& schedule, int rank, SetPool& pool, std::function<void(Finding)> note, Trace* trace)
-    : problem_(schedule.problem()), pool_(pool), rank_(rank), note_(std::move(note)), trace_(trace),
-      program_(schedule.open(rank, pool)), dependencies_(pool) {
+    : problem_(schedule.problem()),
+      pool_(pool),
+      rank_(rank),
+      note_(std::move(note)),
+      trace_(trace),
+      program_(schedule.open(rank, pool)),
+      dependencies_(pool) {
   all_queries_ = pool.intern(Range{0, problem_.query_layout.tokens()});
   all_keys_ = pool.intern(Range{0, problem_.key_layout.tokens()});
   my_queries_ = pool.intern(problem_.query_layout.shard(rank));
@@ -41,7 +46,8 @@ bool RankRun::run() {
       const Instruction& i = block_.instructions[next_++];
       ++count_;
       if (i.lane >= kLanes) {
-        note("operand", "lane " + std::to_string(i.lane) + " does not exist; lanes are 0.." + std::to_string(kLanes - 1));
+        note("operand",
+             "lane " + std::to_string(i.lane) + " does not exist; lanes are 0.." + std::to_string(kLanes - 1));
         continue;
       }
       dependencies_.before(block_, i, [&](uint64_t number) { complete_flight(number); });
@@ -153,7 +159,8 @@ void RankRun::create(const Instruction& i) {
     if (!pool_.includes(key_side ? all_keys_ : all_queries_, slice.tokens) ||
         !pool_.includes(key_side ? all_kv_heads_ : all_heads_, slice.heads) || slice.tokens == SetId::empty ||
         slice.heads == SetId::empty) {
-      return note("operand", "value " + std::to_string(id) + " (" + describe(slice) + ") is empty or lies outside of the problem");
+      return note("operand",
+                  "value " + std::to_string(id) + " (" + describe(slice) + ") is empty or lies outside of the problem");
     }
     value.exists = true;
     value.is_input = i.op == Op::input;
@@ -169,7 +176,8 @@ void RankRun::create(const Instruction& i) {
     const Fields given = backward_ ? Field::q | Field::k | Field::v | Field::out | Field::lse | Field::dout
                                    : Field::q | Field::k | Fields(Field::v);
     if (!given.includes(slice.fields)) {
-      note("operand", "the caller does not give " + to_string(slice.fields) + (backward_ ? " in backward" : " in forward"));
+      note("operand",
+           "the caller does not give " + to_string(slice.fields) + (backward_ ? " in backward" : " in forward"));
     }
     if (!pool_.includes(key_side ? my_keys_ : my_queries_, slice.tokens)) {
       note("operand", "the caller gives only this rank's own tokens, not " + to_string(pool_[slice.tokens]));
@@ -196,11 +204,12 @@ void RankRun::drop(const Instruction& i) {
     }
     ValueState& value = values_[id];
     if (trace_) {
-      value.contributions.for_each(pool_, {query_heads(value.all), value.all.tokens}, [&](Box box, const IntervalSet& other) {
-        if (trace_->concerns(value.all.fields, pool_, box.heads, box.own, other)) {
-          trace_->events.push_back({rank_, instruction(), "dropped"});
-        }
-      });
+      value.contributions.for_each(pool_, {query_heads(value.all), value.all.tokens},
+                                   [&](Box box, const IntervalSet& other) {
+                                     if (trace_->concerns(value.all.fields, pool_, box.heads, box.own, other)) {
+                                       trace_->events.push_back({rank_, instruction(), "dropped"});
+                                     }
+                                   });
     }
     value.exists = false;
     forget_complete(value.flights);
@@ -245,8 +254,9 @@ void RankRun::check_results() {
     if (tokens == SetId::empty) return;
     fields.for_each([&](Field field) {
       if (!results_.covers(pool_, {ValueId{}, tokens, heads, field})) {
-        note("result", std::string("not all rows of ") + weft::name_of(field) + " are given as a result; this rank owes " +
-                           to_string(pool_[tokens]) + ", heads " + to_string(pool_[heads]));
+        note("result", std::string("not all rows of ") + weft::name_of(field) +
+                           " are given as a result; this rank owes " + to_string(pool_[tokens]) + ", heads " +
+                           to_string(pool_[heads]));
       }
     });
   };
@@ -261,10 +271,12 @@ void RankRun::check_results() {
 void RankRun::end_of_program() {
   ++count_;  // findings at the end name the place after the last instruction
   dependencies_.finish([&](uint64_t number) { complete_flight(number); });
-  if (problem_.backward && !backward_) note("result", "the problem asks for backward, but the program has only forward");
+  if (problem_.backward && !backward_)
+    note("result", "the problem asks for backward, but the program has only forward");
   check_results();
   for (size_t id = 0; id < values_.size(); ++id) {
-    if (values_[id].exists) note("lifetime", "value " + std::to_string(id) + " (" + describe(values_[id].all) + ") is never dropped");
+    if (values_[id].exists)
+      note("lifetime", "value " + std::to_string(id) + " (" + describe(values_[id].all) + ") is never dropped");
   }
   --count_;
   finished_ = true;

@@ -13,10 +13,10 @@
 namespace weft::verify_internal {
 
 struct Trace {
-  Fields fields;       // out+lse, dq, or dk+dv
-  int64_t head = 0;    // query head
-  int64_t own = 0;     // own slot: query for out and dq, key for dk, dv
-  int64_t other = 0;   // the slot that is missing
+  Fields fields;      // out+lse, dq, or dk+dv
+  int64_t head = 0;   // query head
+  int64_t own = 0;    // own slot: query for out and dq, key for dk, dv
+  int64_t other = 0;  // the slot that is missing
 
   struct Event {
     int rank;
@@ -26,7 +26,8 @@ struct Trace {
   std::vector<Event> events;
 
   bool concerns(Fields f, SetPool& pool, SetId heads, SetId own_slots, const IntervalSet& others) const {
-    return !(f & fields).empty() && pool[heads].contains(head) && pool[own_slots].contains(own) && others.contains(other);
+    return !(f & fields).empty() && pool[heads].contains(head) && pool[own_slots].contains(own) &&
+           others.contains(other);
   }
 };
 

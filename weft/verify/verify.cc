@@ -71,21 +71,20 @@ class Ready {
 // Lets every rank run until it blocks, matches what it sends and expects, and goes on with those that are free.
 class Scheduler {
  public:
-  Scheduler(const Schedule& schedule, const VerifyOptions& options, int max_problems, Order order,
-            Trace* trace)
+  Scheduler(const Schedule& schedule, const VerifyOptions& options, int max_problems, Order order, Trace* trace)
       : schedule_(schedule), options_(options), ready_(order, schedule.ranks()) {
     const auto note = [this, max_problems](Finding finding) {
       report_.problems.push_back(std::move(finding));
       if (static_cast<int>(report_.problems.size()) >= max_problems) throw TooMany{};
     };
-    for (int rank = 0; rank < schedule.ranks(); ++rank) ranks_.push_back(std::make_unique<RankRun>(schedule, rank, pool_, note, trace));
+    for (int rank = 0; rank < schedule.ranks(); ++rank)
+      ranks_.push_back(std::make_unique<RankRun>(schedule, rank, pool_, note, trace));
   }
 
   Report run() {
     try {
       run_all();
-    } catch (const TooMany&) {
-    }
+    } catch (const TooMany&) {}
     for (const auto& rank : ranks_) {
       report_.ranks.push_back(rank->report());
       report_.instructions += rank->instructions();
@@ -147,7 +146,8 @@ class Scheduler {
       for (const PendingMessage& message : *messages) {
         if (message.matched) continue;
         peer = message.peer;
-        return (messages == &rank.incoming() ? "waits for a message from rank " : "waits to send to rank ") + std::to_string(message.peer);
+        return (messages == &rank.incoming() ? "waits for a message from rank " : "waits to send to rank ") +
+               std::to_string(message.peer);
       }
     }
     return "waits";
@@ -169,7 +169,8 @@ class Scheduler {
       }
       int peer = at;
       const std::string waits = wish(rank, peer);
-      if (seen.size() <= 8) text += "rank " + std::to_string(at) + " at instruction " + std::to_string(rank.instruction()) + " " + waits;
+      if (seen.size() <= 8)
+        text += "rank " + std::to_string(at) + " at instruction " + std::to_string(rank.instruction()) + " " + waits;
       at = peer;
     }
     RankRun& first = *ranks_[static_cast<size_t>(seen.front())];

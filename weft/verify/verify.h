@@ -25,8 +25,8 @@ struct RankReport {
   int64_t work = 0;           // forward (query, key) pairs x query heads attended here
   int64_t work_backward = 0;  // the same in backward
   int64_t bytes_sent = 0;
-  int64_t messages = 0;    // sent: one per exchange and peer
-  int64_t live_bytes = 0;  // largest sum of values, receive buffers and staging alive at one moment
+  int64_t messages = 0;     // sent: one per exchange and peer
+  int64_t live_bytes = 0;   // largest sum of values, receive buffers and staging alive at one moment
   int64_t saved_bytes = 0;  // values that forward keeps for backward, without inputs and results
 };
 
@@ -46,10 +46,10 @@ struct Report {
 };
 
 struct VerifyOptions {
-  int max_problems = 20;                    // stop after so many
-  bool explain = true;                      // run again to say where missing contributions were lost
-  const StopFlag* stop = nullptr;           // polled now and then
-  std::function<void(double)> progress;     // called now and then with the share of ranks that have finished
+  int max_problems = 20;                 // stop after so many
+  bool explain = true;                   // run again to say where missing contributions were lost
+  const StopFlag* stop = nullptr;        // polled now and then
+  std::function<void(double)> progress;  // called now and then with the share of ranks that have finished
 };
 
 Report verify(const Schedule& schedule, const VerifyOptions& options = {});
