@@ -7,9 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "weft/base/error.h"
-#include "weft/base/random.h"
 #include "weft/layout/layout.h"
+#include "weft/layout/testing.h"
 
 namespace weft {
 namespace {
@@ -27,15 +26,6 @@ struct Case {
     return allowed[static_cast<size_t>(q * mask.keys() + k)] != 0;
   }
 };
-
-// Lengths of random documents that sum to `tokens`.
-std::vector<int64_t> random_lengths(Random& random, int64_t tokens) {
-  std::vector<int64_t> lengths;
-  for (int64_t left = tokens; left > 0; left -= lengths.back()) {
-    lengths.push_back(random.uniform(1, std::min<int64_t>(left, 12) + 1));
-  }
-  return lengths;
-}
 
 Layout random_layout(Random& random, int64_t tokens) {
   const int ranks = static_cast<int>(random.uniform(1, 8));

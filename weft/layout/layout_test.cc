@@ -1,72 +1,11 @@
 #include "weft/layout/layout.h"
 
-#include <gtest/gtest.h>
-
-#include <algorithm>
-#include <limits>
 #include <numeric>
-#include <string>
-#include <vector>
 
-#include "weft/base/error.h"
-#include "weft/base/random.h"
+#include "weft/layout/testing.h"
 
 namespace weft {
 namespace {
-
-constexpr int64_t kMost = (int64_t{1} << 31) - 1;
-constexpr int64_t kHuge = std::numeric_limits<int64_t>::max();
-
-// Runs f and returns the message of the usage error that it must throw.
-template <typename F>
-std::string refusal(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::usage) << error.what();
-    return error.what();
-  }
-  ADD_FAILURE() << "not refused";
-  return "";
-}
-
-using Positions = std::vector<int64_t>;
-
-std::vector<Positions> all_positions(const Layout& layout) {
-  std::vector<Positions> result;
-  for (int rank = 0; rank < layout.ranks(); ++rank) result.push_back(layout.positions(rank));
-  return result;
-}
-
-// Lengths of random documents that sum to `tokens`.
-std::vector<int64_t> random_lengths(Random& random, int64_t tokens) {
-  std::vector<int64_t> lengths;
-  while (tokens > 0) {
-    lengths.push_back(random.uniform(3) == 0 ? 1 : random.uniform(1, std::min<int64_t>(tokens, 25) + 1));
-    tokens -= lengths.back();
-  }
-  return lengths;
-}
-
-// Positions 0 .. tokens - 1 in random order, as runs of random strides dealt to random ranks.
-std::vector<std::vector<Run>> random_runs(Random& random, int64_t tokens, int ranks) {
-  std::vector<char> taken(static_cast<size_t>(tokens), 0);
-  std::vector<Run> runs;
-  for (int64_t base = 0; base < tokens; ++base) {
-    if (taken[static_cast<size_t>(base)]) continue;
-    Run run{.base = base, .stride = random.uniform(1, 5), .count = 0};
-    const int64_t most = random.uniform(1, 9);
-    for (int64_t x = base; x < tokens && run.count < most && !taken[static_cast<size_t>(x)]; x += run.stride) {
-      taken[static_cast<size_t>(x)] = 1;
-      ++run.count;
-    }
-    runs.push_back(run);
-  }
-  random.shuffle(std::span(runs));
-  std::vector<std::vector<Run>> shards(static_cast<size_t>(ranks));
-  for (const Run& run : runs) shards[static_cast<size_t>(random.uniform(ranks))].push_back(run);
-  return shards;
-}
 
 // Calls f(layout) for every kind of layout, 1..70 tokens and many numbers of ranks.
 template <typename F>
@@ -195,107 +134,6 @@ TEST(Layout, HostileSizesAreRefused) {
   }
 }
 
-// Tokens per rank differ by one at most, for every layout by name.
-TEST(Layout, ShardsAreNearlyEqual) {
-  Random random(2);
-  for (int trial = 0; trial < 3000; ++trial) {
-    const int ranks = static_cast<int>(random.uniform(1, 14));
-    const std::vector<int64_t> lengths = random_lengths(random, random.uniform(1, 300));
-    for (std::string_view name : layout_names()) {
-      const Layout layout = make_layout(name, lengths, ranks);
-      int64_t least = layout.tokens(), most = 0;
-      for (int rank = 0; rank < ranks; ++rank) {
-        least = std::min(least, layout.tokens_of(rank));
-        most = std::max(most, layout.tokens_of(rank));
-      }
-      ASSERT_LE(most - least, 1) << name << ", trial " << trial;
-    }
-  }
-}
-
-int64_t causal_work(const Layout& layout, int rank) {
-  int64_t work = 0;
-  for (int64_t position : layout.positions(rank)) work += position + 1;
-  return work;
-}
-
-// Ranks hold the same number of tokens give or take one, and the two chunks of a rank lie
-// symmetrically give or take one token per chunk before them. So the causal work, S^2 / 2P on
-// average, differs between ranks by less than two rows of the full length S; not at all where 2P
-// divides S.
-TEST(Layout, ZigzagBalancesCausalWork) {
-  for (int64_t tokens = 1; tokens <= 300; ++tokens) {
-    for (int ranks : {1, 2, 3, 4, 5, 7, 8, 13}) {
-      const Layout layout = Layout::zigzag(tokens, ranks);
-      int64_t least = kHuge, most = 0;
-      for (int rank = 0; rank < ranks; ++rank) {
-        least = std::min(least, causal_work(layout, rank));
-        most = std::max(most, causal_work(layout, rank));
-      }
-      ASSERT_LT(most - least, 2 * tokens) << tokens << " tokens, " << ranks << " ranks";
-      if (tokens % (2 * ranks) == 0) {
-        ASSERT_EQ(most, least);
-      }
-    }
-  }
-}
-
-TEST(Layout, ShortDocumentsSpreadEvenly) {
-  for (int ranks : {1, 2, 3, 4, 5, 7, 8, 13, 64}) {
-    const Layout layout = Layout::document_zigzag(std::vector<int64_t>(1000, 1), ranks);
-    for (int rank = 0; rank < ranks; ++rank) {
-      EXPECT_GE(layout.tokens_of(rank), 1000 / ranks);
-      EXPECT_LE(layout.tokens_of(rank), 1000 / ranks + 1);
-    }
-    // Lengths whose remainders repeat with the period of the deal.
-    std::vector<int64_t> lengths;
-    for (int i = 0; i < 500; ++i) {
-      lengths.push_back(1);
-      if (ranks > 1) lengths.push_back(2 * ranks - 1);
-    }
-    const Layout periodic = Layout::document_zigzag(lengths, ranks);
-    for (int rank = 0; rank < ranks; ++rank) {
-      EXPECT_GE(periodic.tokens_of(rank), periodic.tokens() / ranks);
-      EXPECT_LE(periodic.tokens_of(rank), periodic.tokens() / ranks + 1);
-    }
-  }
-}
-
-// Each document by itself is dealt as zigzag: its chunks differ by one token at most, in order.
-TEST(Layout, DocumentZigzagDealsEachDocument) {
-  Random random(3);
-  for (int trial = 0; trial < 500; ++trial) {
-    const int ranks = static_cast<int>(random.uniform(1, 9));
-    const std::vector<int64_t> lengths = random_lengths(random, random.uniform(1, 120));
-    const Layout layout = Layout::document_zigzag(lengths, ranks);
-    std::vector<int> rank_of(static_cast<size_t>(layout.tokens()));
-    for (int rank = 0; rank < ranks; ++rank) {
-      for (int64_t position : layout.positions(rank)) rank_of[static_cast<size_t>(position)] = rank;
-    }
-    size_t begin = 0;
-    for (int64_t length : lengths) {
-      const size_t end = begin + static_cast<size_t>(length);
-      std::vector<int64_t> held(static_cast<size_t>(ranks), 0);
-      size_t turn = begin;  // ranks ascend up to here, then descend
-      for (size_t i = begin; i < end; ++i) ++held[static_cast<size_t>(rank_of[i])];
-      while (turn + 1 < end && rank_of[turn] <= rank_of[turn + 1]) ++turn;
-      for (size_t i = turn; i + 1 < end; ++i) ASSERT_GE(rank_of[i], rank_of[i + 1]);
-      const int64_t share = length / (2 * ranks);
-      for (int64_t count : held) {
-        ASSERT_GE(count, 2 * share);
-        ASSERT_LE(count, 2 * share + 2);
-      }
-      begin = end;
-    }
-  }
-}
-
-TEST(Layout, ManyShortDocumentsOnManyRanksAreQuick) {
-  const Layout layout = Layout::document_zigzag(std::vector<int64_t>(100'000, 3), 4096);
-  EXPECT_EQ(layout.shards().of(7, 4096), IntervalSet(Range{0, 300'000}));
-  EXPECT_EQ(layout.shards().of(4000, 300).size() / 300, 73);
-}
-
 TEST(Layout, BadRunsAreRefused) {
   const auto with = [](weft::Run run) { return [=] { Layout::from_runs(10, {{run}, {{0, 1, 5}}}); }; };
   EXPECT_EQ(Layout::from_runs(10, {{{5, 1, 5}}, {{0, 1, 5}}}).tokens_of(0), 5);
@@ -337,41 +175,6 @@ TEST(Layout, EmptyRunsAndRanksAreFine) {
   EXPECT_EQ(all_positions(layout), (std::vector<Positions>{{}, {2, 3, 1}, {0}}));
   EXPECT_FALSE(layout.axis().is_identity());
   EXPECT_TRUE(layout.shard(0).empty());
-}
-
-TEST(Axis, RunsInsideASlotInterval) {
-  Random random(4);
-  for (int trial = 0; trial < 300; ++trial) {
-    const int64_t tokens = random.uniform(1, 40);
-    const Layout layout = Layout::from_runs(tokens, random_runs(random, tokens, 3));
-    const Axis& axis = layout.axis();
-    ASSERT_EQ(axis.tokens(), tokens);
-    bool identity = true;
-    for (int64_t slot = 0; slot < tokens; ++slot) identity &= axis.position(slot) == slot;
-    ASSERT_EQ(axis.is_identity(), identity);
-    const int64_t begin = random.uniform(-3, tokens + 3);
-    const Range wanted{begin, begin + random.uniform(-1, tokens)};
-    int64_t next = std::max<int64_t>(begin, 0);
-    axis.for_each_run(wanted, [&](Range slots, weft::Run run) {
-      ASSERT_EQ(slots.begin, next);
-      ASSERT_EQ(slots.size(), run.count);
-      ASSERT_GT(run.count, 0);
-      for (int64_t i = 0; i < run.count; ++i) {
-        ASSERT_EQ(axis.position(slots.begin + i), run.base + i * run.stride);
-      }
-      next = slots.end;
-    });
-    const Range inside = intersect(wanted, {0, tokens});
-    ASSERT_EQ(next, inside.empty() ? std::max<int64_t>(begin, 0) : inside.end);
-  }
-}
-
-TEST(Axis, TheExampleOfTheHeader) {
-  const Axis axis = Axis::from_runs({{.base = 0, .stride = 2, .count = 3}, {.base = 1, .stride = 2, .count = 2}});
-  EXPECT_EQ(axis.position(2), 4);
-  EXPECT_EQ(axis.position(3), 1);
-  EXPECT_TRUE(Axis::identity(5).is_identity());
-  EXPECT_EQ(Axis::from_runs({{0, 1, 2}, {2, 9, 1}, {3, 1, 2}}), Axis::identity(5));
 }
 
 TEST(NextTokenLabels, StayInsideTheirDocument) {
