@@ -12,5 +12,8 @@ extern const Method all_gather;
 extern const Method ulysses;
 extern const Method usp;
 extern const Method token_ring;
+extern const Method llama3;
+extern const Method lightseq;
+extern const Method group_cast;
 
 }  // namespace weft::methods

@@ -1,0 +1,122 @@
+#include "weft/methods/gather_pass.h"
+
+#include <vector>
+
+namespace weft::methods {
+namespace {
+
+// Rows that go to a rank and rows that come from it.
+struct Trade {
+  int peer = 0;
+  Set to_peer, from_peer;
+};
+
+// What is fetched at once.
+struct Piece {
+  std::vector<Trade> trades;
+  Set rows;  // all that I fetch
+  Set heads, kv_heads;
+};
+
+std::vector<Piece> cut(const Problem& problem, const GatherPieces& how, int rank, Builder& b) {
+  const int ranks = problem.ranks();
+  std::vector<Piece> stages(static_cast<size_t>(how.stages));
+  std::vector<IntervalSet> rows(stages.size());
+  for (int other = 1; other < ranks; ++other) {
+    // Both ends count the distance from the owner to the rank that fetches.
+    const auto stage_of = [&](int distance) { return static_cast<size_t>((distance - 1) * how.stages / (ranks - 1)); };
+    const int to = (rank + other) % ranks, from = (rank + ranks - other) % ranks;
+    const Set taken = b.keys_needed(problem.query_layout.shard(to), problem.key_layout.shard(rank));
+    const Set fetched = b.keys_needed(problem.query_layout.shard(rank), problem.key_layout.shard(from));
+    const size_t stage = stage_of(other);
+    stages[stage].trades.push_back({to, taken, {}});
+    stages[stage].trades.push_back({from, {}, fetched});
+    if (!fetched.empty()) rows[stage].unite(fetched.intervals());
+  }
+  std::vector<Piece> pieces;
+  const int64_t group = how.kv_heads == 0 ? problem.kv_heads : how.kv_heads;
+  for (int64_t first = 0; first < problem.kv_heads; first += group) {
+    const Range kv_heads{first, std::min(first + group, problem.kv_heads)};
+    for (size_t stage = 0; stage < stages.size(); ++stage) {
+      Piece piece = stages[stage];
+      piece.rows = b.set(rows[stage]);
+      piece.kv_heads = b.set(kv_heads);
+      piece.heads = b.set(Range{kv_heads.begin * problem.group(), kv_heads.end * problem.group()});
+      pieces.push_back(std::move(piece));
+    }
+  }
+  return pieces;
+}
+
+// Starts to fetch a piece. {} when there is none.
+Value fetch(Builder& b, const Value& kv, const std::vector<Piece>& pieces, size_t index) {
+  if (index >= pieces.size()) return {};
+  const Piece& piece = pieces[index];
+  Value fetched = b.whole(Field::k | Field::v, piece.rows, piece.kv_heads);
+  Exchange x = b.exchange(0);
+  for (const Trade& trade : piece.trades) {
+    x.send(trade.peer, kv.at(trade.to_peer, piece.kv_heads));
+    x.receive(trade.peer, fetched[trade.from_peer]);
+  }
+  x.issue();
+  return fetched;
+}
+
+// Sends the gradients of a piece home and adds those that come.
+void return_sums(Builder& b, const Value& sums, const Value& home, const Piece& piece) {
+  Exchange x = b.exchange(1);
+  for (const Trade& trade : piece.trades) {
+    x.send(trade.peer, sums[trade.from_peer]);
+    x.receive(trade.peer, home.at(trade.to_peer, piece.kv_heads), Combine::add);
+  }
+  x.issue();
+}
+
+}  // namespace
+
+Steps write_gather(std::shared_ptr<const Problem> problem, GatherPieces how, int rank, Builder& b) {
+  const std::vector<Piece> pieces = cut(*problem, how, rank, b);
+  Value q = b.input(Field::q), kv = b.input(Field::k | Field::v);
+  Value acc = b.partial(q);
+  Value next = fetch(b, kv, pieces, 0);
+  b.attend(q, kv, acc);
+  co_yield Step{};
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    const Value fetched = std::move(next);
+    next = fetch(b, kv, pieces, i + 1);
+    b.attend(q.at(q.tokens(), pieces[i].heads), fetched, acc.at(q.tokens(), pieces[i].heads));
+    co_yield Step{};
+  }
+  b.result(b.finish(acc));
+  acc.reset(), q.reset(), kv.reset();
+  if (!problem->backward) co_return;
+
+  b.begin_backward();
+  q = b.input(Field::q), kv = b.input(Field::k | Field::v);
+  Value out = b.input(Field::out | Field::lse), dout = b.input(Field::dout);
+  next = fetch(b, kv, pieces, 0);
+  Value delta = b.prepare_backward(out.only(Field::out), dout);
+  Value dq = b.sums(Field::dq, q.tokens(), q.heads());
+  Value dkv = b.sums(Field::dk | Field::dv, kv.tokens(), kv.heads());
+  b.attend_backward(q, kv, {dout, out.only(Field::lse), delta}, dq, dkv);
+  co_yield Step{};
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    const Piece& piece = pieces[i];
+    const auto of_heads = [&](const Value& value, Fields fields) {
+      return value.at(q.tokens(), piece.heads).only(fields);
+    };
+    const Value fetched = std::move(next);
+    next = fetch(b, kv, pieces, i + 1);
+    Value sums = b.sums(Field::dk | Field::dv, piece.rows, piece.kv_heads);
+    b.attend_backward(of_heads(q, Field::q), fetched,
+                      {of_heads(dout, Field::dout), of_heads(out, Field::lse), of_heads(delta, Field::delta)},
+                      of_heads(dq, Field::dq), sums);
+    return_sums(b, sums, dkv, piece);
+    if (i + 1 < pieces.size()) co_yield Step{};
+  }
+  b.result(b.finish(dq));  // while the last sums travel
+  co_yield Step{};
+  b.result(b.finish(dkv));
+}
+
+}  // namespace weft::methods
