@@ -7,31 +7,10 @@
 
 #include "cli/commands.h"
 #include "cli/parse.h"
+#include "cli/testing.h"
 
 namespace weft::cli {
 namespace {
-
-struct Outcome {
-  int code = -1;
-  std::string out;
-  std::vector<std::string> complaints;
-};
-
-Outcome run_with(const std::vector<Command>& commands, const std::vector<std::string>& arguments,
-                 bool interrupted = false) {
-  std::FILE* file = std::tmpfile();
-  Output output(fileno(file));
-  StopFlag stop;
-  if (interrupted) stop.raise();
-  Context context{.out = output, .stop = stop};
-  Outcome result;
-  result.code =
-      run_program(commands, arguments, context, [&](std::string_view line) { result.complaints.emplace_back(line); });
-  std::rewind(file);
-  for (int c = std::fgetc(file); c != EOF; c = std::fgetc(file)) result.out += static_cast<char>(c);
-  std::fclose(file);
-  return result;
-}
 
 template <typename Action>
 Outcome run_action(Action action, bool interrupted = false) {
@@ -106,12 +85,7 @@ TEST(Program, EveryCommandHasHelpWithAnExample) {
 TEST(Program, ExamplesAreReadable) {
   for (const Command& command : all_commands()) {
     for (const std::string& example : command.examples()) {
-      std::vector<std::string> words;
-      for (size_t at = 0; at < example.size();) {
-        const size_t end = std::min(example.find(' ', at), example.size());
-        words.push_back(example.substr(at, end - at));
-        at = end + 1;
-      }
+      const std::vector<std::string> words = words_of(example);
       ASSERT_GE(words.size(), 2u);
       EXPECT_EQ(words[0] + " " + words[1], "weft " + command.name());
       EXPECT_TRUE(parse(command, {words.begin() + 2, words.end()})) << example;

@@ -1,4 +1,5 @@
 // weft verify: proves that a schedule is right, or says where it is wrong.
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -18,6 +19,7 @@ namespace {
 struct Options {
   std::string method;
   std::string file;
+  bool large = false;
   ProblemOptions problem;
 };
 
@@ -138,8 +140,10 @@ int run(const Options& given, Context& context) {
     if (!options.method.empty()) {
       throw Error(ErrorCode::usage, "a method and --file are both given; the file says which method wrote it");
     }
-    return verify_one(schedule_from_json(read_file(options.file)), options.problem.json, context);
+    const int64_t limit = options.large ? std::numeric_limits<int64_t>::max() : Schedule::kStoreLimit;
+    return verify_one(schedule_from_json(read_file(options.file), limit), options.problem.json, context);
   }
+  if (options.large) throw Error(ErrorCode::usage, "--large goes with --file; a method is verified at any size");
   require_method(options.method, "verify");
   if (options.method != "all") find_method(options.method);
   options.problem.check();
@@ -163,9 +167,10 @@ Command verify_command() {
       "tokens.");
   command.example("weft verify zigzag --ranks 7 --tokens 5003 --heads 6 --kv-heads 2 --backward");
   command.example("weft verify all --ranks 4 --docs 1,4000,37,900 --mask causal+window:256");
-  command.example("weft verify --file schedule.json");
+  command.example("weft verify --file schedule.json --large");
   command.positional("method", "method to verify, or all; weft methods lists them", &options->method);
   command.text("--file", "FILE", "a schedule written by weft show --json or by hand", &options->file);
+  command.flag("--large", "allow a file of more than 2 million instructions", &options->large);
   add_problem_options(command, options->problem);
   command.action([options](Context& context) { return run(*options, context); });
   return command;

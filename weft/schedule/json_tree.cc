@@ -102,7 +102,7 @@ class Reader {
       // Not linked: it goes as soon as it has been handed on. Its index is the parent's count.
       if (++instructions_ > limits_.instructions) {
         tree_.fail(parent_id, "more than " + std::to_string(limits_.instructions) +
-                                  " instructions in the document; use fewer ranks, or raise the limit");
+                                  " instructions in the document; use fewer ranks, or --large");
       }
       if (kind != Kind::object) tree_.fail(id, "an instruction is an object {\"op\": ...}");
       strings_before_ = tree_.strings_.size();

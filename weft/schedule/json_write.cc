@@ -292,7 +292,7 @@ void check_size(const Schedule& schedule, int64_t limit) {
       total += static_cast<int64_t>(block.instructions.size());
       if (total > limit) {
         throw Error(ErrorCode::unsupported, "the schedule has more than " + std::to_string(limit) +
-                                                " instructions; use fewer ranks, or raise the limit");
+                                                " instructions; use fewer ranks, or --large");
       }
     }
   }

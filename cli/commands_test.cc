@@ -1,0 +1,64 @@
+// What each command prints and refuses.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "cli/testing.h"
+#include "weft/base/test_level.h"
+#include "weft/files/atomic_file.h"
+
+namespace weft::cli {
+namespace {
+
+bool has(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
+
+// The one line that a refused command says.
+std::string complaint(const std::string& line) {
+  const Outcome outcome = run_line(line);
+  EXPECT_EQ(outcome.code, kExitUsage) << line;
+  EXPECT_EQ(outcome.out, "") << line;
+  EXPECT_EQ(outcome.complaints.size(), 1u) << line;
+  return outcome.complaints.empty() ? "" : outcome.complaints[0];
+}
+
+TEST(Show, VerboseListsEveryInstruction) {
+  const Outcome outcome = run_line("show ring --ranks 2 --tokens 8 --verbose");
+  EXPECT_EQ(outcome.code, kExitFine);
+  EXPECT_EQ(outcome.out.substr(0, outcome.out.find('\n')), "rank 0");
+  EXPECT_TRUE(has(outcome.out, "\nrank 1\n  0  input ")) << outcome.out;
+  EXPECT_TRUE(has(outcome.out, "exchange lane 0: send 1 <- ")) << outcome.out;
+  // As many as verify counts: one line each, and one for each rank.
+  const Outcome proof = run_line("verify ring --ranks 2 --tokens 8 --json");
+  const auto lines = std::count(outcome.out.begin(), outcome.out.end(), '\n') - 2;
+  EXPECT_TRUE(has(proof.out, "\"instructions\": " + std::to_string(lines) + ",")) << lines << proof.out;
+}
+
+TEST(Show, OneFormAtATime) {
+  EXPECT_TRUE(has(complaint("show ring --ranks 2 --tokens 8 --verbose --json"), "choose one"));
+  EXPECT_TRUE(has(complaint("show ring --ranks 2 --tokens 8 --verbose --svg x.svg"), "choose one"));
+}
+
+TEST(Verify, LargeFilesNeedLarge) {
+  if (test_level() == 0) GTEST_SKIP() << "seconds, and much more with a sanitizer";
+  // Two million drops of what was never made, before a right program.
+  const std::string path = ::testing::TempDir() + "large_" + std::to_string(::getpid()) + ".json";
+  std::string text = run_line("show ring --ranks 1 --tokens 1 --heads 1 --head-dim 1 --json").out;
+  const size_t first = text.find('{', text.find("\"programs\""));
+  ASSERT_NE(first, std::string::npos);
+  std::string filler;
+  for (int i = 0; i < 2'000'001; ++i) filler += R"({"op":"drop","step":0,"value":7},)";
+  text.insert(first, filler);
+  write_file(path, text);
+  const std::string refused = complaint("verify --file " + path);
+  EXPECT_TRUE(has(refused, "more than 2000000 instructions")) << refused;
+  EXPECT_TRUE(has(refused, "--large")) << refused;
+  const Outcome proof = run_line("verify --file " + path + " --large");
+  EXPECT_EQ(proof.code, kExitWrong) << (proof.complaints.empty() ? "" : proof.complaints[0]);
+  EXPECT_TRUE(has(proof.out, "WRONG")) << proof.out.substr(0, 1000);
+  ::unlink(path.c_str());
+  EXPECT_TRUE(has(complaint("verify ring --ranks 2 --tokens 8 --large"), "--large goes with --file"));
+}
+
+}  // namespace
+}  // namespace weft::cli

@@ -1,0 +1,49 @@
+// What tests of the program share: a command line run inside the test.
+#pragma once
+
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "cli/commands.h"
+#include "cli/program.h"
+
+namespace weft::cli {
+
+struct Outcome {
+  int code = -1;
+  std::string out;
+  std::vector<std::string> complaints;
+};
+
+inline Outcome run_with(const std::vector<Command>& commands, const std::vector<std::string>& arguments,
+                        bool interrupted = false) {
+  std::FILE* file = std::tmpfile();
+  Output output(fileno(file));
+  StopFlag stop;
+  if (interrupted) stop.raise();
+  Context context{.out = output, .stop = stop};
+  Outcome result;
+  result.code =
+      run_program(commands, arguments, context, [&](std::string_view line) { result.complaints.emplace_back(line); });
+  std::rewind(file);
+  for (int c = std::fgetc(file); c != EOF; c = std::fgetc(file)) result.out += static_cast<char>(c);
+  std::fclose(file);
+  return result;
+}
+
+// The words of a line, split at blanks.
+inline std::vector<std::string> words_of(const std::string& line) {
+  std::vector<std::string> words;
+  for (size_t at = 0; at < line.size();) {
+    const size_t end = std::min(line.find(' ', at), line.size());
+    words.push_back(line.substr(at, end - at));
+    at = end + 1;
+  }
+  return words;
+}
+
+// Runs "show ring --ranks 2 ...", the program's name left out.
+inline Outcome run_line(const std::string& line) { return run_with(all_commands(), words_of(line)); }
+
+}  // namespace weft::cli
