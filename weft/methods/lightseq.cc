@@ -39,7 +39,7 @@ class LightSeq {
   // What rank r computes in step t with rows of a peer.
   Task task(int r, int t, int side) {
     const int sign = side == 0 ? 1 : -1, apart = r - sign * t;
-    Task task{.peer = (apart + ranks_) % ranks_, .helps = apart < 0 || apart >= ranks_};
+    Task task{.peer = (apart + ranks_) % ranks_, .helps = apart < 0 || apart >= ranks_, .rows = {}};
     if (!task.helps) task.rows = b_.keys_needed(queries(r), keys(task.peer));
     // Halfway round both ends are equally far: the owner of the queries does it.
     if (task.helps && 2 * t != ranks_) task.rows = b_.queries_needed(queries(task.peer), keys(r));

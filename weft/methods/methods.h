@@ -15,5 +15,7 @@ extern const Method token_ring;
 extern const Method llama3;
 extern const Method lightseq;
 extern const Method group_cast;
+extern const Method mesh;
+extern const Method burst;
 
 }  // namespace weft::methods

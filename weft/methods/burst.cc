@@ -1,0 +1,102 @@
+// BurstAttention: a ring, or a ring of rings, whose backward moves queries where that is cheaper.
+//
+//   forward    (k, v) go round                                     2 Hkv D elements a row
+//   backward   (q, dout, lse, delta) go round, dq follows          3 H D elements a row, dk and dv stay
+//          or  (k, v) go round, (dk, dv) follow                    4 Hkv D elements a row
+//
+// Moving queries pays with as many kv heads as heads, and not with grouped heads; `backward=auto` compares the bytes.
+// Sun et al. 2024, arXiv 2403.09347; 2025, arXiv 2509.19836, which accumulates in the element type; here partial sums are
+// fp32 or the wire type. Rows sent per rank under a full mask, one node: forward (P-1)/P * S of (k, v), backward as many of
+// the bundle and of its sums.
+#include "weft/methods/degrees.h"
+#include "weft/methods/double_ring_pass.h"
+#include "weft/methods/methods.h"
+
+namespace weft::methods {
+namespace {
+
+struct Burst {
+  std::shared_ptr<const DoubleRing> forward, backward;
+};
+
+// Bytes of a block and of its sums, for one hop.
+bool queries_are_cheaper(const Problem& problem) {
+  const int64_t queries = problem.wire_bytes_per_row(Field::q | Field::dout | Field::lse | Field::delta, Form::whole) +
+                          problem.wire_bytes_per_row(Field::dq, Form::accumulating);
+  const int64_t keys = problem.wire_bytes_per_row(Field::k | Field::v, Form::whole) +
+                       problem.wire_bytes_per_row(Field::dk | Field::dv, Form::accumulating);
+  return queries * problem.heads < keys * problem.kv_heads;
+}
+
+Steps write(std::shared_ptr<const Burst> plan, int rank, Builder& b) {
+  (void)rank;
+  Value q = b.input(Field::q), kv = b.input(Field::k | Field::v);
+  Value acc = b.partial(q);
+  {
+    DoubleRingPass pass(b, plan->forward, {kv}, {});
+    for (int t = 0; t < pass.steps(); ++t) {
+      pass.trade(t);
+      b.attend(q, pass.block(), acc);
+      co_yield Step{};
+    }
+  }
+  b.result(b.finish(acc));
+  acc.reset(), q.reset(), kv.reset();
+  if (!b.problem().backward) co_return;
+
+  b.begin_backward();
+  q = b.input(Field::q), kv = b.input(Field::k | Field::v);
+  Value out = b.input(Field::out | Field::lse), dout = b.input(Field::dout);
+  Value delta = b.prepare_backward(out.only(Field::out), dout);
+  Value dq = b.sums(Field::dq, q.tokens(), q.heads());
+  Value dkv = b.sums(Field::dk | Field::dv, kv.tokens(), kv.heads());
+  const std::vector<Slice> bundle = {dout, out.only(Field::lse), delta};
+  const bool queries = plan->backward->travels == Travels::queries;
+  {
+    std::vector<Slice> moving = {kv};
+    if (queries) moving = {q, bundle[0], bundle[1], bundle[2]};
+    DoubleRingPass pass(b, plan->backward, moving, queries ? dq : dkv);
+    for (int t = 0; t <= pass.steps(); ++t) {
+      pass.trade(t);
+      const std::vector<Slice>& block = pass.block();
+      if (!block.empty() && queries) {
+        b.attend_backward(block[0], kv, std::vector<Slice>(block.begin() + 1, block.end()), pass.target(), dkv);
+      } else if (!block.empty()) {
+        b.attend_backward(q, block, bundle, dq, pass.target());
+      }
+      pass.settle();
+      co_yield Step{};
+    }
+  }
+  b.result(b.finish(dq));
+  b.result(b.finish(dkv));
+}
+
+}  // namespace
+
+const Method burst = {
+    .name = "burst",
+    .paper = "BurstAttention, Sun et al. 2024, arXiv 2403.09347; BurstEngine 2025, arXiv 2509.19836",
+    .summary =
+        "ring, or ring of rings over nodes, whose backward moves queries and their gradients where that is cheaper",
+    .masks = "full, causal, sliding window, packed documents and combinations",
+    .needs = "nodes that divide the ranks; any tokens, heads and kv heads",
+    .options = {{"nodes", "1", "a divisor of ranks", "rings inside nodes, and a ring between them"},
+                {"backward", "auto", "auto, queries or keys", "what travels in backward; auto: what has fewer bytes"}},
+    .layout =
+        [](const std::vector<int64_t>& lengths, int ranks, const MethodOptions&) {
+          return make_layout(lengths.size() == 1 ? "zigzag" : "document-zigzag", lengths, ranks);
+        },
+    .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
+      const int nodes = degree_option("burst", "nodes", problem->ranks(), options);
+      const std::string& moved = options.choice("backward", {"auto", "queries", "keys"});
+      const bool queries = moved == "queries" || (moved == "auto" && queries_are_cheaper(*problem));
+      auto plan = std::make_shared<Burst>();
+      plan->forward = make_double_ring(*problem, Travels::keys, nodes, -1);
+      plan->backward = queries ? make_double_ring(*problem, Travels::queries, nodes, -1) : plan->forward;
+      return
+          [plan = std::shared_ptr<const Burst>(std::move(plan))](int rank, Builder& b) { return write(plan, rank, b); };
+    },
+};
+
+}  // namespace weft::methods

@@ -1,0 +1,17 @@
+// Degrees: how methods that arrange the ranks in a grid choose its sides.
+#pragma once
+
+#include <vector>
+
+#include "weft/methods/method.h"
+
+namespace weft::methods {
+
+// All divisors in ascending order.
+std::vector<int> divisors_of(int ranks);
+
+// The degree that an option asks for; 0 for "auto". Throws Error(unsupported) with the divisors when it does not divide
+// the ranks.
+int degree_option(std::string_view method, std::string_view option, int ranks, const MethodOptions& options);
+
+}  // namespace weft::methods

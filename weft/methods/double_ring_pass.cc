@@ -1,0 +1,182 @@
+#include "weft/methods/double_ring_pass.h"
+
+namespace weft::methods {
+namespace {
+
+constexpr int kInsideLane = 0, kOutsideLane = 1, kSumsLane = 2;
+
+int wrapped(int i, int size) { return ((i % size) + size) % size; }
+
+// Members i, i + d, ... up to, not with, `end` of a cycle: none when they are equal.
+Cover from_to(const ConsecutiveUnions& all, int i, int end, int d) {
+  const int count = wrapped(d * (end - i), all.size());
+  return all.cover(d > 0 ? wrapped(i, all.size()) : wrapped(end + 1, all.size()), count);
+}
+
+}  // namespace
+
+std::shared_ptr<const DoubleRing> make_double_ring(const Problem& problem, Travels travels, int nodes, int direction) {
+  auto ring = std::make_shared<DoubleRing>();
+  ring->travels = travels;
+  ring->nodes = nodes;
+  ring->local = problem.ranks() / nodes;
+  ring->direction = direction;
+  const bool keys = travels == Travels::keys;
+  const Layout& moving = keys ? problem.key_layout : problem.query_layout;
+  const Layout& staying = keys ? problem.query_layout : problem.key_layout;
+  std::vector<IntervalSet> whole_nodes(static_cast<size_t>(nodes));
+  for (int node = 0; node < nodes; ++node) {
+    std::vector<IntervalSet> members;
+    for (int place = 0; place < ring->local; ++place) {
+      const int rank = node * ring->local + place;
+      ring->moving.push_back(moving.shard(rank));
+      members.push_back(staying.shard(rank));
+      whole_nodes[static_cast<size_t>(node)].unite(staying.shard(rank));
+    }
+    ring->in_node.emplace_back(std::move(members));
+  }
+  ring->by_node = ConsecutiveUnions(std::move(whole_nodes));
+  return ring;
+}
+
+DoubleRingPass::DoubleRingPass(Builder& builder, std::shared_ptr<const DoubleRing> ring, std::vector<Slice> own,
+                               const Value& home)
+    : b_(builder),
+      ring_(std::move(ring)),
+      own_(std::move(own)),
+      home_(home),
+      node_(b_.rank() / ring_->local),
+      place_(b_.rank() % ring_->local),
+      d_(ring_->direction),
+      heads_(ring_->travels == Travels::keys ? b_.all_kv_heads() : b_.all_heads()) {
+  next_.slices = own_;
+}
+
+int DoubleRingPass::rank_at(int node, int place) const {
+  return wrapped(node, ring_->nodes) * ring_->local + wrapped(place, ring_->local);
+}
+
+Set DoubleRingPass::needed(int owner, const Cover& staying) {
+  const IntervalSet& rows = ring_->moving[static_cast<size_t>(owner)];
+  return ring_->travels == Travels::keys ? b_.keys_needed(staying, rows) : b_.queries_needed(rows, staying);
+}
+
+Set DoubleRingPass::ahead_inside(int owner, int node, int place) {
+  const ConsecutiveUnions& members = ring_->in_node[static_cast<size_t>(wrapped(node, ring_->nodes))];
+  return needed(owner, from_to(members, place, owner % ring_->local, d_));
+}
+
+Set DoubleRingPass::ahead_outside(int owner, int node) {
+  return needed(owner, from_to(ring_->by_node, node, owner / ring_->local, d_));
+}
+
+Set DoubleRingPass::rows_of_sums(int owner, int rank, int t) {
+  const int node = rank / ring_->local;
+  // A cycle away from home begins with a rank that works on the block itself.
+  if (t % ring_->local == 0) return needed(owner, Cover(&ring_->by_node[node]));
+  return ahead_inside(owner, node, rank % ring_->local);
+}
+
+Set DoubleRingPass::rows_going_on(int owner, int rank) {
+  return ahead_inside(owner, rank / ring_->local, rank % ring_->local + d_);
+}
+
+DoubleRingPass::Held DoubleRingPass::receive_into(Exchange& x, int peer, Set rows) {
+  Held held;
+  if (rows.empty()) return held;
+  Fields fields;
+  for (const Slice& slice : own_) fields = fields | slice.fields;
+  held.rows = b_.whole(fields, rows, heads_);
+  for (const Slice& slice : own_) {
+    held.slices.push_back(held.rows.only(slice.fields));
+    x.receive(peer, held.slices.back());
+  }
+  return held;
+}
+
+void DoubleRingPass::send(Exchange& x, int peer, const Held& held, Set rows) {
+  for (Slice slice : held.slices) {
+    slice.tokens = rows.id();
+    x.send(peer, slice);
+  }
+}
+
+void DoubleRingPass::pass_blocks(int t) {
+  const int local = ring_->local, j = owner(t);
+  current_ = std::move(next_);
+  next_ = {};
+  if (t % local == 0 && t + local < steps()) {
+    const int peer = rank_at(node_ + d_, place_);
+    Exchange x = b_.exchange(kOutsideLane);
+    send(x, peer, current_, ahead_outside(j, node_ + d_));
+    outer_ = receive_into(x, rank_at(node_ - d_, place_), ahead_outside(owner(t + local), node_));
+    x.issue();
+  }
+  if ((t + 1) % local != 0) {
+    Exchange x = b_.exchange(kInsideLane);
+    send(x, peer_inside(), current_, rows_going_on(j, b_.rank()));
+    next_ = receive_into(x, rank_at(node_, place_ - d_), ahead_inside(owner(t + 1), node_, place_));
+    x.issue();
+  } else if (t + 1 < steps()) {
+    next_ = std::move(outer_);
+    outer_ = {};
+  }
+}
+
+void DoubleRingPass::pass_sums(int t) {
+  Exchange x = b_.exchange(kSumsLane);
+  Value arriving;
+  if (t > 1) {
+    const int before = owner(t - 1), holder = this->holder(t - 1);
+    const Set going_on = rows_going_on(before, b_.rank());
+    if (!sums_.empty()) {
+      x.send(peer_inside(), sums_[going_on]);
+      x.send(before, sums_[sums_.tokens() - going_on]);
+    }
+    got_ = b_.sums(home_.fields(), rows_of_sums(b_.rank(), holder, t - 1) - rows_going_on(b_.rank(), holder), heads_);
+    if (t < steps() && t % ring_->local > (t < ring_->local ? 1 : 0)) {
+      arriving = b_.sums(home_.fields(), ahead_inside(owner(t), node_, place_), heads_);
+      x.receive(rank_at(node_, place_ - d_), arriving);
+    }
+    x.receive(holder, got_);
+  }
+  x.issue();
+  sums_ = std::move(arriving);
+}
+
+void DoubleRingPass::trade(int t) {
+  block_.clear();
+  if (t < steps()) pass_blocks(t);
+  if (!home_.empty()) pass_sums(t);
+  if (t >= steps()) return;
+  const int j = owner(t);
+  if (t == 0) {
+    block_ = own_;
+    target_ = home_;
+    return;
+  }
+  if (home_.empty()) {
+    block_ = current_.slices;
+    return;
+  }
+  // Sums that are still arriving are not computed into; where none arrive, the new ones start here.
+  const bool starts = t % ring_->local == (t < ring_->local ? 1 : 0);
+  const Set mine = needed(j, Cover(&ring_->in_node[static_cast<size_t>(node_)][place_]));
+  if (starts) sums_ = b_.sums(home_.fields(), rows_of_sums(j, b_.rank(), t), heads_);
+  target_ = starts ? sums_ : b_.sums(home_.fields(), mine, heads_);
+  if (mine.empty()) return;
+  for (Slice slice : current_.slices) {
+    slice.tokens = starts ? sums_.tokens().id() : mine.id();
+    block_.push_back(slice);
+  }
+}
+
+void DoubleRingPass::settle() {
+  if (home_.empty()) return;
+  if (!target_.empty() && !sums_.empty() && Slice(target_) != Slice(sums_)) b_.add(sums_[target_.tokens()], target_);
+  target_.reset();
+  b_.add(got_.empty() ? Slice() : home_[got_.tokens()], got_);
+  got_.reset();
+}
+
+}  // namespace weft::methods

@@ -1,0 +1,227 @@
+// Mesh attention: every rank computes a tile of a x b blocks instead of a row of P, so O(sqrt(P)) travels.
+//
+//   6 ranks, 3 in a row (rank = 3 u + v)         tile of rank 4 (u 1, v 1): queries of 3, 4, 5 x keys of 1, 4
+//     u 0:   0   1   2     a row shares queries
+//     u 1:   3   4   5     a column shares keys
+//
+// Blocks of queries and of keys come one by one, straight from their owners, in the order that unlocks the most work per
+// byte; what arrives in a step is worked on in the next. The partial result of a row of blocks goes home as soon as the
+// row is done. Rows of one rank are a ring without forwarding, columns of one move queries only. Chen et al. 2025, arXiv
+// 2512.20968. With T tokens a rank, rows sent per rank under a full mask: forward (a-1) T of q and of (out, lse) and
+// (b-1) T of (k, v); backward (a-1) T of (q, dout, lse, delta) and of dq, and (b-1) T of (k, v) and of (dk, dv).
+#include <algorithm>
+
+#include "weft/methods/degrees.h"
+#include "weft/methods/methods.h"
+
+namespace weft::methods {
+namespace {
+
+// The grid, and when what arrives where: the same on all ranks. Counted from the own rank on, cyclically.
+struct Mesh {
+  std::vector<int> query_steps;          // [a] the step from which the i-th block of queries of a row is there
+  std::vector<int> key_steps;            // [b] the same for the j-th block of keys of a column
+  std::vector<IntervalSet> row_queries;  // [b] queries of each row of ranks
+  std::vector<IntervalSet> column_keys;  // [a] keys of each column of ranks
+
+  int width() const { return static_cast<int>(query_steps.size()); }
+  int height() const { return static_cast<int>(key_steps.size()); }
+  // Steps with compute; one more brings the last results home.
+  int steps() const { return width() + height() - 1; }
+};
+
+// Queries unlock as many blocks as there are keys, and the other way round; the more work per byte goes first.
+std::shared_ptr<const Mesh> make_mesh(const Problem& problem, int width) {
+  auto mesh = std::make_shared<Mesh>();
+  const int height = problem.ranks() / width;
+  const auto query_bytes = problem.bytes_per_row(Field::q, Form::whole) * problem.heads;
+  const auto key_bytes = problem.bytes_per_row(Field::k | Field::v, Form::whole) * problem.kv_heads;
+  mesh->query_steps = mesh->key_steps = {0};
+  for (int step = 1; step < width + height - 1; ++step) {
+    const auto queries = static_cast<int>(mesh->query_steps.size()), keys = static_cast<int>(mesh->key_steps.size());
+    const bool more_keys = keys < height && (queries == width || queries * query_bytes >= keys * key_bytes);
+    (more_keys ? mesh->key_steps : mesh->query_steps).push_back(step);
+  }
+  mesh->row_queries.resize(static_cast<size_t>(height));
+  mesh->column_keys.resize(static_cast<size_t>(width));
+  for (int r = 0; r < problem.ranks(); ++r) {
+    mesh->row_queries[static_cast<size_t>(r / width)].unite(problem.query_layout.shard(r));
+    mesh->column_keys[static_cast<size_t>(r % width)].unite(problem.key_layout.shard(r));
+  }
+  return mesh;
+}
+
+// A block of queries with the sums of its rows, or a block of keys with its sums.
+struct Side {
+  std::vector<Slice> given;  // q and what goes with it, or kv
+  Value rows;                // holds `given` unless it is the rank's own
+  Value sums;
+};
+
+// One phase of a rank's program.
+class Tile {
+ public:
+  // What travels of my own queries, the kinds of sums, and my own sums.
+  Tile(const Mesh& mesh, Builder& b, std::vector<Slice> queries, const Value& query_sums, const Value& kv,
+       const Value& key_sums)
+      : mesh_(mesh), b_(b), u_(b.rank() / mesh.width()), v_(b.rank() % mesh.width()) {
+    queries_.resize(static_cast<size_t>(mesh.width()));
+    keys_.resize(static_cast<size_t>(mesh.height()));
+    queries_[0] = {std::move(queries), {}, query_sums};
+    keys_[0] = {{kv}, {}, key_sums};
+  }
+
+  // Fetches what is worked on in the next step, and sends home what the step before completed.
+  void trade(int step) {
+    received_.clear();
+    Exchange x = b_.exchange(0);
+    for (int i = 1; i < mesh_.width(); ++i) {
+      if (mesh_.query_steps[at(i)] == step + 1) fetch(x, queries_[at(i)], queries_[0], in_row(i), in_row(-i), true);
+    }
+    for (int j = 1; j < mesh_.height(); ++j) {
+      if (mesh_.key_steps[at(j)] == step + 1) fetch(x, keys_[at(j)], keys_[0], in_column(j), in_column(-j), false);
+    }
+    for (int i = 1; i < mesh_.width(); ++i) {
+      if (std::max(mesh_.query_steps[at(i)], mesh_.key_steps.back()) + 1 == step) {
+        bring_home(x, queries_[at(i)], queries_[0], in_row(i), in_row(-i), true);
+      }
+    }
+    for (int j = 1; j < mesh_.height(); ++j) {
+      if (std::max(mesh_.key_steps[at(j)], mesh_.query_steps.back()) + 1 == step) {
+        bring_home(x, keys_[at(j)], keys_[0], in_column(j), in_column(-j), false);
+      }
+    }
+    x.issue();
+    for (Side* side : sent_) *side = {};
+    sent_.clear();
+  }
+
+  // Calls work(queries, keys) for each block that the step before unlocked.
+  template <typename Work>
+  void compute(int step, Work&& work) {
+    for (int i = 0; i < mesh_.width(); ++i) {
+      for (int j = 0; j < mesh_.height(); ++j) {
+        if (std::max(mesh_.query_steps[at(i)], mesh_.key_steps[at(j)]) != step) continue;
+        if (!queries_[at(i)].given.empty() && !keys_[at(j)].given.empty()) work(queries_[at(i)], keys_[at(j)]);
+      }
+    }
+  }
+
+  // Sums of my own rows that others computed, received in this step.
+  const std::vector<Value>& received() const { return received_; }
+
+ private:
+  static size_t at(int i) { return static_cast<size_t>(i); }
+  // The ranks `i` places after me in my row and in my column; negative: before me.
+  int in_row(int i) const { return u_ * mesh_.width() + (v_ + i + mesh_.width()) % mesh_.width(); }
+  int in_column(int j) const { return (u_ + j + mesh_.height()) % mesh_.height() * mesh_.width() + v_; }
+  // Rows of `owner` that `worker`, of its row (queries) or column (keys), needs.
+  Set needed(int owner, int worker, bool queries) {
+    const Problem& problem = b_.problem();
+    if (queries)
+      return b_.queries_needed(problem.query_layout.shard(owner), mesh_.column_keys[at(worker % mesh_.width())]);
+    return b_.keys_needed(mesh_.row_queries[at(worker / mesh_.width())], problem.key_layout.shard(owner));
+  }
+
+  void fetch(Exchange& x, Side& side, const Side& own, int owner, int worker, bool queries) {
+    const Set sent = needed(b_.rank(), worker, queries), rows = needed(owner, b_.rank(), queries);
+    Fields fields;
+    for (Slice slice : own.given) {
+      fields = fields | slice.fields;
+      slice.tokens = sent.id();
+      x.send(worker, slice);
+    }
+    if (rows.empty()) return;
+    side.rows = b_.whole(fields, rows, queries ? b_.all_heads() : b_.all_kv_heads());
+    for (const Slice& slice : own.given) {
+      side.given.push_back(side.rows.only(slice.fields));
+      x.receive(owner, side.given.back());
+    }
+    if (!own.sums.empty()) side.sums = b_.sums(own.sums.fields(), rows, own.sums.heads());
+  }
+
+  void bring_home(Exchange& x, Side& side, const Side& own, int owner, int worker, bool queries) {
+    if (own.sums.empty()) return;  // keys have sums in backward only
+    x.send(owner, side.sums);
+    received_.push_back(b_.sums(own.sums.fields(), needed(b_.rank(), worker, queries), own.sums.heads()));
+    x.receive(worker, received_.back());
+    sent_.push_back(&side);
+  }
+
+  const Mesh& mesh_;
+  Builder& b_;
+  int u_, v_;
+  std::vector<Side> queries_, keys_;
+  std::vector<Value> received_;
+  std::vector<Side*> sent_;
+};
+
+Steps write(std::shared_ptr<const Mesh> mesh, int rank, Builder& b) {
+  (void)rank;
+  Value q = b.input(Field::q), kv = b.input(Field::k | Field::v);
+  Value acc = b.partial(q);
+  {
+    Tile tile(*mesh, b, {q}, acc, kv, {});
+    for (int step = 0; step <= mesh->steps(); ++step) {
+      tile.trade(step);
+      tile.compute(step,
+                   [&](const Side& queries, const Side& keys) { b.attend(queries.given, keys.given, queries.sums); });
+      for (const Value& part : tile.received()) b.merge(acc[part.tokens()], part);
+      co_yield Step{};
+    }
+  }
+  b.result(b.finish(acc));
+  acc.reset(), q.reset(), kv.reset();
+  if (!b.problem().backward) co_return;
+
+  b.begin_backward();
+  q = b.input(Field::q), kv = b.input(Field::k | Field::v);
+  Value out = b.input(Field::out | Field::lse), dout = b.input(Field::dout);
+  Value delta = b.prepare_backward(out.only(Field::out), dout);
+  Value dq = b.sums(Field::dq, q.tokens(), q.heads());
+  Value dkv = b.sums(Field::dk | Field::dv, kv.tokens(), kv.heads());
+  {
+    Tile tile(*mesh, b, {q, dout, out.only(Field::lse), delta}, dq, kv, dkv);
+    for (int step = 0; step <= mesh->steps(); ++step) {
+      tile.trade(step);
+      tile.compute(step, [&](const Side& queries, const Side& keys) {
+        const std::vector<Slice> bundle(queries.given.begin() + 1, queries.given.end());
+        b.attend_backward(queries.given[0], keys.given, bundle, queries.sums, keys.sums);
+      });
+      for (const Value& part : tile.received()) b.add((part.fields().has(Field::dq) ? dq : dkv)[part.tokens()], part);
+      co_yield Step{};
+    }
+  }
+  b.result(b.finish(dq));
+  b.result(b.finish(dkv));
+}
+
+// The width that sends the least, forward and backward together: arXiv 2512.20968 leaves it to the user.
+int best_width(const Problem& problem) {
+  const double g = static_cast<double>(problem.kv_heads) / static_cast<double>(problem.heads);
+  const auto volume = [&](int a) { return 5.0 * (a - 1) + 6.0 * g * (problem.ranks() / a - 1); };
+  const std::vector<int> widths = divisors_of(problem.ranks());
+  return *std::min_element(widths.begin(), widths.end(), [&](int a, int b) { return volume(a) < volume(b); });
+}
+
+}  // namespace
+
+const Method mesh = {
+    .name = "mesh",
+    .paper = "Mesh-Attention, Chen et al. 2025, arXiv 2512.20968",
+    .summary = "every rank computes a tile of blocks: queries are shared in its row, keys in its column of a grid",
+    .masks = "full, causal, sliding window, packed documents and combinations",
+    .needs = "a row width that divides the ranks; any tokens, heads and kv heads",
+    .options = {{"width", "auto", "auto or a divisor of ranks", "ranks that share queries; the others share keys"}},
+    .layout =
+        [](const std::vector<int64_t>& lengths, int ranks, const MethodOptions&) {
+          return make_layout(lengths.size() == 1 ? "zigzag" : "document-zigzag", lengths, ranks);
+        },
+    .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
+      int width = degree_option("mesh", "width", problem->ranks(), options);
+      if (width == 0) width = best_width(*problem);
+      return [mesh = make_mesh(*problem, width)](int rank, Builder& b) { return write(mesh, rank, b); };
+    },
+};
+
+}  // namespace weft::methods
