@@ -50,6 +50,7 @@ Writer make_writer(std::shared_ptr<const Problem> problem, const MethodOptions& 
   ring->queries = problem->query_layout.shards();
   ring->keys = problem->key_layout.shards();
   ring->direction = options.choice("direction", {"1", "-1"}) == "1" ? 1 : -1;
+  ring->prepare(problem->pairs);
   return [ring = std::shared_ptr<const Ring>(std::move(ring))](int rank, Builder& b) { return write(ring, rank, b); };
 }
 

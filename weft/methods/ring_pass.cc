@@ -2,11 +2,19 @@
 
 namespace weft::methods {
 
+IntervalSet Ring::find_ahead(const AllowedPairs& pairs, int j, int count) const {
+  return pairs.keys_needed(queries.cover(direction > 0 ? place(j - count) : place(j + 1), count), keys[j]);
+}
+
+void Ring::prepare(const AllowedPairs& pairs) {
+  ahead = NeededSets(size(), Growing::yes, [this, pairs](int j, int count) { return find_ahead(pairs, j, count); });
+}
+
 Set RingPass::ahead(int j, int p) {
   j = ring_->place(j);
-  p = ring_->place(p);
-  const int count = d_ > 0 ? ring_->place(j - p) : ring_->place(p - j);
-  return b_.keys_needed(ring_->queries.cover(d_ > 0 ? p : ring_->place(j + 1), count), ring_->keys[j]);
+  const int count = ring_->place(d_ > 0 ? j - p : p - j);
+  if (ring_->ahead.empty()) return b_.set(ring_->find_ahead(b_.problem().pairs, j, count));
+  return b_.set(ring_->ahead.at(j, count, scratch_));
 }
 
 void RingPass::forward(int t, const Value& q, const Value& acc, Value& current) {

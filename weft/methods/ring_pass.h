@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "weft/layout/consecutive_unions.h"
+#include "weft/methods/needed_sets.h"
 #include "weft/schedule/builder.h"
 
 namespace weft::methods {
@@ -21,6 +22,15 @@ struct Ring {
   ConsecutiveUnions queries;  // query slots of each place
   ConsecutiveUnions keys;     // key slots of each place
   int direction = 1;          // of key-value blocks: from place p to p + direction
+  NeededSets ahead;           // by prepare()
+
+  Ring() = default;
+  Ring(const Ring&) = delete;
+  Ring& operator=(const Ring&) = delete;
+  // Keys of place j that the last `count` places of their way round need.
+  IntervalSet find_ahead(const AllowedPairs& pairs, int j, int count) const;
+  // Finds all of them in advance, once all else is there: worth it where many ranks ask.
+  void prepare(const AllowedPairs& pairs);
 
   int size() const { return static_cast<int>(ranks.size()); }
   // Any integer to a place.
@@ -57,6 +67,7 @@ class RingPass {
   int me_;
   int d_;
   Set kv_heads_;
+  IntervalSet scratch_;
   Set mine_ahead_;  // backward: what of my own block the last rank I sent to, or one after it, needed in forward
 };
 

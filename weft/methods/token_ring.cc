@@ -12,28 +12,46 @@
 // P ranks, rows sent per rank under a full mask: forward (P-1)/P * S of q and of (out, lse), backward as many of the
 // bundle and of dq. Independent of the number of kv heads, so it suits models with as many kv heads as heads.
 #include "weft/methods/methods.h"
+#include "weft/methods/needed_sets.h"
 
 namespace weft::methods {
 namespace {
 
+// Which query rows ranks need, the same on every rank. Made once per schedule.
+struct NeededRows {
+  explicit NeededRows(const Problem& problem) {
+    const Layout &queries = problem.query_layout, &keys = problem.key_layout;
+    const AllowedPairs& pairs = problem.pairs;
+    single = NeededSets(problem.ranks(), Growing::no, [&queries, &keys, &pairs](int i, int p) {
+      return pairs.queries_needed(queries.shard(i), keys.shard(p));
+    });
+    ahead = NeededSets(problem.ranks(), Growing::yes, [&queries, &keys, &pairs](int i, int count) {
+      return pairs.queries_needed(queries.shard(i), keys.shards().cover((i + 1) % queries.ranks(), count));
+    });
+  }
+  NeededSets single;  // rows of a rank that another one needs for its keys
+  NeededSets ahead;   // rows of a rank that the last `number` ranks of their way round need
+};
+
 class TokenRing {
  public:
-  TokenRing(Builder& b, const Problem& problem) : b_(b), problem_(problem), ranks_(problem.ranks()) {}
+  TokenRing(Builder& b, const NeededRows& rows) : b_(b), rows_(rows), ranks_(b.problem().ranks()) {}
 
-  int place(int p) const { return ((p % ranks_) + ranks_) % ranks_; }
+  // Any integer to a rank.
+  int place(int p) const {
+    while (p < 0) p += ranks_;  // no further than a lap or two: cheaper than a division
+    while (p >= ranks_) p -= ranks_;
+    return p;
+  }
   // Query rows of rank i that rank p needs for its keys.
-  Set need(int i, int p) {
-    return b_.queries_needed(problem_.query_layout.shard(place(i)), problem_.key_layout.shard(place(p)));
-  }
+  Set need(int i, int p) { return b_.set(rows_.single.at(place(i), place(p), scratch_)); }
   // Query rows of rank i that p or a rank after it on the way p, p-1, ..., i+1 needs.
-  Set ahead(int i, int p) {
-    const auto keys = problem_.key_layout.shards().cover(place(i + 1), place(p - i));
-    return b_.queries_needed(problem_.query_layout.shard(place(i)), keys);
-  }
+  Set ahead(int i, int p) { return b_.set(rows_.ahead.at(place(i), place(p - i), scratch_)); }
 
  private:
   Builder& b_;
-  const Problem& problem_;
+  const NeededRows& rows_;
+  IntervalSet scratch_;
   int ranks_;
 };
 
@@ -82,9 +100,8 @@ void last_return(Builder& b, TokenRing& ring, Fields returning, Value& back, con
   bring(home, got);
 }
 
-Steps write(std::shared_ptr<const Problem> problem, int rank, Builder& b) {
-  (void)rank;
-  TokenRing ring(b, *problem);
+Steps write(std::shared_ptr<const Problem> problem, std::shared_ptr<const NeededRows> rows, Builder& b) {
+  TokenRing ring(b, *rows);
   const Fields partial = Field::out | Field::lse;
   Value q = b.input(Field::q), kv = b.input(Field::k | Field::v);
   Value acc = b.partial(q), current = q, back;
@@ -146,7 +163,8 @@ const Method token_ring = {
           return make_layout(lengths.size() == 1 ? "zigzag" : "document-zigzag", lengths, ranks);
         },
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions&) -> Writer {
-      return [problem](int rank, Builder& b) { return write(problem, rank, b); };
+      auto rows = std::make_shared<const NeededRows>(*problem);
+      return [problem, rows](int /*rank*/, Builder& b) { return write(problem, rows, b); };
     },
 };
 
