@@ -23,7 +23,7 @@ TEST(Rule13, APeerMayBeTheRankItself) {
   const Report report = proved(script(tokens8(1), body(true)));
   EXPECT_EQ(report.ranks[0].bytes_sent, 0);
   EXPECT_EQ(report.ranks[0].messages, 0);
-  refused(script(tokens8(1), body(false)), {"message", 0, Op::exchange, 0, "rank 0 sends 1 parts"});
+  refused(script(tokens8(1), body(false)), {"message", 0, Op::exchange, 0, "rank 0 sends 1 part ("});
 }
 
 TEST(Rule13, AReceiptFromItselfNeedsASend) {

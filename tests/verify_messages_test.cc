@@ -32,7 +32,7 @@ TEST(Rule10, BothEndsHaveAsManyParts) {
             }
             x.receive(1 - rank, other).issue();
           }),
-          {"message", 1, Op::exchange, 0, "rank 0 sends 2 parts (its instruction 4), but 1 are expected"});
+          {"message", 1, Op::exchange, 0, "rank 0 sends 2 parts (its instruction 4), but 1 is expected"});
 }
 
 TEST(Rule10, FieldsAreEqual) {

@@ -160,6 +160,12 @@ TEST(Phases, BackwardIsWrittenWhenAsked) {
 }
 
 TEST(Phases, BackwardBeginsOnce) {
+  refused(script(tokens8(1),
+                 [](int, Builder& b) {
+                   Training t(b);
+                   t.forward(), t.open(), t.compute_own(), t.close();
+                 }),
+          {"result", 0, Op::begin_backward, 0, "the problem asks for forward only, but the program has a backward"});
   refused(trained([](Training& t) { t.b.begin_backward(); }),
           {"lifetime", 0, Op::begin_backward, 1, "backward begins twice"});
 }

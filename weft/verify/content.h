@@ -28,6 +28,8 @@ class Defined {
   }
   // Adds a slice. False when some element of it was defined already.
   bool define(SetPool& pool, const Slice& slice, const Slice& all = {});
+  // Whether these fields are defined for all rows and heads of the value. False proves nothing.
+  bool is_complete(Fields fields) const { return complete_.includes(fields); }
   bool covers(SetPool& pool, const Slice& slice, const Slice& all = {}) const {
     return (complete_.includes(slice.fields) && is_inside(pool, slice, all)) || pieces_cover(pool, slice, all);
   }

@@ -77,8 +77,8 @@ void RankRun::check_exchange(const Instruction& i) {
     ValueState* value = find(part.slice, "exchange: send");
     if (!value) continue;
     if (value->form == Form::whole) {
-      is_whole(part.slice, "exchange: send", part.slice.fields);
-    } else if (accumulator(part.slice, "exchange: send")) {
+      is_whole(*value, part.slice, "exchange: send", part.slice.fields);
+    } else if (is_sum(*value, part.slice, "exchange: send")) {
       if (accumulators.empty() || accumulators.back() != part.slice.value) accumulators.push_back(part.slice.value);
     }
   }
@@ -92,8 +92,10 @@ void RankRun::check_exchange(const Instruction& i) {
                           (value->form == Form::whole ? "whole " : "") + to_string(part.slice.fields) +
                           "; partial results merge, sums add, whole values are copied");
     }
-    if (value->form == Form::accumulating) accumulator(part.slice, "exchange: receive");
-    if (value->form == Form::accumulating && part.combine == Combine::copy) check_copy(part, in);
+    if (value->form == Form::accumulating) {
+      is_sum(*value, part.slice, "exchange: receive");
+      if (part.combine == Combine::copy) check_copy(part, in);
+    }
     if (std::find(accumulators.begin(), accumulators.end(), part.slice.value) == accumulators.end()) continue;
     for (const Part& sent : out) {
       if (sent.slice.value == part.slice.value && pool_.intersects(sent.slice.tokens, part.slice.tokens) &&
@@ -134,8 +136,9 @@ void RankRun::receive(RankRun& sender, std::span<const Part> sent, std::span<con
   }
   if (sent.size() != expected.size()) {
     note("message", "rank " + std::to_string(sender.rank_) + " sends " + std::to_string(sent.size()) +
-                        " parts (its instruction " + std::to_string(sender.instruction()) + "), but " +
-                        std::to_string(expected.size()) + " are expected");
+                        (sent.size() == 1 ? " part" : " parts") + " (its instruction " +
+                        std::to_string(sender.instruction()) + "), but " + std::to_string(expected.size()) +
+                        (expected.size() == 1 ? " is" : " are") + " expected");
   }
   for (size_t n = 0; n < std::min(sent.size(), expected.size()); ++n) {
     const Slice &from = sent[n].slice, &to = expected[n].slice;

@@ -7,6 +7,8 @@ namespace {
 
 constexpr Fields kPartial = Field::out | Field::lse;
 
+bool lies_in(const IntervalSet& set, int64_t size) { return set.hull().begin >= 0 && set.hull().end <= size; }
+
 }  // namespace
 
 RankRun::RankRun(const Schedule& schedule, int rank, SetPool& pool, std::function<void(Finding)> note, Trace* trace)
@@ -82,47 +84,45 @@ void RankRun::execute(const Instruction& i) {
 
 // ---- values
 
-RankRun::ValueState* RankRun::find(const Slice& slice, const char* role) {
-  const size_t id = static_cast<size_t>(slice.value);
-  if (id >= values_.size() || !values_[id].exists) {
-    note("lifetime", std::string(role) + ": value " + std::to_string(id) + " does not exist here");
-    return nullptr;
-  }
-  ValueState& value = values_[id];
-  if (slice.fields.empty() || !value.all.fields.includes(slice.fields) ||
-      !pool_.includes(value.all.tokens, slice.tokens) || !pool_.includes(value.all.heads, slice.heads)) {
-    note("operand", std::string(role) + ": slice " + describe(slice) + " is not inside value " + std::to_string(id) +
-                        " (" + describe(value.all) + ")");
-    return nullptr;
-  }
-  return &value;
+RankRun::ValueState* RankRun::note_no_value(const Slice& slice, const char* role) {
+  note("lifetime",
+       std::string(role) + ": value " + std::to_string(static_cast<size_t>(slice.value)) + " does not exist here");
+  return nullptr;
 }
 
-bool RankRun::is_whole(const Slice& slice, const char* role, Fields needed) {
-  ValueState* value = find(slice, role);
-  if (!value) return false;
-  if (value->form != Form::whole || !slice.fields.includes(needed)) {
+RankRun::ValueState* RankRun::note_outside(const Slice& slice, const char* role) {
+  const size_t id = static_cast<size_t>(slice.value);
+  note("operand", std::string(role) + ": slice " + describe(slice) + " is not inside value " + std::to_string(id) +
+                      " (" + describe(values_[id].all) + ")");
+  return nullptr;
+}
+
+bool RankRun::is_whole(const ValueState& value, const Slice& slice, const char* role, Fields needed) {
+  if (value.form != Form::whole || !slice.fields.includes(needed)) {
     note("operand", std::string(role) + " needs whole " + to_string(needed) + ", but value " +
                         std::to_string(static_cast<size_t>(slice.value)) + " is " +
-                        (value->form == Form::whole ? "whole " : "accumulating ") + to_string(slice.fields));
+                        (value.form == Form::whole ? "whole " : "accumulating ") + to_string(slice.fields));
     return false;
   }
-  if (!value->defined.covers(pool_, {slice.value, slice.tokens, slice.heads, needed}, value->all)) {
-    note("lifetime", std::string(role) + ": " + describe(slice.only(needed)) + " is used before it is defined");
-    return false;
+  // A slice that was found lies inside of its value.
+  if (value.defined.is_complete(needed) ||
+      value.defined.covers(pool_, {slice.value, slice.tokens, slice.heads, needed}, value.all)) {
+    return true;
   }
-  return true;
+  note("lifetime", std::string(role) + ": " + describe(slice.only(needed)) + " is used before it is defined");
+  return false;
+}
+
+bool RankRun::is_sum(const ValueState& value, const Slice& slice, const char* role) {
+  if (value.form == Form::accumulating && slice.fields == value.all.fields) return true;
+  note("operand", std::string(role) + " needs all fields of an accumulating value, but is given " +
+                      to_string(slice.fields) + " of value " + std::to_string(static_cast<size_t>(slice.value)));
+  return false;
 }
 
 RankRun::ValueState* RankRun::accumulator(const Slice& slice, const char* role) {
   ValueState* value = find(slice, role);
-  if (!value) return nullptr;
-  if (value->form != Form::accumulating || slice.fields != value->all.fields) {
-    note("operand", std::string(role) + " needs all fields of an accumulating value, but is given " +
-                        to_string(slice.fields) + " of value " + std::to_string(static_cast<size_t>(slice.value)));
-    return nullptr;
-  }
-  return value;
+  return value && is_sum(*value, slice, role) ? value : nullptr;
 }
 
 SetId RankRun::query_heads(const Slice& slice) {
@@ -156,9 +156,9 @@ void RankRun::create(const Instruction& i) {
       return note("operand", "a value cannot hold " + to_string(slice.fields) +
                                  (form == Form::accumulating ? " as sums" : " together"));
     }
-    if (!pool_.includes(key_side ? all_keys_ : all_queries_, slice.tokens) ||
-        !pool_.includes(key_side ? all_kv_heads_ : all_heads_, slice.heads) || slice.tokens == SetId::empty ||
-        slice.heads == SetId::empty) {
+    if (slice.tokens == SetId::empty || slice.heads == SetId::empty ||
+        !lies_in(pool_[slice.tokens], key_side ? problem_.key_layout.tokens() : problem_.query_layout.tokens()) ||
+        !lies_in(pool_[slice.heads], key_side ? problem_.kv_heads : problem_.heads)) {
       return note("operand",
                   "value " + std::to_string(id) + " (" + describe(slice) + ") is empty or lies outside of the problem");
     }
@@ -243,6 +243,7 @@ void RankRun::result(const Instruction& i) {
 void RankRun::begin_backward() {
   if (backward_) return note("lifetime", "backward begins twice");
   check_results();
+  if (!problem_.backward) note("result", "the problem asks for forward only, but the program has a backward phase");
   backward_ = true;
   for (const ValueState& value : values_) {
     if (value.exists && !value.is_input && !value.is_result) report_.saved_bytes += value.bytes;

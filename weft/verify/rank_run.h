@@ -93,8 +93,23 @@ class RankRun {
   void forget_complete(std::vector<uint64_t>& numbers) const;
 
   // The value of a slice, or null after noting what is wrong with it.
-  ValueState* find(const Slice& slice, const char* role);
-  bool is_whole(const Slice& slice, const char* role, Fields needed);
+  ValueState* find(const Slice& slice, const char* role) {
+    const size_t id = static_cast<size_t>(slice.value);
+    if (id >= values_.size() || !values_[id].exists) return note_no_value(slice, role);
+    ValueState& value = values_[id];
+    const bool inside = !slice.fields.empty() && value.all.fields.includes(slice.fields) &&
+                        pool_.includes(value.all.tokens, slice.tokens) && pool_.includes(value.all.heads, slice.heads);
+    return inside ? &value : note_outside(slice, role);
+  }
+  ValueState* note_no_value(const Slice& slice, const char* role);
+  ValueState* note_outside(const Slice& slice, const char* role);
+  // Whether a slice is whole and defined, at least its `needed` fields; with a value that was found already, or not.
+  bool is_whole(const Slice& slice, const char* role, Fields needed) {
+    const ValueState* value = find(slice, role);
+    return value && is_whole(*value, slice, role, needed);
+  }
+  bool is_whole(const ValueState& value, const Slice& slice, const char* role, Fields needed);
+  bool is_sum(const ValueState& value, const Slice& slice, const char* role);
   bool same_rows(const Slice& a, const Slice& b, const char* what);
   ValueState* accumulator(const Slice& slice, const char* role);
   void take(ValueState& from, ValueState& to, const Slice& target, bool into_identity);

@@ -201,13 +201,14 @@ std::string story_of(const Trace& trace) {
 }  // namespace
 
 Report verify(const Schedule& schedule, const VerifyOptions& options) {
-  constexpr int kFewRanks = 64;  // whose state fits into the cache anyway
-  if (schedule.ranks() > kFewRanks) {
-    Report report = Scheduler(schedule, options, 1, Order::by_band, nullptr).run();
-    if (report.ok()) return report;
+  Report banded;
+  if (schedule.ranks() > options.few_ranks) {  // the state of a few fits into the cache anyway
+    banded = Scheduler(schedule, options, 1, Order::by_band, nullptr).run();
+    if (banded.ok()) return banded;
   }
   // In the order that explains best what is wrong, if something is.
   Report report = Scheduler(schedule, options, options.max_problems, Order::in_turn, nullptr).run();
+  if (report.ok() && !banded.ok()) return banded;  // the orders disagree: nothing is proved
   const auto lacking = std::find_if(report.problems.begin(), report.problems.end(), [](const Finding& finding) {
     return finding.kind == "coverage" && finding.text.find(" lacks ") != std::string::npos;
   });
