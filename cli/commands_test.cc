@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "cli/testing.h"
 #include "weft/base/test_level.h"
@@ -20,6 +21,46 @@ std::string complaint(const std::string& line) {
   EXPECT_EQ(outcome.out, "") << line;
   EXPECT_EQ(outcome.complaints.size(), 1u) << line;
   return outcome.complaints.empty() ? "" : outcome.complaints[0];
+}
+
+TEST(Methods, JsonTypesTheOptions) {
+  const Outcome outcome = run_line("methods --json");
+  EXPECT_EQ(outcome.code, kExitFine);
+  bool found_direction = false, found_degree = false;
+  for (const nlohmann::json& method : nlohmann::json::parse(outcome.out)) {
+    for (const nlohmann::json& option : method["options"]) {
+      if (option["type"] == "choice") {
+        const auto& allowed = option["allowed"];
+        EXPECT_NE(std::find(allowed.begin(), allowed.end(), option["default"]), allowed.end()) << option;
+      }
+      if (method["name"] == "zigzag" && option["name"] == "direction") {
+        found_direction = true;
+        EXPECT_EQ(option["allowed"], (nlohmann::json{"forward", "reverse"}));
+        EXPECT_EQ(option["default"], "reverse");
+      }
+      if (method["name"] == "usp" && option["name"] == "ulysses") {
+        found_degree = true;
+        EXPECT_EQ(option["type"], "integer");
+        EXPECT_EQ(option["allowed"], nlohmann::json{"auto"});
+        EXPECT_EQ(option["min"], 1);
+        EXPECT_EQ(option["max"], 65536);
+      }
+    }
+  }
+  EXPECT_TRUE(found_direction && found_degree) << outcome.out;
+}
+
+TEST(Methods, BadOptionsAreRefusedWithWhatIsAllowed) {
+  const std::string start = "verify usp --ranks 2 --tokens 8 --option ";
+  EXPECT_EQ(complaint(start + "direction=forwrad"),
+            "weft: error: option direction of method usp is 'forwrad'; did you mean 'forward'? use forward or reverse");
+  EXPECT_EQ(complaint(start + "direction=1"),
+            "weft: error: option direction of method usp is '1'; use forward or reverse");
+  EXPECT_EQ(complaint(start + "ulysses=0"),
+            "weft: error: option ulysses of method usp is '0'; use auto, or 1 to 65536");
+  EXPECT_TRUE(has(complaint(start + "directon=forward"), "did you mean 'direction'?"));
+  // Checked for every method, even where another layout leaves the option without use.
+  EXPECT_TRUE(has(complaint(start + "placement=x --layout zigzag"), "use inner or outer"));
 }
 
 TEST(Show, VerboseListsEveryInstruction) {

@@ -10,21 +10,32 @@
 namespace weft::cli {
 namespace {
 
+using Json = nlohmann::ordered_json;
+
 struct Options {
   bool json = false;
 };
 
+// "allowed" is the list of all values where they are a list, or of the words beside the numbers from min to max.
+Json option_as_json(const MethodOption& option) {
+  Json json = {
+      {"name", option.name}, {"type", name_of(option.kind)}, {"default", option.fallback}, {"allowed", option.choices}};
+  if (option.kind == MethodOption::Kind::integer) {
+    json["min"] = option.limits.min;
+    json["max"] = option.limits.max;
+  }
+  json["meaning"] = option.meaning;
+  return json;
+}
+
 std::string as_json() {
-  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  Json list = Json::array();
   for (const Method* method : all_methods()) {
-    nlohmann::ordered_json entry = {{"name", method->name},   {"paper", method->paper}, {"summary", method->summary},
-                                    {"masks", method->masks}, {"backward", true},       {"needs", method->needs}};
-    entry["options"] = nlohmann::ordered_json::array();
+    Json entry = {{"name", method->name},   {"paper", method->paper}, {"summary", method->summary},
+                  {"masks", method->masks}, {"backward", true},       {"needs", method->needs}};
+    entry["options"] = Json::array();
     for (const MethodOption& option : method->options) {
-      entry["options"].push_back({{"name", option.name},
-                                  {"default", option.fallback},
-                                  {"allowed", option.allowed},
-                                  {"meaning", option.meaning}});
+      entry["options"].push_back(option_as_json(option));
     }
     list.push_back(std::move(entry));
   }
@@ -37,9 +48,8 @@ std::string as_text() {
   for (const Method* method : all_methods()) {
     table.add_row({std::string(method->name), std::string(method->summary), std::string(method->paper)});
     for (const MethodOption& option : method->options) {
-      options += "  " + std::string(method->name) + ": " + std::string(option.name) + " = " +
-                 std::string(option.allowed) + " (default " + std::string(option.fallback) +
-                 "): " + std::string(option.meaning) + "\n";
+      options += "  " + std::string(method->name) + ": " + std::string(option.name) + " = " + option.allowed() +
+                 " (default " + std::string(option.fallback) + "): " + std::string(option.meaning) + "\n";
     }
   }
   return table.text() +
@@ -59,6 +69,7 @@ Command methods_command() {
   auto options = std::make_shared<Options>();
   Command command("methods", "list the methods and what each can do");
   command.example("weft methods");
+  command.example("weft methods --json");
   add_json_option(command, &options->json);
   command.action([options](Context& context) { return run(*options, context); });
   return command;

@@ -51,9 +51,9 @@ struct ExecuteCase {
 inline const std::vector<std::pair<std::string, Options>>& methods_to_execute() {
   static const std::vector<std::pair<std::string, Options>> methods = {
       {"ring", {}},
-      {"ring", {{"direction", "-1"}}},
+      {"ring", {{"direction", "reverse"}}},
       {"zigzag", {}},
-      {"zigzag", {{"direction", "1"}}},
+      {"zigzag", {{"direction", "forward"}}},
       {"striped", {}},
       {"all-gather", {}},
       {"ulysses", {}},

@@ -117,7 +117,7 @@ TEST_P(Volumes, RingFullMask) {
   const Shape& s = GetParam();
   const int64_t P = s.P();
   for (std::string_view method : {"ring", "zigzag", "striped"}) {
-    for (const char* direction : {"1", "-1"}) {
+    for (const char* direction : {"forward", "reverse"}) {
       const Options options = {{"direction", direction}};
       const Problem problem = s.problem(layout_of(method, {s.tokens()}, s.ranks), {});
       EXPECT_EQ(forward(method, problem, options), (Sent{P * (P - 1) * kT * s.kv(), P * (P - 1)}));
@@ -162,7 +162,7 @@ TEST_P(Volumes, ZigzagHalfDropAndRejoining) {
 TEST_P(Volumes, ZigzagTheOtherWay) {
   const Shape& s = GetParam();
   const int64_t P = s.P();
-  const Options options = {{"direction", "1"}};
+  const Options options = {{"direction", "forward"}};
   const Problem problem = s.problem("zigzag", {.causal = true});
   const auto rows = [&](int64_t hops) { return hops * (2 * P - 1) * kT / 2; };
   EXPECT_EQ(forward("zigzag", problem, options), (Sent{rows(P - 1) * s.kv(), P * (P - 1)}));

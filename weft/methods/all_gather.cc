@@ -18,10 +18,8 @@ const Method all_gather = {
     .masks = "full, causal, sliding window, packed documents and combinations",
     .needs = "any tokens, ranks, heads and kv heads; memory for the gathered keys and values",
     .options = {},
-    .layout =
-        [](const std::vector<int64_t>& lengths, int ranks, const MethodOptions&) {
-          return make_layout(lengths.size() == 1 ? "zigzag" : "document-zigzag", lengths, ranks);
-        },
+    .layout = [](const std::vector<int64_t>& lengths, int ranks,
+                 const MethodOptions&) { return zigzag_layout(lengths, ranks); },
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions&) -> Writer {
       return [problem](int rank, Builder& b) { return write_gather(problem, {}, rank, b); };
     },

@@ -81,16 +81,16 @@ const Method burst = {
         "ring, or ring of rings over nodes, whose backward moves queries and their gradients where that is cheaper",
     .masks = "full, causal, sliding window, packed documents and combinations",
     .needs = "nodes that divide the ranks; any tokens, heads and kv heads",
-    .options = {{"nodes", "1", "a divisor of ranks", "rings inside nodes, and a ring between them"},
-                {"backward", "auto", "auto, queries or keys", "what travels in backward; auto: what has fewer bytes"}},
-    .layout =
-        [](const std::vector<int64_t>& lengths, int ranks, const MethodOptions&) {
-          return make_layout(lengths.size() == 1 ? "zigzag" : "document-zigzag", lengths, ranks);
-        },
+    .options = {MethodOption::integer("nodes", "1", {.min = 1, .max = 65536},
+                                      "rings inside nodes, a divisor of ranks, and a ring between them"),
+                MethodOption::choice("backward", "auto", {"auto", "queries", "keys"},
+                                     "what travels in backward; auto: what has fewer bytes")},
+    .layout = [](const std::vector<int64_t>& lengths, int ranks,
+                 const MethodOptions&) { return zigzag_layout(lengths, ranks); },
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
       const int nodes = degree_option("burst", "nodes", problem->ranks(), options);
-      const std::string& moved = options.choice("backward", {"auto", "queries", "keys"});
-      const bool queries = moved == "queries" || (moved == "auto" && queries_are_cheaper(*problem));
+      const bool queries =
+          options.is("backward", "queries") || (options.is("backward", "auto") && queries_are_cheaper(*problem));
       auto plan = std::make_shared<Burst>();
       plan->forward = make_double_ring(*problem, Travels::keys, nodes, -1);
       plan->backward = queries ? make_double_ring(*problem, Travels::queries, nodes, -1) : plan->forward;

@@ -16,8 +16,8 @@ std::vector<int> divisors_of(int ranks) {
 }
 
 int degree_option(std::string_view method, std::string_view option, int ranks, const MethodOptions& options) {
-  if (options.text(option) == "auto") return 0;
-  const int degree = static_cast<int>(options.integer(option, 1, 65536));
+  if (options.is(option, "auto")) return 0;
+  const int degree = static_cast<int>(options.integer(option));
   if (ranks % degree == 0) return degree;
   std::string known;
   for (int d : divisors_of(ranks)) known += (known.empty() ? "" : ", ") + std::to_string(d);

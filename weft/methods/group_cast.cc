@@ -70,7 +70,7 @@ std::vector<int> deal(const std::vector<Chunk>& chunks, int64_t tokens, int64_t 
 
 // Sixteen chunks a rank, no shorter than 64 tokens where there are as many.
 int64_t chunk_size(int64_t tokens, int ranks, const MethodOptions& options) {
-  if (options.text("chunk") != "auto") return options.integer("chunk", 1, int64_t{1} << 31);
+  if (!options.is("chunk", "auto")) return options.integer("chunk");
   const int64_t share = std::max<int64_t>(1, tokens / ranks);
   return std::min(std::max<int64_t>(share / 16, 64), share);
 }
@@ -102,12 +102,13 @@ const Method group_cast = {
     .summary = "chunks dealt for even work; every run of keys goes exactly to the ranks that need it, in stages",
     .masks = "full, causal, sliding window, packed documents and combinations",
     .needs = "any tokens, ranks, heads and kv heads",
-    .options = {{"stages", "2", "1 or more",
-                 "parts in which remote keys are fetched, each under the compute of another"},
-                {"chunk", "auto", "auto or 1 or more", "tokens of a chunk that is dealt as a whole"}},
+    .options = {MethodOption::integer("stages", "2", {.min = 1, .max = 65536},
+                                      "parts in which remote keys are fetched, each under the compute of another"),
+                MethodOption::integer("chunk", "auto", {.min = 1, .max = int64_t{1} << 31},
+                                      "tokens of a chunk that is dealt as a whole", {"auto"})},
     .layout = balanced_layout,
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
-      const GatherPieces pieces{.stages = static_cast<int>(options.integer("stages", 1, 65536))};
+      const GatherPieces pieces{.stages = static_cast<int>(options.integer("stages"))};
       return [problem, pieces](int rank, Builder& b) { return write_gather(problem, pieces, rank, b); };
     },
 };

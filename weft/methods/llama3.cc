@@ -19,11 +19,11 @@ const Method llama3 = {
     .summary = "all-gather of keys and values by groups of kv heads, each fetched while the one before is attended to",
     .masks = "full, causal, sliding window, packed documents and combinations",
     .needs = "any tokens, ranks, heads and kv heads; memory for two gathered groups",
-    .options = {{"stride", "1", "1 or more", "kv heads fetched at a time"}},
+    .options = {MethodOption::integer("stride", "1", {.min = 1, .max = 65536}, "kv heads fetched at a time")},
     .layout = [](const std::vector<int64_t>& lengths, int ranks,
                  const MethodOptions&) { return make_layout("contiguous", lengths, ranks); },
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
-      const GatherPieces pieces{.kv_heads = options.integer("stride", 1, 65536)};
+      const GatherPieces pieces{.kv_heads = options.integer("stride")};
       return [problem, pieces](int rank, Builder& b) { return write_gather(problem, pieces, rank, b); };
     },
 };

@@ -212,11 +212,10 @@ const Method mesh = {
     .summary = "every rank computes a tile of blocks: queries are shared in its row, keys in its column of a grid",
     .masks = "full, causal, sliding window, packed documents and combinations",
     .needs = "a row width that divides the ranks; any tokens, heads and kv heads",
-    .options = {{"width", "auto", "auto or a divisor of ranks", "ranks that share queries; the others share keys"}},
-    .layout =
-        [](const std::vector<int64_t>& lengths, int ranks, const MethodOptions&) {
-          return make_layout(lengths.size() == 1 ? "zigzag" : "document-zigzag", lengths, ranks);
-        },
+    .options = {MethodOption::integer("width", "auto", {.min = 1, .max = 65536},
+                                      "ranks that share queries, a divisor of all; the others share keys", {"auto"})},
+    .layout = [](const std::vector<int64_t>& lengths, int ranks,
+                 const MethodOptions&) { return zigzag_layout(lengths, ranks); },
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
       int width = degree_option("mesh", "width", problem->ranks(), options);
       if (width == 0) width = best_width(*problem);

@@ -11,34 +11,50 @@
 #include <string_view>
 #include <vector>
 
+#include "weft/base/text.h"
 #include "weft/schedule/builder.h"
 #include "weft/schedule/schedule.h"
 
 namespace weft {
 
-// One `--option key=value` of a method.
+// One `--option key=value` of a method:
+//
+//   .options = {MethodOption::choice("placement", "inner", {"inner", "outer"}, "which ranks are adjacent"),
+//               MethodOption::integer("ulysses", "auto", {.min = 1, .max = 65536}, "ranks that trade heads", {"auto"})}
 struct MethodOption {
+  enum class Kind { choice, integer };
+
   std::string_view name;
   std::string_view fallback;  // the value when none is given
-  std::string_view allowed;   // shown to the user: "1 or -1", "a divisor of ranks"
   std::string_view meaning;
-};
+  Kind kind = Kind::choice;
+  std::vector<std::string_view> choices{};  // all values of a choice; words that stand for an integer, as "auto"
+  Limits limits{};                          // of an integer
 
-// Options as given, with their defaults filled in. Typed getters throw Error(usage) with what is allowed.
+  static MethodOption choice(std::string_view name, std::string_view fallback, std::vector<std::string_view> choices,
+                             std::string_view meaning);
+  static MethodOption integer(std::string_view name, std::string_view fallback, Limits limits, std::string_view meaning,
+                              std::vector<std::string_view> words = {});
+  // For people: "inner or outer", "auto, or 1 to 65536".
+  std::string allowed() const;
+};
+std::string_view name_of(MethodOption::Kind kind);
+
+// Options as given, with their defaults filled in.
 class MethodOptions {
  public:
-  // Throws Error(usage) for a key that is not among `known`.
+  // Throws Error(usage), one line with what is allowed and the nearest, for a key that is not among `known` and for a
+  // value that its option does not take.
   MethodOptions(std::string_view method, const std::vector<MethodOption>& known,
                 const std::map<std::string, std::string>& given);
 
   const std::string& text(std::string_view name) const;
-  // The value as one of `choices`.
-  const std::string& choice(std::string_view name, const std::vector<std::string_view>& choices) const;
-  int64_t integer(std::string_view name, int64_t min, int64_t max) const;
+  bool is(std::string_view name, std::string_view value) const { return text(name) == value; }
+  // The value of an integer that is not one of its words.
+  int64_t integer(std::string_view name) const;
 
  private:
-  [[noreturn]] void refuse(std::string_view name) const;
-  const std::vector<MethodOption>* known_;
+  void check(const MethodOption& option) const;
   std::string method_;
   std::map<std::string, std::string, std::less<>> values_;
 };
@@ -56,5 +72,8 @@ struct Method {
   // reason and a way out when the method cannot do it.
   Writer (*writer)(std::shared_ptr<const Problem> problem, const MethodOptions& options);
 };
+
+// The layout that most methods are published with: zigzag, each document by itself when several are packed.
+Layout zigzag_layout(const std::vector<int64_t>& lengths, int ranks);
 
 }  // namespace weft

@@ -1,6 +1,6 @@
 // Ring attention: queries stay, key-value blocks go round, partial results merge where the queries are.
 //
-//   4 ranks, causal, zigzag layout, direction -1 (cell: key-value block that the rank attends to)
+//   4 ranks, causal, zigzag layout, reverse (cell: key-value block that the rank attends to)
 //            rank 0   rank 1   rank 2   rank 3
 //   step 0      0        1        2        3
 //   step 1      1        2        3        0lo      0lo: only the half that the ranks after the wrap still need
@@ -49,13 +49,14 @@ Writer make_writer(std::shared_ptr<const Problem> problem, const MethodOptions& 
   for (int r = 0; r < problem->ranks(); ++r) ring->ranks.push_back(r);
   ring->queries = problem->query_layout.shards();
   ring->keys = problem->key_layout.shards();
-  ring->direction = options.choice("direction", {"1", "-1"}) == "1" ? 1 : -1;
+  ring->direction = options.is("direction", "forward") ? 1 : -1;
   ring->prepare(problem->pairs);
   return [ring = std::shared_ptr<const Ring>(std::move(ring))](int rank, Builder& b) { return write(ring, rank, b); };
 }
 
 MethodOption direction(std::string_view fallback) {
-  return {"direction", fallback, "1 or -1", "which way key-value blocks travel: to the next rank or to the previous"};
+  return MethodOption::choice("direction", fallback, {"forward", "reverse"},
+                              "which way key-value blocks travel: to the next rank or to the previous");
 }
 
 constexpr std::string_view kAllMasks = "full, causal, sliding window, packed documents and combinations";
@@ -69,7 +70,7 @@ const Method ring = {
     .summary = "key-value blocks go round a ring of contiguous shards; under a causal mask they stop by themselves",
     .masks = kAllMasks,
     .needs = kNeeds,
-    .options = {direction("1")},
+    .options = {direction("forward")},
     .layout = [](const std::vector<int64_t>& lengths, int ranks,
                  const MethodOptions&) { return make_layout("contiguous", lengths, ranks); },
     .writer = make_writer,
@@ -81,10 +82,10 @@ const Method zigzag = {
     .summary = "ring over a layout that balances causal work; each document is cut in 2 x ranks chunks",
     .masks = kAllMasks,
     .needs = kNeeds,
-    .options = {direction("-1")},
+    .options = {direction("reverse")},
     .layout =
         [](const std::vector<int64_t>& lengths, int ranks, const MethodOptions&) {
-          return make_layout(lengths.size() == 1 ? "zigzag" : "document-zigzag", lengths, ranks);
+          return zigzag_layout(lengths, ranks);
         },
     .writer = make_writer,
 };
@@ -95,7 +96,7 @@ const Method striped = {
     .summary = "ring over tokens dealt one by one, balanced to within a token per step",
     .masks = kAllMasks,
     .needs = kNeeds,
-    .options = {direction("1")},
+    .options = {direction("forward")},
     .layout = [](const std::vector<int64_t>& lengths, int ranks,
                  const MethodOptions&) { return make_layout("striped", lengths, ranks); },
     .writer = make_writer,

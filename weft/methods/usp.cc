@@ -16,14 +16,14 @@ namespace {
 
 // The ulysses degree: as given, or the largest divisor of the ranks that is not above their square root.
 int degree_of(int ranks, const MethodOptions& options) {
-  if (options.text("ulysses") == "auto") {
+  if (options.is("ulysses", "auto")) {
     int degree = 1;
     for (int d = 1; d * d <= ranks; ++d) {
       if (ranks % d == 0) degree = d;
     }
     return degree;
   }
-  const int degree = static_cast<int>(options.integer("ulysses", 1, 65536));
+  const int degree = static_cast<int>(options.integer("ulysses"));
   if (ranks % degree == 0) return degree;
   std::string divisors;
   for (int d = 1; d <= ranks; ++d) {
@@ -33,12 +33,12 @@ int degree_of(int ranks, const MethodOptions& options) {
                                           std::to_string(ranks) + " ranks; use one of " + divisors);
 }
 
-bool is_adjacent(const MethodOptions& options) { return options.choice("placement", {"inner", "outer"}) == "inner"; }
+bool is_adjacent(const MethodOptions& options) { return options.is("placement", "inner"); }
 
 // Zigzag over the places; inside a place, consecutive pieces of its tokens.
 Layout usp_layout(const std::vector<int64_t>& lengths, int ranks, const MethodOptions& options) {
   const int degree = degree_of(ranks, options), places = ranks / degree;
-  const Layout outer = make_layout(lengths.size() == 1 ? "zigzag" : "document-zigzag", lengths, places);
+  const Layout outer = zigzag_layout(lengths, places);
   std::vector<std::vector<Run>> shards(static_cast<size_t>(ranks));
   for (int place = 0; place < places; ++place) {
     const int64_t tokens = outer.tokens_of(place);
@@ -68,13 +68,15 @@ const Method usp = {
     .summary = "all-to-all of heads inside groups of ranks, ring of key-value blocks between them",
     .masks = "full, causal, sliding window, packed documents and combinations",
     .needs = "a ulysses degree that divides the ranks; any tokens, heads and kv heads",
-    .options = {{"ulysses", "auto", "auto or a divisor of ranks", "ranks that trade heads; the others ring"},
-                {"placement", "inner", "inner or outer",
-                 "whether ranks that trade heads are adjacent, or those of a ring"},
-                {"direction", "-1", "1 or -1", "which way key-value blocks travel in the ring"}},
+    .options = {MethodOption::integer("ulysses", "auto", {.min = 1, .max = 65536},
+                                      "ranks that trade heads, a divisor of all; the others ring", {"auto"}),
+                MethodOption::choice("placement", "inner", {"inner", "outer"},
+                                     "whether ranks that trade heads are adjacent, or those of a ring"),
+                MethodOption::choice("direction", "reverse", {"forward", "reverse"},
+                                     "which way key-value blocks travel in the ring")},
     .layout = usp_layout,
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
-      const int direction = options.choice("direction", {"1", "-1"}) == "1" ? 1 : -1;
+      const int direction = options.is("direction", "forward") ? 1 : -1;
       auto grid = make_head_grid(*problem, degree_of(problem->ranks(), options), is_adjacent(options), direction);
       return [grid](int rank, Builder& b) { return write_head_exchange(grid, rank, b); };
     },
