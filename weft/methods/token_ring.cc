@@ -158,10 +158,8 @@ const Method token_ring = {
     .masks = "full, causal, sliding window, packed documents and combinations",
     .needs = "any tokens, ranks, heads and kv heads",
     .options = {},
-    .layout =
-        [](const std::vector<int64_t>& lengths, int ranks, const MethodOptions&) {
-          return make_layout(lengths.size() == 1 ? "zigzag" : "document-zigzag", lengths, ranks);
-        },
+    .layout = [](const std::vector<int64_t>& lengths, int ranks,
+                 const MethodOptions&) { return zigzag_layout(lengths, ranks); },
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions&) -> Writer {
       auto rows = std::make_shared<const NeededRows>(*problem);
       return [problem, rows](int /*rank*/, Builder& b) { return write(problem, rows, b); };
