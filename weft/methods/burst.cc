@@ -33,7 +33,7 @@ Steps write(std::shared_ptr<const Burst> plan, int rank, Builder& b) {
   Value q = b.input(Field::q), kv = b.input(Field::k | Field::v);
   Value acc = b.partial(q);
   {
-    DoubleRingPass pass(b, plan->forward, {kv}, {});
+    DoubleRingPass pass(b, plan->forward, moving_keys(kv));
     for (int t = 0; t < pass.steps(); ++t) {
       pass.trade(t);
       b.attend(q, pass.block(), acc);
@@ -53,9 +53,7 @@ Steps write(std::shared_ptr<const Burst> plan, int rank, Builder& b) {
   const std::vector<Slice> bundle = {dout, out.only(Field::lse), delta};
   const bool queries = plan->backward->travels == Travels::queries;
   {
-    std::vector<Slice> moving = {kv};
-    if (queries) moving = {q, bundle[0], bundle[1], bundle[2]};
-    DoubleRingPass pass(b, plan->backward, moving, queries ? dq : dkv);
+    DoubleRingPass pass(b, plan->backward, queries ? moving_queries(q, bundle, dq) : moving_keys(kv, dkv));
     for (int t = 0; t <= pass.steps(); ++t) {
       pass.trade(t);
       const std::vector<Slice>& block = pass.block();

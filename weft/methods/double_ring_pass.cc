@@ -39,17 +39,15 @@ std::shared_ptr<const DoubleRing> make_double_ring(const Problem& problem, Trave
   return ring;
 }
 
-DoubleRingPass::DoubleRingPass(Builder& builder, std::shared_ptr<const DoubleRing> ring, std::vector<Slice> own,
-                               const Value& home)
+DoubleRingPass::DoubleRingPass(Builder& builder, std::shared_ptr<const DoubleRing> ring, Travelling moving)
     : b_(builder),
       ring_(std::move(ring)),
-      own_(std::move(own)),
-      home_(home),
+      moving_(std::move(moving)),
       node_(b_.rank() / ring_->local),
       place_(b_.rank() % ring_->local),
       d_(ring_->direction),
       heads_(ring_->travels == Travels::keys ? b_.all_kv_heads() : b_.all_heads()) {
-  next_.slices = own_;
+  next_.slices = moving_.own;
 }
 
 int DoubleRingPass::rank_at(int node, int place) const {
@@ -84,11 +82,9 @@ Set DoubleRingPass::rows_going_on(int owner, int rank) {
 DoubleRingPass::Held DoubleRingPass::receive_into(Exchange& x, int peer, Set rows) {
   Held held;
   if (rows.empty()) return held;
-  Fields fields;
-  for (const Slice& slice : own_) fields = fields | slice.fields;
-  held.rows = b_.whole(fields, rows, heads_);
-  for (const Slice& slice : own_) {
-    held.slices.push_back(held.rows.only(slice.fields));
+  held.rows = b_.whole(moving_.all(), rows, heads_);
+  for (Fields fields : moving_.fields) {
+    held.slices.push_back(held.rows.only(fields));
     x.receive(peer, held.slices.back());
   }
   return held;
@@ -133,9 +129,9 @@ void DoubleRingPass::pass_sums(int t) {
       x.send(peer_inside(), sums_[going_on]);
       x.send(before, sums_[sums_.tokens() - going_on]);
     }
-    got_ = b_.sums(home_.fields(), rows_of_sums(b_.rank(), holder, t - 1) - rows_going_on(b_.rank(), holder), heads_);
+    got_ = b_.sums(moving_.sums, rows_of_sums(b_.rank(), holder, t - 1) - rows_going_on(b_.rank(), holder), heads_);
     if (t < steps() && t % ring_->local > (t < ring_->local ? 1 : 0)) {
-      arriving = b_.sums(home_.fields(), ahead_inside(owner(t), node_, place_), heads_);
+      arriving = b_.sums(moving_.sums, ahead_inside(owner(t), node_, place_), heads_);
       x.receive(rank_at(node_, place_ - d_), arriving);
     }
     x.receive(holder, got_);
@@ -147,23 +143,23 @@ void DoubleRingPass::pass_sums(int t) {
 void DoubleRingPass::trade(int t) {
   block_.clear();
   if (t < steps()) pass_blocks(t);
-  if (!home_.empty()) pass_sums(t);
+  if (!moving_.sums.empty()) pass_sums(t);
   if (t >= steps()) return;
   const int j = owner(t);
   if (t == 0) {
-    block_ = own_;
-    target_ = home_;
+    block_ = moving_.own;
+    target_ = moving_.home;
     return;
   }
-  if (home_.empty()) {
+  if (moving_.sums.empty()) {
     block_ = current_.slices;
     return;
   }
   // Sums that are still arriving are not computed into; where none arrive, the new ones start here.
   const bool starts = t % ring_->local == (t < ring_->local ? 1 : 0);
   const Set mine = needed(j, Cover(&ring_->in_node[static_cast<size_t>(node_)][place_]));
-  if (starts) sums_ = b_.sums(home_.fields(), rows_of_sums(j, b_.rank(), t), heads_);
-  target_ = starts ? sums_ : b_.sums(home_.fields(), mine, heads_);
+  if (starts) sums_ = b_.sums(moving_.sums, rows_of_sums(j, b_.rank(), t), heads_);
+  target_ = starts ? sums_ : b_.sums(moving_.sums, mine, heads_);
   if (mine.empty()) return;
   for (Slice slice : current_.slices) {
     slice.tokens = starts ? sums_.tokens().id() : mine.id();
@@ -172,10 +168,10 @@ void DoubleRingPass::trade(int t) {
 }
 
 void DoubleRingPass::settle() {
-  if (home_.empty()) return;
+  if (moving_.sums.empty()) return;
   if (!target_.empty() && !sums_.empty() && Slice(target_) != Slice(sums_)) b_.add(sums_[target_.tokens()], target_);
   target_.reset();
-  b_.add(got_.empty() ? Slice() : home_[got_.tokens()], got_);
+  b_.add(got_.empty() ? Slice() : moving_.home[got_.tokens()], got_);
   got_.reset();
 }
 

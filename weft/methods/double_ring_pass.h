@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "weft/layout/consecutive_unions.h"
+#include "weft/methods/travelling.h"
 #include "weft/schedule/builder.h"
 
 namespace weft::methods {
@@ -40,13 +41,12 @@ std::shared_ptr<const DoubleRing> make_double_ring(const Problem& problem, Trave
 // A rank's view of one phase. In every step: trade, compute on block() into target(), settle.
 class DoubleRingPass {
  public:
-  // `own` are the slices that travel, all of this rank's rows; `home` their sums, or {} in forward.
-  DoubleRingPass(Builder& builder, std::shared_ptr<const DoubleRing> ring, std::vector<Slice> own, const Value& home);
+  DoubleRingPass(Builder& builder, std::shared_ptr<const DoubleRing> ring, Travelling moving);
 
   int steps() const { return ring_->nodes * ring_->local; }
   // Passes blocks and sums on. One more call than there are steps brings the last sums home.
   void trade(int t);
-  // The slices of the current block, in the order of `own`; none when there is nothing to do.
+  // The slices of the current block, in the order of what travels; none when there is nothing to do.
   const std::vector<Slice>& block() const { return block_; }
   // Backward: where the sums of the current block's rows go.
   const Value& target() const { return target_; }
@@ -76,8 +76,7 @@ class DoubleRingPass {
 
   Builder& b_;
   std::shared_ptr<const DoubleRing> ring_;
-  std::vector<Slice> own_;
-  Value home_;
+  Travelling moving_;
   int node_, place_, d_;
   Set heads_;
   Held current_, next_, outer_;  // outer_: what arrives from the node before during this cycle

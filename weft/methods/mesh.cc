@@ -13,6 +13,7 @@
 
 #include "weft/methods/degrees.h"
 #include "weft/methods/methods.h"
+#include "weft/methods/travelling.h"
 
 namespace weft::methods {
 namespace {
@@ -61,14 +62,17 @@ struct Side {
 // One phase of a rank's program.
 class Tile {
  public:
-  // What travels of my own queries, the kinds of sums, and my own sums.
-  Tile(const Mesh& mesh, Builder& b, std::vector<Slice> queries, const Value& query_sums, const Value& kv,
-       const Value& key_sums)
-      : mesh_(mesh), b_(b), u_(b.rank() / mesh.width()), v_(b.rank() % mesh.width()) {
+  Tile(const Mesh& mesh, Builder& b, Travelling queries, Travelling keys)
+      : mesh_(mesh),
+        b_(b),
+        u_(b.rank() / mesh.width()),
+        v_(b.rank() % mesh.width()),
+        my_queries_(std::move(queries)),
+        my_keys_(std::move(keys)) {
     queries_.resize(static_cast<size_t>(mesh.width()));
     keys_.resize(static_cast<size_t>(mesh.height()));
-    queries_[0] = {std::move(queries), {}, query_sums};
-    keys_[0] = {{kv}, {}, key_sums};
+    queries_[0] = {my_queries_.own, {}, my_queries_.home};
+    keys_[0] = {my_keys_.own, {}, my_keys_.home};
   }
 
   // Fetches what is worked on in the next step, and sends home what the step before completed.
@@ -76,19 +80,19 @@ class Tile {
     received_.clear();
     Exchange x = b_.exchange(0);
     for (int i = 1; i < mesh_.width(); ++i) {
-      if (mesh_.query_steps[at(i)] == step + 1) fetch(x, queries_[at(i)], queries_[0], in_row(i), in_row(-i), true);
+      if (mesh_.query_steps[at(i)] == step + 1) fetch(x, queries_[at(i)], in_row(i), in_row(-i), true);
     }
     for (int j = 1; j < mesh_.height(); ++j) {
-      if (mesh_.key_steps[at(j)] == step + 1) fetch(x, keys_[at(j)], keys_[0], in_column(j), in_column(-j), false);
+      if (mesh_.key_steps[at(j)] == step + 1) fetch(x, keys_[at(j)], in_column(j), in_column(-j), false);
     }
     for (int i = 1; i < mesh_.width(); ++i) {
       if (std::max(mesh_.query_steps[at(i)], mesh_.key_steps.back()) + 1 == step) {
-        bring_home(x, queries_[at(i)], queries_[0], in_row(i), in_row(-i), true);
+        bring_home(x, queries_[at(i)], in_row(i), in_row(-i), true);
       }
     }
     for (int j = 1; j < mesh_.height(); ++j) {
       if (std::max(mesh_.key_steps[at(j)], mesh_.query_steps.back()) + 1 == step) {
-        bring_home(x, keys_[at(j)], keys_[0], in_column(j), in_column(-j), false);
+        bring_home(x, keys_[at(j)], in_column(j), in_column(-j), false);
       }
     }
     x.issue();
@@ -123,27 +127,29 @@ class Tile {
     return b_.keys_needed(mesh_.row_queries[at(worker / mesh_.width())], problem.key_layout.shard(owner));
   }
 
-  void fetch(Exchange& x, Side& side, const Side& own, int owner, int worker, bool queries) {
+  void fetch(Exchange& x, Side& side, int owner, int worker, bool queries) {
+    const Travelling& moving = queries ? my_queries_ : my_keys_;
+    const Set heads = queries ? b_.all_heads() : b_.all_kv_heads();
     const Set sent = needed(b_.rank(), worker, queries), rows = needed(owner, b_.rank(), queries);
-    Fields fields;
-    for (Slice slice : own.given) {
-      fields = fields | slice.fields;
+    for (Slice slice : moving.own) {
       slice.tokens = sent.id();
       x.send(worker, slice);
     }
     if (rows.empty()) return;
-    side.rows = b_.whole(fields, rows, queries ? b_.all_heads() : b_.all_kv_heads());
-    for (const Slice& slice : own.given) {
-      side.given.push_back(side.rows.only(slice.fields));
+    side.rows = b_.whole(moving.all(), rows, heads);
+    for (Fields fields : moving.fields) {
+      side.given.push_back(side.rows.only(fields));
       x.receive(owner, side.given.back());
     }
-    if (!own.sums.empty()) side.sums = b_.sums(own.sums.fields(), rows, own.sums.heads());
+    if (!moving.sums.empty()) side.sums = b_.sums(moving.sums, rows, heads);
   }
 
-  void bring_home(Exchange& x, Side& side, const Side& own, int owner, int worker, bool queries) {
-    if (own.sums.empty()) return;  // keys have sums in backward only
+  void bring_home(Exchange& x, Side& side, int owner, int worker, bool queries) {
+    const Travelling& moving = queries ? my_queries_ : my_keys_;
+    if (moving.sums.empty()) return;  // keys have sums in backward only
     x.send(owner, side.sums);
-    received_.push_back(b_.sums(own.sums.fields(), needed(b_.rank(), worker, queries), own.sums.heads()));
+    const Set heads = queries ? b_.all_heads() : b_.all_kv_heads();
+    received_.push_back(b_.sums(moving.sums, needed(b_.rank(), worker, queries), heads));
     x.receive(worker, received_.back());
     sent_.push_back(&side);
   }
@@ -151,6 +157,7 @@ class Tile {
   const Mesh& mesh_;
   Builder& b_;
   int u_, v_;
+  Travelling my_queries_, my_keys_;
   std::vector<Side> queries_, keys_;
   std::vector<Value> received_;
   std::vector<Side*> sent_;
@@ -161,7 +168,7 @@ Steps write(std::shared_ptr<const Mesh> mesh, int rank, Builder& b) {
   Value q = b.input(Field::q), kv = b.input(Field::k | Field::v);
   Value acc = b.partial(q);
   {
-    Tile tile(*mesh, b, {q}, acc, kv, {});
+    Tile tile(*mesh, b, moving_queries(q, acc), moving_keys(kv));
     for (int step = 0; step <= mesh->steps(); ++step) {
       tile.trade(step);
       tile.compute(step,
@@ -181,7 +188,7 @@ Steps write(std::shared_ptr<const Mesh> mesh, int rank, Builder& b) {
   Value dq = b.sums(Field::dq, q.tokens(), q.heads());
   Value dkv = b.sums(Field::dk | Field::dv, kv.tokens(), kv.heads());
   {
-    Tile tile(*mesh, b, {q, dout, out.only(Field::lse), delta}, dq, kv, dkv);
+    Tile tile(*mesh, b, moving_queries(q, {dout, out.only(Field::lse), delta}, dq), moving_keys(kv, dkv));
     for (int step = 0; step <= mesh->steps(); ++step) {
       tile.trade(step);
       tile.compute(step, [&](const Side& queries, const Side& keys) {

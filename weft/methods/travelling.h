@@ -1,0 +1,36 @@
+// What one side of attention sends round: its own slices and their sums, told by fields, since an empty rank's values
+// hold none but still has to pass on what others have.
+#pragma once
+
+#include <vector>
+
+#include "weft/schedule/builder.h"
+
+namespace weft::methods {
+
+struct Travelling {
+  std::vector<Fields> fields;  // of each slice, in one order on all ranks
+  std::vector<Slice> own;      // all rows of this rank
+  Fields sums;                 // what is summed along the way; none where nothing is
+  Value home;                  // where the sums of this rank's rows end
+
+  Fields all() const {
+    Fields all;
+    for (Fields some : fields) all = all | some;
+    return all;
+  }
+};
+
+inline Travelling moving_keys(const Value& kv) { return {{Field::k | Field::v}, {kv}, {}, {}}; }
+inline Travelling moving_keys(const Value& kv, const Value& dkv) {
+  return {{Field::k | Field::v}, {kv}, Field::dk | Field::dv, dkv};
+}
+inline Travelling moving_queries(const Value& q, const Value& partial) {
+  return {{Field::q}, {q}, Field::out | Field::lse, partial};
+}
+// Backward: `bundle` holds dout, lse and delta.
+inline Travelling moving_queries(const Value& q, const std::vector<Slice>& bundle, const Value& dq) {
+  return {{Field::q, Field::dout, Field::lse, Field::delta}, {q, bundle[0], bundle[1], bundle[2]}, Field::dq, dq};
+}
+
+}  // namespace weft::methods
