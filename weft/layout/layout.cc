@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "weft/base/error.h"
+#include "weft/layout/document_deal.h"
 
 namespace weft {
 namespace {
@@ -80,28 +81,10 @@ Layout Layout::striped(int64_t tokens, int ranks) {
 Layout Layout::document_zigzag(const std::vector<int64_t>& lengths, int ranks) {
   const int64_t tokens = sum(lengths);
   check_size(tokens, ranks);
-  const int64_t chunks = 2 * static_cast<int64_t>(ranks);
-  std::vector<std::vector<Range>> parts(static_cast<size_t>(ranks));
-  int64_t position = 0;
-  const auto deal = [&](Range to, int64_t size) {  // `size` tokens to each of these chunks
-    if (size == 0) return;
-    for (int64_t chunk = to.begin; chunk < to.end; ++chunk, position += size) {
-      auto& part = parts[static_cast<size_t>(std::min(chunk, chunks - 1 - chunk))];
-      part.push_back({position, position + size});
-    }
-  };
-  int64_t turn = 0;  // the chunk whose turn it is to get one token more
-  for (int64_t length : lengths) {
-    const int64_t share = length / chunks, rest = length % chunks;
-    const int64_t wrapped = std::max<int64_t>(0, turn + rest - chunks);
-    deal({0, wrapped}, share + 1);
-    deal({wrapped, turn}, share);
-    deal({turn, turn + rest - wrapped}, share + 1);
-    deal({turn + rest - wrapped, chunks}, share);
-    turn = (turn + rest) % chunks;
-  }
   std::vector<IntervalSet> shards;
-  for (const std::vector<Range>& ranges : parts) shards.emplace_back(std::span<const Range>(ranges));
+  for (const std::vector<Range>& ranges : deal_documents(lengths, ranks)) {
+    shards.emplace_back(std::span<const Range>(ranges));
+  }
   return Layout("document-zigzag", Axis::identity(tokens), std::move(shards));
 }
 

@@ -70,35 +70,6 @@ TEST(Layout, ShortDocumentsSpreadEvenly) {
   }
 }
 
-// Each document by itself is dealt as zigzag: its chunks differ by one token at most, in order.
-TEST(Layout, DocumentZigzagDealsEachDocument) {
-  Random random(3);
-  for (int trial = 0; trial < 500; ++trial) {
-    const int ranks = static_cast<int>(random.uniform(1, 9));
-    const std::vector<int64_t> lengths = random_lengths(random, random.uniform(1, 120));
-    const Layout layout = Layout::document_zigzag(lengths, ranks);
-    std::vector<int> rank_of(static_cast<size_t>(layout.tokens()));
-    for (int rank = 0; rank < ranks; ++rank) {
-      for (int64_t position : layout.positions(rank)) rank_of[static_cast<size_t>(position)] = rank;
-    }
-    size_t begin = 0;
-    for (int64_t length : lengths) {
-      const size_t end = begin + static_cast<size_t>(length);
-      std::vector<int64_t> held(static_cast<size_t>(ranks), 0);
-      size_t turn = begin;  // ranks ascend up to here, then descend
-      for (size_t i = begin; i < end; ++i) ++held[static_cast<size_t>(rank_of[i])];
-      while (turn + 1 < end && rank_of[turn] <= rank_of[turn + 1]) ++turn;
-      for (size_t i = turn; i + 1 < end; ++i) ASSERT_GE(rank_of[i], rank_of[i + 1]);
-      const int64_t share = length / (2 * ranks);
-      for (int64_t count : held) {
-        ASSERT_GE(count, 2 * share);
-        ASSERT_LE(count, 2 * share + 2);
-      }
-      begin = end;
-    }
-  }
-}
-
 TEST(Layout, ManyShortDocumentsOnManyRanksAreQuick) {
   const Layout layout = Layout::document_zigzag(std::vector<int64_t>(100'000, 3), 4096);
   EXPECT_EQ(layout.shards().of(7, 4096), IntervalSet(Range{0, 300'000}));

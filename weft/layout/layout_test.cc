@@ -99,8 +99,9 @@ TEST(Layout, GoldenShards) {
   EXPECT_EQ(all_positions(Layout::striped(7, 3)), (std::vector<Positions>{{0, 3, 6}, {1, 4}, {2, 5}}));
   EXPECT_EQ(all_positions(Layout::document_zigzag({4, 8}, 2)),
             (std::vector<Positions>{{0, 3, 4, 5, 10, 11}, {1, 2, 6, 7, 8, 9}}));
-  // The first document leaves its odd token to chunk 0, so the second begins with chunk 1.
-  EXPECT_EQ(all_positions(Layout::document_zigzag({5, 2, 1}, 2)), (std::vector<Positions>{{0, 1, 4, 7}, {2, 3, 5, 6}}));
+  // The first document is for both ranks, its odd token in chunk 0. The others fill up the ranks, the shortest and the
+  // last rank first.
+  EXPECT_EQ(all_positions(Layout::document_zigzag({5, 2, 1}, 2)), (std::vector<Positions>{{0, 1, 4, 6}, {2, 3, 5, 7}}));
   EXPECT_EQ(all_positions(Layout::contiguous(2, 4)), (std::vector<Positions>{{}, {0}, {}, {1}}));
 }
 
