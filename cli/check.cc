@@ -90,6 +90,7 @@ Command check_command() {
   Command command("check", "run a method, forward and backward, and compare it with dense attention");
   command.details("Exit code 0: within the error bounds. 1: not.");
   command.example("weft check ulysses --ranks 4 --tokens 1000 --mask full --heads 5 --kv-heads 1 --dtype bf16");
+  command.example("weft check ring --ranks 4 --tokens 1000 --wire-dtype bf16");
   command.positional("method", "method to check; weft methods lists them", &options->method);
   command.text("--save", "DIR", "write inputs, outputs and mask into this folder", &options->save);
   add_problem_options(command, options->problem);

@@ -80,6 +80,20 @@ TEST(Show, OneFormAtATime) {
   EXPECT_TRUE(has(complaint("show ring --ranks 2 --tokens 8 --verbose --svg x.svg"), "choose one"));
 }
 
+TEST(Check, WireTypeShowsInTheErrors) {
+  const auto error_of_dk = [](const std::string& wire) {
+    const Outcome outcome = run_line("check ring --ranks 3 --tokens 90 --heads 2 --head-dim 8 --json" + wire);
+    EXPECT_EQ(outcome.code, kExitFine) << outcome.out;
+    return nlohmann::json::parse(outcome.out)["errors"]["dk"]["max_abs"].get<double>();
+  };
+  EXPECT_EQ(error_of_dk(" --wire-dtype fp32"), error_of_dk(""));
+  EXPECT_GT(error_of_dk(" --wire-dtype bf16"), 100 * error_of_dk(""));
+  EXPECT_EQ(
+      complaint("check ring --ranks 2 --tokens 8 --dtype bf16 --wire-dtype fp64"),
+      "weft: error: --wire-dtype fp64 is wider than fp32, the accumulator of --dtype bf16; use fp32, bf16 or fp16");
+  EXPECT_TRUE(has(complaint("verify ring --ranks 2 --tokens 8 --dtype fp64 --wire-dtype bf16"), "travel as fp64"));
+}
+
 TEST(Verify, LargeFilesNeedLarge) {
   if (test_level() == 0) GTEST_SKIP() << "seconds, and much more with a sanitizer";
   // Two million drops of what was never made, before a right program.

@@ -17,6 +17,21 @@ void add_method_option(std::string_view given, std::map<std::string, std::string
   }
 }
 
+// What may travel follows from the type that is summed in.
+void check_wire(DType dtype, DType wire) {
+  const DType accumulator = accumulator_of(dtype);
+  if (wire == accumulator) return;
+  const std::string start = "--wire-dtype " + std::string(name_of(wire));
+  if (dtype == DType::fp64) {
+    throw Error(ErrorCode::usage, start + ": partial results of --dtype fp64 travel as fp64; leave --wire-dtype out");
+  }
+  if (size_of(wire) > size_of(accumulator)) {
+    throw Error(ErrorCode::usage, start + " is wider than " + std::string(name_of(accumulator)) +
+                                      ", the accumulator of --dtype " + std::string(name_of(dtype)) +
+                                      "; use fp32, bf16 or fp16");
+  }
+}
+
 }  // namespace
 
 void ProblemOptions::check() {
@@ -39,6 +54,7 @@ void ProblemOptions::check() {
     }
     tokens = sum;
   }
+  if (wire) check_wire(dtype, *wire);
   if (kv_heads == 0) kv_heads = heads;
   if (heads % kv_heads != 0) {
     throw Error(ErrorCode::usage, "--heads " + std::to_string(heads) + " is not a multiple of --kv-heads " +
@@ -98,6 +114,10 @@ void add_problem_options(Command& command, ProblemOptions& options) {
                   .value = "TYPE",
                   .help = "fp64, fp32, bf16 or fp16 (default: fp32)",
                   .set = [o](std::string_view given) { o->dtype = dtype_of(given); }});
+  command.custom({.name = "--wire-dtype",
+                  .value = "TYPE",
+                  .help = "of partial outputs and gradient sums in messages, as bf16 (default: fp32; fp64 for fp64)",
+                  .set = [o](std::string_view given) { o->wire = dtype_of(given); }});
   command.custom({.name = "--scale",
                   .value = "X",
                   .help = "factor of q.k (default: 1 / sqrt(head dim))",

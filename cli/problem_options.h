@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,7 @@ struct ProblemOptions {
   int64_t kv_heads = 0;  // 0: not given; after check() set
   int64_t head_dim = 64;
   DType dtype = DType::fp32;
+  std::optional<DType> wire;  // not given: the accumulator of dtype
   int64_t seed = 0;
   double scale = 0;    // 0: 1 / sqrt(head_dim)
   std::string layout;  // empty: the method's own

@@ -20,7 +20,7 @@ Schedule schedule_for(const std::string& method, const ProblemOptions& options, 
   problem.backward = backward;
   problem.return_lse = return_lse;
   problem.element = options.dtype;
-  problem.wire = problem.accumulator();
+  problem.wire = options.wire.value_or(problem.accumulator());
   return make_schedule(method, std::move(problem), options.method_options);
 }
 

@@ -160,16 +160,30 @@ double largest(const std::vector<double>& values) {
   return result;
 }
 
+// Binary digits of the type's numbers: fewer are coarser.
+int digits_of(DType type) { return type == DType::fp64 ? 53 : type == DType::fp32 ? 24 : type == DType::fp16 ? 11 : 8; }
+
 // Distance between neighbouring numbers of the type at this magnitude.
 double spacing(DType type, double magnitude) {
   if (magnitude == 0) return 0;
-  const int digits = type == DType::fp64 ? 53 : type == DType::fp32 ? 24 : type == DType::fp16 ? 11 : 8;
-  return std::ldexp(1.0, std::ilogb(magnitude) - (digits - 1));
+  return std::ldexp(1.0, std::ilogb(magnitude) - (digits_of(type) - 1));
+}
+
+// The type whose plain attention the error is compared with.
+DType coarser_of_element_and_wire(const Problem& problem) {
+  return digits_of(problem.wire) < digits_of(problem.element) ? problem.wire : problem.element;
+}
+
+// What travelling in a type narrower than the accumulator may add: a unit of the wire for every rank that a partial
+// result passes or that adds its own. Rounding costs half a unit, so there is room for partials of twice the range.
+double wire_error(const Problem& problem, Field field, double range) {
+  if (problem.wire == problem.accumulator() || field == Field::lse) return 0;  // lse is never lowered
+  return problem.ranks() * spacing(problem.wire, range);
 }
 
 struct Reference {
   const std::vector<double>& exact;
-  const std::vector<double>& plain;  // in the precision of the type; empty for fp64
+  const std::vector<double>& plain;  // in the coarser type of element and wire, lse in fp32; empty for fp64
 };
 
 TensorError compare(const Problem& problem, Field field, const HostTensor& tensor, const Reference& reference) {
@@ -199,7 +213,7 @@ TensorError compare(const Problem& problem, Field field, const HostTensor& tenso
   for (size_t i = 0; i < reference.plain.size(); ++i) {
     plain = std::max(plain, difference(reference.plain[i], reference.exact[i]));
   }
-  error.bound = 2 * plain + 2 * spacing(tensor.type, range);
+  error.bound = 2 * plain + 2 * spacing(tensor.type, range) + wire_error(problem, field, range);
   return error;
 }
 
@@ -211,10 +225,11 @@ void compare(const Problem& problem, const StopFlag* stop, CheckReport& report) 
   const DenseAttention exact = dense_attention(problem.mask, shape, inputs, DType::fp64, stop);
   DenseAttention plain;
   if (problem.element != DType::fp64) {
-    plain = dense_attention(problem.mask, shape, inputs, problem.element, stop);
-    // lse is fp32 whatever the element type, so its bound is that of plain fp32.
+    const DType coarser = coarser_of_element_and_wire(problem);
+    plain = dense_attention(problem.mask, shape, inputs, coarser, stop);
+    // lse is fp32 whatever the element type and the wire, so its bound is that of plain fp32.
     inputs.dout.clear();
-    if (problem.return_lse && problem.element != DType::fp32) {
+    if (problem.return_lse && coarser != DType::fp32) {
       plain.lse = dense_attention(problem.mask, shape, inputs, DType::fp32, stop).lse;
     }
   }

@@ -22,16 +22,18 @@ std::vector<Piece> cut(const Problem& problem, const GatherPieces& how, int rank
   const int ranks = problem.ranks();
   std::vector<Piece> stages(static_cast<size_t>(how.stages));
   std::vector<IntervalSet> rows(stages.size());
-  for (int other = 1; other < ranks; ++other) {
-    // Both ends count the distance from the owner to the rank that fetches.
-    const auto stage_of = [&](int distance) { return static_cast<size_t>((distance - 1) * how.stages / (ranks - 1)); };
-    const int to = (rank + other) % ranks, from = (rank + ranks - other) % ranks;
-    const Set taken = b.keys_needed(problem.query_layout.shard(to), problem.key_layout.shard(rank));
-    const Set fetched = b.keys_needed(problem.query_layout.shard(rank), problem.key_layout.shard(from));
-    const size_t stage = stage_of(other);
-    stages[stage].trades.push_back({to, taken, {}});
-    stages[stage].trades.push_back({from, {}, fetched});
-    if (!fetched.empty()) rows[stage].unite(fetched.intervals());
+  // Both ends count the distance from the owner to the rank that fetches.
+  const auto stage_of = [&](int owner, int fetcher) {
+    return static_cast<size_t>(((fetcher - owner + ranks) % ranks - 1) * how.stages / (ranks - 1));
+  };
+  for (int peer = 0; peer < ranks; ++peer) {
+    if (peer == rank) continue;
+    const Set taken = b.keys_needed(problem.query_layout.shard(peer), problem.key_layout.shard(rank));
+    const Set fetched = b.keys_needed(problem.query_layout.shard(rank), problem.key_layout.shard(peer));
+    if (!taken.empty()) stages[stage_of(rank, peer)].trades.push_back({peer, taken, {}});
+    if (fetched.empty()) continue;
+    stages[stage_of(peer, rank)].trades.push_back({peer, {}, fetched});
+    rows[stage_of(peer, rank)].unite(fetched.intervals());
   }
   std::vector<Piece> pieces;
   const int64_t group = how.kv_heads == 0 ? problem.kv_heads : how.kv_heads;

@@ -7,7 +7,7 @@
 // double ring. Placement inner makes the members of an all-to-all adjacent ranks, outer the members of a ring.
 // With u x r = P ranks, rows sent per rank under a full mask: all-to-all as in ulysses.cc with u for P, ring as in
 // ring.cc with r for P on S/r tokens and 1/u of the heads.
-#include "weft/base/error.h"
+#include "weft/methods/degrees.h"
 #include "weft/methods/head_exchange.h"
 #include "weft/methods/methods.h"
 
@@ -16,21 +16,12 @@ namespace {
 
 // The ulysses degree: as given, or the largest divisor of the ranks that is not above their square root.
 int degree_of(int ranks, const MethodOptions& options) {
-  if (options.is("ulysses", "auto")) {
-    int degree = 1;
-    for (int d = 1; d * d <= ranks; ++d) {
-      if (ranks % d == 0) degree = d;
-    }
-    return degree;
+  if (const int given = degree_option("usp", "ulysses", ranks, options)) return given;
+  int degree = 1;
+  for (int d : divisors_of(ranks)) {
+    if (int64_t{d} * d <= ranks) degree = d;
   }
-  const int degree = static_cast<int>(options.integer("ulysses"));
-  if (ranks % degree == 0) return degree;
-  std::string divisors;
-  for (int d = 1; d <= ranks; ++d) {
-    if (ranks % d == 0) divisors += (divisors.empty() ? "" : ", ") + std::to_string(d);
-  }
-  throw Error(ErrorCode::unsupported, "usp: ulysses degree " + std::to_string(degree) + " does not divide " +
-                                          std::to_string(ranks) + " ranks; use one of " + divisors);
+  return degree;
 }
 
 bool is_adjacent(const MethodOptions& options) { return options.is("placement", "inner"); }
