@@ -26,6 +26,25 @@ void check_rule(const MaskRule& rule) {
   }
 }
 
+// Where each of the packed documents lies.
+std::vector<Range> ranges_of(const std::vector<int64_t>& lengths) {
+  if (lengths.empty()) throw Error(ErrorCode::usage, "no documents given; use at least one length");
+  std::vector<Range> ranges;
+  ranges.reserve(lengths.size());
+  int64_t begin = 0;
+  for (int64_t length : lengths) {
+    if (length < 1) {
+      throw Error(ErrorCode::usage, "document " + std::to_string(ranges.size()) + " has " + std::to_string(length) +
+                                        " tokens; every document needs at least 1");
+    }
+    check_tokens(length, "document length");
+    check_tokens(begin + length, "sum of document lengths");
+    ranges.push_back({begin, begin + length});
+    begin += length;
+  }
+  return ranges;
+}
+
 BandRectangle band_of(Range document, const MaskRule& rule) {
   BandRectangle band{.q = document, .k = document};
   if (rule.window > 0) {
@@ -142,28 +161,31 @@ Mask Mask::of(int64_t tokens, MaskRule rule) {
 }
 
 Mask Mask::documents(const std::vector<int64_t>& lengths, MaskRule rule) {
-  if (lengths.empty()) throw Error(ErrorCode::usage, "no documents given; use at least one length");
+  const std::vector<Range> ranges = ranges_of(lengths);
   check_rule(rule);
   std::vector<BandRectangle> bands;
-  bands.reserve(lengths.size());
-  int64_t begin = 0;
-  for (int64_t length : lengths) {
-    if (length < 1) {
-      throw Error(ErrorCode::usage, "document " + std::to_string(bands.size()) + " has " + std::to_string(length) +
-                                        " tokens; every document needs at least 1");
-    }
-    check_tokens(length, "document length");
-    check_tokens(begin + length, "sum of document lengths");
-    bands.push_back(band_of({begin, begin + length}, rule));
-    begin += length;
-  }
-  return Mask(begin, begin, std::move(bands));
+  bands.reserve(ranges.size());
+  for (const Range& range : ranges) bands.push_back(band_of(range, rule));
+  const int64_t tokens = ranges.back().end;
+  return Mask(tokens, tokens, std::move(bands));
 }
 
 Mask Mask::cross(int64_t queries, int64_t keys) {
   check_tokens(queries, "queries");
   check_tokens(keys, "keys");
   return Mask(queries, keys, {{.q = {0, queries}, .k = {0, keys}}});
+}
+
+Mask Mask::cross_documents(const std::vector<int64_t>& query_lengths, const std::vector<int64_t>& key_lengths) {
+  const std::vector<Range> queries = ranges_of(query_lengths), keys = ranges_of(key_lengths);
+  if (queries.size() != keys.size()) {
+    throw Error(ErrorCode::usage, std::to_string(queries.size()) + " query documents but " +
+                                      std::to_string(keys.size()) + " key documents; give as many of both");
+  }
+  std::vector<BandRectangle> bands;
+  bands.reserve(queries.size());
+  for (size_t i = 0; i < queries.size(); ++i) bands.push_back({.q = queries[i], .k = keys[i]});
+  return Mask(queries.back().end, keys.back().end, std::move(bands));
 }
 
 Mask Mask::from_bands(int64_t queries, int64_t keys, std::vector<BandRectangle> bands) {

@@ -38,6 +38,9 @@ class Mask {
   static Mask documents(const std::vector<int64_t>& lengths, MaskRule rule);
   // `queries` x `keys` pairs without any restriction: cross-attention.
   static Mask cross(int64_t queries, int64_t keys);
+  // The same inside pairs of packed documents: query document i sees all of key document i and nothing else. As many
+  // lengths on both sides, each at least 1.
+  static Mask cross_documents(const std::vector<int64_t>& query_lengths, const std::vector<int64_t>& key_lengths);
   // Any disjoint bands inside [0, queries) x [0, keys), in any order. Throws Error(usage) when one sticks out or two
   // overlap. O(n log n), whatever the bands.
   static Mask from_bands(int64_t queries, int64_t keys, std::vector<BandRectangle> bands);

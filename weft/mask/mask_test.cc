@@ -104,6 +104,27 @@ TEST(Mask, CrossAllowsEveryPair) {
   expect_is(Mask::cross(3, 5), table);
 }
 
+TEST(Mask, CrossDocumentsMeetTheirOwn) {
+  PairTable table(6, 7);
+  for (int64_t q = 0; q < 6; ++q) {
+    for (int64_t k = 0; k < 7; ++k) {
+      // Documents of 3, 1, 2 queries with 2, 4, 1 keys.
+      const int query_document = q < 3 ? 0 : q < 4 ? 1 : 2, key_document = k < 2 ? 0 : k < 6 ? 1 : 2;
+      table.allowed[static_cast<size_t>(q * 7 + k)] = query_document == key_document;
+    }
+  }
+  expect_is(Mask::cross_documents({3, 1, 2}, {2, 4, 1}), table);
+  EXPECT_EQ(Mask::cross_documents({5}, {9}), Mask::cross(5, 9));
+  EXPECT_EQ(Mask::cross_documents({4, 3}, {4, 3}), Mask::documents({4, 3}, {}));
+  EXPECT_EQ(refusal([] {
+              Mask::cross_documents({3, 1}, {2});
+            }),
+            "2 query documents but 1 key documents; give as many of both");
+  refusal([] { Mask::cross_documents({}, {}); });
+  refusal([] { Mask::cross_documents({3, 1}, {2, 0}); });
+  refusal([] { Mask::cross_documents({3, kMost}, {2, 1}); });
+}
+
 TEST(Mask, HostileSizesAreRefused) {
   for (int64_t bad : {int64_t{0}, int64_t{-1}, kMost + 1, kHuge, -kHuge - 1}) {
     refusal([&] { Mask::of(bad, {}); });
