@@ -100,8 +100,8 @@ void last_return(Builder& b, TokenRing& ring, Fields returning, Value& back, con
   bring(home, got);
 }
 
-Steps write(std::shared_ptr<const Problem> problem, std::shared_ptr<const NeededRows> rows, Builder& b) {
-  TokenRing ring(b, *rows);
+Steps write(std::shared_ptr<const Problem> problem, std::shared_ptr<const NeededRows> needed, Builder& b) {
+  TokenRing ring(b, *needed);
   const Fields partial = Field::out | Field::lse;
   Value q = b.input(Field::q), kv = b.input(Field::k | Field::v);
   Value acc = b.partial(q), current = q, back;
