@@ -39,7 +39,7 @@ int run(const Options& given, Context& context) {
                      [&](int pairs) { progress.update(pairs, std::to_string(pairs) + " pairs of runs"); });
   progress.finish();
   if (options.problem.json) {
-    const nlohmann::ordered_json json = {
+    nlohmann::ordered_json json = {
         {"method", options.method},
         {"ranks", options.problem.ranks},
         {"tokens", options.problem.tokens},
@@ -52,6 +52,7 @@ int run(const Options& given, Context& context) {
         {"peak_bytes", timing.peak_bytes},
         {"idle_share", timing.idle_share},
         {"valid", timing.valid}};
+    if (options.problem.cross()) json["kv_tokens"] = options.problem.kv_tokens;
     context.out.write(json.dump(2) + "\n");
     return kExitFine;
   }
@@ -83,6 +84,7 @@ Command bench_command() {
       "measured in turn "
       "with the method's, over ranks x the method's time.");
   command.example("weft bench attention --method zigzag --ranks 2 --tokens 16K --heads 8 --head-dim 64");
+  command.example("weft bench attention --method ring --ranks 2 --tokens 4K --kv-tokens 16K --mask full");
   command.positional("what", "what to time: attention", &options->what);
   command.text("--method", "NAME", "method (default: zigzag)", &options->method);
   command.count("--seconds", "N", "how long to measure, at least three pairs of runs (default: 5)", &options->seconds,

@@ -31,7 +31,7 @@ Json mask_as_json(const Mask& mask) {
                           {"lo", diagonal(band.lo, kUnboundedBelow)},
                           {"hi", diagonal(band.hi, kUnboundedAbove)}});
   }
-  return {{"tokens", mask.queries()}, {"rectangles", rectangles}};
+  return {{"tokens", mask.queries()}, {"kv_tokens", mask.keys()}, {"rectangles", rectangles}};
 }
 
 void save(const std::string& folder, const Problem& problem, const CheckTensors& tensors) {
@@ -91,6 +91,7 @@ Command check_command() {
   command.details("Exit code 0: within the error bounds. 1: not.");
   command.example("weft check ulysses --ranks 4 --tokens 1000 --mask full --heads 5 --kv-heads 1 --dtype bf16");
   command.example("weft check ring --ranks 4 --tokens 1000 --wire-dtype bf16");
+  command.example("weft check usp --ranks 4 --tokens 1000 --kv-tokens 300 --mask full");
   command.positional("method", "method to check; weft methods lists them", &options->method);
   command.text("--save", "DIR", "write inputs, outputs and mask into this folder", &options->save);
   add_problem_options(command, options->problem);

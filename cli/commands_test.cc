@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "cli/testing.h"
@@ -78,6 +79,20 @@ TEST(Show, VerboseListsEveryInstruction) {
 TEST(Show, OneFormAtATime) {
   EXPECT_TRUE(has(complaint("show ring --ranks 2 --tokens 8 --verbose --json"), "choose one"));
   EXPECT_TRUE(has(complaint("show ring --ranks 2 --tokens 8 --verbose --svg x.svg"), "choose one"));
+}
+
+TEST(Check, SavesKeysOfAnotherSequence) {
+  const std::string folder = ::testing::TempDir() + "cross_" + std::to_string(::getpid());
+  const std::string line = " usp --ranks 3 --tokens 20 --kv-tokens 7 --mask full --dtype fp64 --json";
+  const Outcome outcome = run_line("check" + line + " --save " + folder);
+  EXPECT_EQ(outcome.code, kExitFine) << outcome.out;
+  const nlohmann::json mask = nlohmann::json::parse(read_file(folder + "/mask.json"));
+  EXPECT_EQ(mask["tokens"], 20);
+  EXPECT_EQ(mask["kv_tokens"], 7);
+  EXPECT_TRUE(has(read_file(folder + "/inputs.safetensors"), R"("k":{"dtype":"F64","shape":[7,8,64])"));
+  std::filesystem::remove_all(folder);
+  EXPECT_EQ(nlohmann::json::parse(run_line("verify" + line).out)["kv_tokens"], 7);
+  EXPECT_FALSE(has(run_line("verify usp --ranks 3 --tokens 20 --json").out, "kv_tokens"));
 }
 
 TEST(Check, WireTypeShowsInTheErrors) {

@@ -1,5 +1,7 @@
 #include "cli/problem_options.h"
 
+#include <algorithm>
+
 namespace weft::cli {
 namespace {
 
@@ -32,6 +34,38 @@ void check_wire(DType dtype, DType wire) {
   }
 }
 
+// The tokens of documents; `given` is what the option for their number says, 0 for nothing.
+int64_t sum_of(const std::vector<int64_t>& docs, const std::string& docs_name, const std::string& tokens_name,
+               int64_t given) {
+  int64_t sum = 0;
+  for (const int64_t length : docs) {
+    sum += length;  // at most 2^26 entries of less than 2^31: cannot overflow
+    if (sum > kTokenLimits.max) {
+      throw Error(ErrorCode::usage,
+                  docs_name + ": the documents have more than " + std::to_string(kTokenLimits.max) + " tokens in all");
+    }
+  }
+  if (given != 0 && given != sum) {
+    throw Error(ErrorCode::usage, tokens_name + " " + std::to_string(given) + " but the documents have " +
+                                      std::to_string(sum) + " in all; leave " + tokens_name + " out");
+  }
+  return sum;
+}
+
+void check_cross(const ProblemOptions& options) {
+  const size_t queries = options.lengths().size(), keys = options.kv_lengths().size();
+  if (queries != keys) {
+    throw Error(ErrorCode::usage, "--docs and --kv-docs: " + std::to_string(queries) + " query and " +
+                                      std::to_string(keys) +
+                                      " key documents; give as many of both, the first sees the first");
+  }
+  if (options.rule != MaskRule{}) {
+    throw Error(ErrorCode::usage, "--mask " + to_string(options.rule) +
+                                      " compares positions of one sequence, and keys of --kv-tokens or --kv-docs are "
+                                      "another; give --mask full");
+  }
+}
+
 }  // namespace
 
 void ProblemOptions::check() {
@@ -40,20 +74,10 @@ void ProblemOptions::check() {
     throw Error(ErrorCode::usage, "--tokens is missing; give the length of the sequence, or its documents with --docs");
   }
   if (!docs.empty()) {
-    int64_t sum = 0;
-    for (const int64_t length : docs) {
-      sum += length;  // at most 2^26 entries of less than 2^31: cannot overflow
-      if (sum > kTokenLimits.max) {
-        throw Error(ErrorCode::usage,
-                    "--docs: the documents have more than " + std::to_string(kTokenLimits.max) + " tokens in all");
-      }
-    }
-    if (tokens != 0 && tokens != sum) {
-      throw Error(ErrorCode::usage, "--tokens " + std::to_string(tokens) + " but the documents have " +
-                                        std::to_string(sum) + " in all; leave --tokens out");
-    }
-    tokens = sum;
+    tokens = sum_of(docs, "--docs", "--tokens", tokens);
   }
+  if (!kv_docs.empty()) kv_tokens = sum_of(kv_docs, "--kv-docs", "--kv-tokens", kv_tokens);
+  if (cross()) check_cross(*this);
   if (wire) check_wire(dtype, *wire);
   if (kv_heads == 0) kv_heads = heads;
   if (heads % kv_heads != 0) {
@@ -62,10 +86,11 @@ void ProblemOptions::check() {
                                       "; each key-value head serves the same number of query heads");
   }
   // Bytes and pairs are counted in 64 bits; these bounds leave room for sums over fields and ranks.
-  if (tokens > kMostElements / heads / head_dim) {
-    throw Error(ErrorCode::usage, "--tokens " + std::to_string(tokens) + " with --heads " + std::to_string(heads) +
-                                      " and --head-dim " + std::to_string(head_dim) +
-                                      ": more than 2^50 elements; use fewer of either");
+  const int64_t most = std::max(tokens, kv_tokens);
+  if (most > kMostElements / heads / head_dim) {
+    throw Error(ErrorCode::usage, (most > tokens ? "--kv-tokens " : "--tokens ") + std::to_string(most) +
+                                      " with --heads " + std::to_string(heads) + " and --head-dim " +
+                                      std::to_string(head_dim) + ": more than 2^50 elements; use fewer of either");
   }
   int64_t work = 0;
   if (__builtin_mul_overflow(mask().area(), heads, &work)) {
@@ -76,7 +101,15 @@ void ProblemOptions::check() {
 
 std::vector<int64_t> ProblemOptions::lengths() const { return docs.empty() ? std::vector<int64_t>{tokens} : docs; }
 
-Mask ProblemOptions::mask() const { return docs.empty() ? Mask::of(tokens, rule) : Mask::documents(docs, rule); }
+std::vector<int64_t> ProblemOptions::kv_lengths() const {
+  if (!cross()) return lengths();
+  return kv_docs.empty() ? std::vector<int64_t>{kv_tokens} : kv_docs;
+}
+
+Mask ProblemOptions::mask() const {
+  if (cross()) return Mask::cross_documents(lengths(), kv_lengths());
+  return docs.empty() ? Mask::of(tokens, rule) : Mask::documents(docs, rule);
+}
 
 void add_ranks_option(Command& command, int64_t* ranks) {
   command.count("--ranks", "N", "number of ranks, 1 to 65536", ranks, kRankLimits);
@@ -102,6 +135,12 @@ void add_problem_options(Command& command, ProblemOptions& options) {
                   .value = "LIST",
                   .help = "lengths of packed documents: 4,1,9 or @file",
                   .set = [o](std::string_view given) { o->docs = parse_list("--docs", given, kTokenLimits); }});
+  command.count("--kv-tokens", "N", "keys are another sequence of N tokens (cross-attention); needs --mask full",
+                &o->kv_tokens, kTokenLimits);
+  command.custom({.name = "--kv-docs",
+                  .value = "LIST",
+                  .help = "lengths of packed documents of the keys, as many as --docs: the first sees the first",
+                  .set = [o](std::string_view given) { o->kv_docs = parse_list("--kv-docs", given, kTokenLimits); }});
   command.custom({.name = "--mask",
                   .value = "MASK",
                   .help = "full, causal, window:W or causal+window:W, inside each document (default: causal)",

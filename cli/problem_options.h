@@ -25,9 +25,11 @@ inline constexpr Limits kHeadLimits{.min = 1, .max = 65536};
 inline constexpr Limits kHeadDimLimits{.min = 1, .max = 65536};
 
 struct ProblemOptions {
-  int64_t ranks = 0;          // 0: not given
-  int64_t tokens = 0;         // 0: not given; after check() the length of the sequence
-  std::vector<int64_t> docs;  // empty: one document
+  int64_t ranks = 0;             // 0: not given
+  int64_t tokens = 0;            // 0: not given; after check() the length of the sequence
+  std::vector<int64_t> docs;     // empty: one document
+  int64_t kv_tokens = 0;         // 0: keys are the queries' tokens, self-attention; after check() the number of keys
+  std::vector<int64_t> kv_docs;  // of the keys, one for each of docs
   MaskRule rule{.causal = true};
   int64_t heads = 8;
   int64_t kv_heads = 0;  // 0: not given; after check() set
@@ -41,10 +43,13 @@ struct ProblemOptions {
   bool backward = false;
   bool json = false;
 
-  // Checks what single options cannot, and fills in `tokens` and `kv_heads`. Throws Error(usage).
+  // Checks what single options cannot, and fills in `tokens`, `kv_tokens` where keys are given apart, and `kv_heads`.
+  // Throws Error(usage).
   void check();
   // After check(): the packed documents, one for a single sequence; and the mask over them.
   std::vector<int64_t> lengths() const;
+  std::vector<int64_t> kv_lengths() const;
+  bool cross() const { return kv_tokens > 0; }  // keys are another sequence
   Mask mask() const;
 };
 

@@ -63,6 +63,26 @@ TEST(ProblemOptions, TokensMayRepeatTheSumOfTheDocuments) {
   EXPECT_EQ(read({"--ranks", "1", "--docs", "4 1 9", "--tokens", "14"}).tokens, 14);
 }
 
+TEST(ProblemOptions, KeysOfAnotherSequence) {
+  const ProblemOptions one = read({"--ranks", "2", "--tokens", "5", "--kv-tokens", "9", "--mask", "full"});
+  EXPECT_TRUE(one.cross());
+  EXPECT_EQ(one.mask(), Mask::cross(5, 9));
+  const ProblemOptions two = read({"--ranks", "2", "--docs", "5,2", "--kv-docs", "9,1", "--mask", "full"});
+  EXPECT_EQ(two.kv_tokens, 10);
+  EXPECT_EQ(two.mask(), Mask::cross_documents({5, 2}, {9, 1}));
+  EXPECT_EQ(two.kv_lengths(), (std::vector<int64_t>{9, 1}));
+  EXPECT_FALSE(read({"--ranks", "2", "--tokens", "5"}).cross());
+  EXPECT_EQ(refusal({"--ranks", "2", "--tokens", "5", "--kv-tokens", "9"}),
+            "--mask causal compares positions of one sequence, and keys of --kv-tokens or --kv-docs are another; give "
+            "--mask full");
+  EXPECT_EQ(refusal({"--ranks", "2", "--docs", "5,2", "--kv-tokens", "9", "--mask", "full"}),
+            "--docs and --kv-docs: 2 query and 1 key documents; give as many of both, the first sees the first");
+  EXPECT_NE(refusal({"--ranks", "2", "--tokens", "5", "--kv-docs", "9", "--kv-tokens", "8", "--mask", "full"}),
+            "accepted");
+  EXPECT_NE(refusal({"--ranks", "2", "--tokens", "5", "--kv-tokens", "2000M", "--heads", "65536", "--mask", "full"}),
+            "accepted");
+}
+
 TEST(ProblemOptions, Refusals) {
   const std::vector<std::vector<std::string>> bad = {
       {"--tokens", "8"},

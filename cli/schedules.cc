@@ -11,11 +11,14 @@ void require_method(const std::string& method, const char* command) {
 }
 
 Schedule schedule_for(const std::string& method, const ProblemOptions& options, bool backward, bool return_lse) {
-  const std::vector<int64_t> lengths = options.lengths();
-  const int ranks = static_cast<int>(options.ranks);
-  Layout layout = choose_layout(options.layout, method, lengths, ranks, options.method_options);
-  Problem problem =
-      self_attention(options.mask(), std::move(layout), options.heads, options.kv_heads, options.head_dim);
+  const auto layout_over = [&](const std::vector<int64_t>& lengths) {
+    return choose_layout(options.layout, method, lengths, static_cast<int>(options.ranks), options.method_options);
+  };
+  const Layout queries = layout_over(options.lengths());
+  Problem problem(options.mask(), queries, options.cross() ? layout_over(options.kv_lengths()) : queries);
+  problem.heads = options.heads;
+  problem.kv_heads = options.kv_heads;
+  problem.dim = problem.dim_v = options.head_dim;
   problem.scale = options.scale;
   problem.backward = backward;
   problem.return_lse = return_lse;

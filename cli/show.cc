@@ -77,6 +77,7 @@ Command show_command() {
   command.example("weft show zigzag --ranks 4 --tokens 4096 --mask causal");
   command.example("weft show usp --ranks 4 --tokens 4096 --backward --svg usp.svg");
   command.example("weft show ring --ranks 3 --tokens 12 --verbose");
+  command.example("weft show ring --ranks 3 --tokens 12 --kv-tokens 30 --mask full --verbose");
   command.positional("method", "method to show; weft methods lists them", &options->method);
   command.text("--svg", "FILE", "draw it into this file", &options->svg);
   command.flag("--verbose", "list every instruction of every rank, numbered as verify numbers them", &options->verbose);

@@ -31,7 +31,8 @@ Report prove(const Schedule& schedule, Context& context) {
                            .progress = [&](double share) { progress.update(static_cast<int64_t>(1000 * share)); }});
 }
 
-Json as_json(const Schedule& schedule, const Report& report) {
+// `cross`: keys are another sequence than queries.
+Json as_json(const Schedule& schedule, const Report& report, bool cross) {
   Json json = {{"ok", report.ok()},
                {"method", schedule.method()},
                {"tokens", schedule.problem().query_layout.tokens()},
@@ -39,6 +40,7 @@ Json as_json(const Schedule& schedule, const Report& report) {
                {"instructions", report.instructions},
                {"ranks", Json::array()},
                {"problems", Json::array()}};
+  if (cross) json["kv_tokens"] = schedule.problem().key_layout.tokens();
   for (size_t rank = 0; rank < report.ranks.size(); ++rank) {
     const RankReport& r = report.ranks[rank];
     json["ranks"].push_back({{"rank", rank},
@@ -94,10 +96,10 @@ std::string problems_as_text(const Report& report) {
   return text;
 }
 
-int verify_one(const Schedule& schedule, bool json, Context& context) {
+int verify_one(const Schedule& schedule, bool json, bool cross, Context& context) {
   const Report report = prove(schedule, context);
   if (json) {
-    context.out.write(as_json(schedule, report).dump(2) + "\n");
+    context.out.write(as_json(schedule, report, cross).dump(2) + "\n");
   } else {
     Table table = result_table();
     table.add_row(as_row(schedule, report));
@@ -120,7 +122,7 @@ int verify_all(const Options& options, Context& context) {
       const Schedule schedule = schedule_for(name, options.problem, options.problem.backward);
       const Report report = prove(schedule, context);
       ok &= report.ok();
-      results.push_back(as_json(schedule, report));
+      results.push_back(as_json(schedule, report, options.problem.cross()));
       table.add_row(as_row(schedule, report));
       problems += problems_as_text(report);
     } catch (const Error& error) {
@@ -141,7 +143,9 @@ int run(const Options& given, Context& context) {
       throw Error(ErrorCode::usage, "a method and --file are both given; the file says which method wrote it");
     }
     const int64_t limit = options.large ? std::numeric_limits<int64_t>::max() : Schedule::kStoreLimit;
-    return verify_one(schedule_from_json(read_file(options.file), limit), options.problem.json, context);
+    const Schedule schedule = schedule_from_json(read_file(options.file), limit);
+    const bool cross = schedule.problem().mask.queries() != schedule.problem().mask.keys();
+    return verify_one(schedule, options.problem.json, cross, context);
   }
   if (options.large) throw Error(ErrorCode::usage, "--large goes with --file; a method is verified at any size");
   require_method(options.method, "verify");
@@ -154,7 +158,7 @@ int run(const Options& given, Context& context) {
     return verify_all(options, context);
   }
   return verify_one(schedule_for(options.method, options.problem, options.problem.backward), options.problem.json,
-                    context);
+                    options.problem.cross(), context);
 }
 
 }  // namespace
@@ -167,6 +171,7 @@ Command verify_command() {
       "tokens.");
   command.example("weft verify zigzag --ranks 7 --tokens 5003 --heads 6 --kv-heads 2 --backward");
   command.example("weft verify all --ranks 4 --docs 1,4000,37,900 --mask causal+window:256");
+  command.example("weft verify all --ranks 4 --docs 900,37 --kv-docs 20,4000 --mask full");
   command.example("weft verify --file schedule.json --large");
   command.positional("method", "method to verify, or all; weft methods lists them", &options->method);
   command.text("--file", "FILE", "a schedule written by weft show --json or by hand", &options->file);
