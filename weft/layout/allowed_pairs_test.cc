@@ -36,23 +36,7 @@ Layout random_layout(Random& random, int64_t tokens) {
     case 3: return Layout::document_zigzag(random_lengths(random, tokens), ranks);
     default: break;
   }
-  // Runs of unequal strides in random order.
-  std::vector<char> taken(static_cast<size_t>(tokens), 0);
-  std::vector<Run> runs;
-  for (int64_t base = 0; base < tokens; ++base) {
-    if (taken[static_cast<size_t>(base)]) continue;
-    Run run{.base = base, .stride = random.uniform(1, 5), .count = 0};
-    for (int64_t x = base; x < tokens && !taken[static_cast<size_t>(x)]; x += run.stride) {
-      if (run.count > 0 && random.uniform(8) == 0) break;
-      taken[static_cast<size_t>(x)] = 1;
-      ++run.count;
-    }
-    runs.push_back(run);
-  }
-  random.shuffle(std::span(runs));
-  std::vector<std::vector<Run>> shards(static_cast<size_t>(ranks));
-  for (const Run& run : runs) shards[static_cast<size_t>(random.uniform(ranks))].push_back(run);
-  return Layout::from_runs(tokens, shards);
+  return Layout::from_runs(tokens, random_runs(random, tokens, ranks));
 }
 
 // Random disjoint bands, and the pairs they hold.

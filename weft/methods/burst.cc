@@ -8,6 +8,7 @@
 // Sun et al. 2024, arXiv 2403.09347; 2025, arXiv 2509.19836, which accumulates in the element type; here partial sums are
 // fp32 or the wire type. Rows sent per rank under a full mask, one node: forward (P-1)/P * S of (k, v), backward as many of
 // the bundle and of its sums.
+#include "weft/methods/backward_inputs.h"
 #include "weft/methods/degrees.h"
 #include "weft/methods/double_ring_pass.h"
 #include "weft/methods/methods.h"
@@ -28,8 +29,7 @@ bool queries_are_cheaper(const Problem& problem) {
   return queries * problem.heads < keys * problem.kv_heads;
 }
 
-Steps write(std::shared_ptr<const Burst> plan, int rank, Builder& b) {
-  (void)rank;
+Steps write(std::shared_ptr<const Burst> plan, Builder& b) {
   Value q = b.input(Field::q), kv = b.input(Field::k | Field::v);
   Value acc = b.partial(q);
   {
@@ -44,29 +44,26 @@ Steps write(std::shared_ptr<const Burst> plan, int rank, Builder& b) {
   acc.reset(), q.reset(), kv.reset();
   if (!b.problem().backward) co_return;
 
-  b.begin_backward();
-  q = b.input(Field::q), kv = b.input(Field::k | Field::v);
-  Value out = b.input(Field::out | Field::lse), dout = b.input(Field::dout);
-  Value delta = b.prepare_backward(out.only(Field::out), dout);
-  Value dq = b.sums(Field::dq, q.tokens(), q.heads());
-  Value dkv = b.sums(Field::dk | Field::dv, kv.tokens(), kv.heads());
-  const std::vector<Slice> bundle = {dout, out.only(Field::lse), delta};
+  BackwardInputs in(b);
+  in.prepare();
+  Value dkv = in.key_sums();
+  const std::vector<Slice> bundle = in.bundle();
   const bool queries = plan->backward->travels == Travels::queries;
   {
-    DoubleRingPass pass(b, plan->backward, queries ? moving_queries(q, bundle, dq) : moving_keys(kv, dkv));
+    DoubleRingPass pass(b, plan->backward, queries ? moving_queries(in.q, bundle, in.dq) : moving_keys(in.kv, dkv));
     for (int t = 0; t <= pass.steps(); ++t) {
       pass.trade(t);
       const std::vector<Slice>& block = pass.block();
       if (!block.empty() && queries) {
-        b.attend_backward(block[0], kv, std::vector<Slice>(block.begin() + 1, block.end()), pass.target(), dkv);
+        b.attend_backward(block[0], in.kv, std::vector<Slice>(block.begin() + 1, block.end()), pass.target(), dkv);
       } else if (!block.empty()) {
-        b.attend_backward(q, block, bundle, dq, pass.target());
+        b.attend_backward(in.q, block, bundle, in.dq, pass.target());
       }
       pass.settle();
       co_yield Step{};
     }
   }
-  b.result(b.finish(dq));
+  b.result(b.finish(in.dq));
   b.result(b.finish(dkv));
 }
 
@@ -93,7 +90,7 @@ const Method burst = {
       plan->forward = make_double_ring(*problem, Travels::keys, nodes, -1);
       plan->backward = queries ? make_double_ring(*problem, Travels::queries, nodes, -1) : plan->forward;
       return
-          [plan = std::shared_ptr<const Burst>(std::move(plan))](int rank, Builder& b) { return write(plan, rank, b); };
+          [plan = std::shared_ptr<const Burst>(std::move(plan))](int /*rank*/, Builder& b) { return write(plan, b); };
     },
 };
 

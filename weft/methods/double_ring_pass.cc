@@ -21,15 +21,12 @@ std::shared_ptr<const DoubleRing> make_double_ring(const Problem& problem, Trave
   ring->nodes = nodes;
   ring->local = problem.ranks() / nodes;
   ring->direction = direction;
-  const bool keys = travels == Travels::keys;
-  const Layout& moving = keys ? problem.key_layout : problem.query_layout;
-  const Layout& staying = keys ? problem.query_layout : problem.key_layout;
+  const Layout& staying = travels == Travels::keys ? problem.query_layout : problem.key_layout;
   std::vector<IntervalSet> whole_nodes(static_cast<size_t>(nodes));
   for (int node = 0; node < nodes; ++node) {
     std::vector<IntervalSet> members;
     for (int place = 0; place < ring->local; ++place) {
       const int rank = node * ring->local + place;
-      ring->moving.push_back(moving.shard(rank));
       members.push_back(staying.shard(rank));
       whole_nodes[static_cast<size_t>(node)].unite(staying.shard(rank));
     }
@@ -55,8 +52,9 @@ int DoubleRingPass::rank_at(int node, int place) const {
 }
 
 Set DoubleRingPass::needed(int owner, const Cover& staying) {
-  const IntervalSet& rows = ring_->moving[static_cast<size_t>(owner)];
-  return ring_->travels == Travels::keys ? b_.keys_needed(staying, rows) : b_.queries_needed(rows, staying);
+  const Problem& problem = b_.problem();
+  return ring_->travels == Travels::keys ? b_.keys_needed(staying, problem.key_layout.shard(owner))
+                                         : b_.queries_needed(problem.query_layout.shard(owner), staying);
 }
 
 Set DoubleRingPass::ahead_inside(int owner, int node, int place) {
@@ -79,24 +77,6 @@ Set DoubleRingPass::rows_going_on(int owner, int rank) {
   return ahead_inside(owner, rank / ring_->local, rank % ring_->local + d_);
 }
 
-DoubleRingPass::Held DoubleRingPass::receive_into(Exchange& x, int peer, Set rows) {
-  Held held;
-  if (rows.empty()) return held;
-  held.rows = b_.whole(moving_.all(), rows, heads_);
-  for (Fields fields : moving_.fields) {
-    held.slices.push_back(held.rows.only(fields));
-    x.receive(peer, held.slices.back());
-  }
-  return held;
-}
-
-void DoubleRingPass::send(Exchange& x, int peer, const Held& held, Set rows) {
-  for (Slice slice : held.slices) {
-    slice.tokens = rows.id();
-    x.send(peer, slice);
-  }
-}
-
 void DoubleRingPass::pass_blocks(int t) {
   const int local = ring_->local, j = owner(t);
   current_ = std::move(next_);
@@ -104,14 +84,14 @@ void DoubleRingPass::pass_blocks(int t) {
   if (t % local == 0 && t + local < steps()) {
     const int peer = rank_at(node_ + d_, place_);
     Exchange x = b_.exchange(kOutsideLane);
-    send(x, peer, current_, ahead_outside(j, node_ + d_));
-    outer_ = receive_into(x, rank_at(node_ - d_, place_), ahead_outside(owner(t + local), node_));
+    send_rows(x, peer, current_.slices, ahead_outside(j, node_ + d_));
+    outer_ = moving_.receive(b_, x, rank_at(node_ - d_, place_), ahead_outside(owner(t + local), node_), heads_);
     x.issue();
   }
   if ((t + 1) % local != 0) {
     Exchange x = b_.exchange(kInsideLane);
-    send(x, peer_inside(), current_, rows_going_on(j, b_.rank()));
-    next_ = receive_into(x, rank_at(node_, place_ - d_), ahead_inside(owner(t + 1), node_, place_));
+    send_rows(x, peer_inside(), current_.slices, rows_going_on(j, b_.rank()));
+    next_ = moving_.receive(b_, x, rank_at(node_, place_ - d_), ahead_inside(owner(t + 1), node_, place_), heads_);
     x.issue();
   } else if (t + 1 < steps()) {
     next_ = std::move(outer_);

@@ -32,7 +32,6 @@ struct DoubleRing {
   int nodes = 1;
   int local = 1;  // ranks of a node; rank = node * local + place in the node
   int direction = 1;
-  std::vector<IntervalSet> moving;         // by rank: its queries or keys, whichever travel
   std::vector<ConsecutiveUnions> in_node;  // by node: the staying side of its ranks
   ConsecutiveUnions by_node;               // the staying side of whole nodes
 };
@@ -53,10 +52,6 @@ class DoubleRingPass {
   void settle();
 
  private:
-  struct Held {
-    Value rows;  // {}: the own block
-    std::vector<Slice> slices;
-  };
   int rank_at(int node, int place) const;
   int peer_inside() const { return rank_at(node_, place_ + d_); }
   // Owner of the block that a rank holds in step t, and the rank that holds a block of an owner.
@@ -69,8 +64,6 @@ class DoubleRingPass {
   // Rows of the sums of `owner`'s block on `rank` in step t, and those of them that go on inside the node.
   Set rows_of_sums(int owner, int rank, int t);
   Set rows_going_on(int owner, int rank);
-  Held receive_into(Exchange& x, int peer, Set rows);
-  void send(Exchange& x, int peer, const Held& held, Set rows);
   void pass_blocks(int t);
   void pass_sums(int t);
 

@@ -2,10 +2,12 @@
 
 #include <vector>
 
+#include "weft/methods/backward_inputs.h"
+
 namespace weft::methods {
 namespace {
 
-// Rows that go to a rank and rows that come from it.
+// Rows that go to a rank, or rows that come from it: the two may be of different pieces.
 struct Trade {
   int peer = 0;
   Set to_peer, from_peer;
@@ -93,30 +95,27 @@ Steps write_gather(std::shared_ptr<const Problem> problem, GatherPieces how, int
   acc.reset(), q.reset(), kv.reset();
   if (!problem->backward) co_return;
 
-  b.begin_backward();
-  q = b.input(Field::q), kv = b.input(Field::k | Field::v);
-  Value out = b.input(Field::out | Field::lse), dout = b.input(Field::dout);
-  next = fetch(b, kv, pieces, 0);
-  Value delta = b.prepare_backward(out.only(Field::out), dout);
-  Value dq = b.sums(Field::dq, q.tokens(), q.heads());
-  Value dkv = b.sums(Field::dk | Field::dv, kv.tokens(), kv.heads());
-  b.attend_backward(q, kv, {dout, out.only(Field::lse), delta}, dq, dkv);
+  BackwardInputs in(b);
+  next = fetch(b, in.kv, pieces, 0);
+  in.prepare();
+  Value dkv = in.key_sums();
+  b.attend_backward(in.q, in.kv, in.bundle(), in.dq, dkv);
   co_yield Step{};
   for (size_t i = 0; i < pieces.size(); ++i) {
     const Piece& piece = pieces[i];
     const auto of_heads = [&](const Value& value, Fields fields) {
-      return value.at(q.tokens(), piece.heads).only(fields);
+      return value.at(in.q.tokens(), piece.heads).only(fields);
     };
     const Value fetched = std::move(next);
-    next = fetch(b, kv, pieces, i + 1);
+    next = fetch(b, in.kv, pieces, i + 1);
     Value sums = b.sums(Field::dk | Field::dv, piece.rows, piece.kv_heads);
-    b.attend_backward(of_heads(q, Field::q), fetched,
-                      {of_heads(dout, Field::dout), of_heads(out, Field::lse), of_heads(delta, Field::delta)},
-                      of_heads(dq, Field::dq), sums);
+    b.attend_backward(of_heads(in.q, Field::q), fetched,
+                      {of_heads(in.dout, Field::dout), of_heads(in.out, Field::lse), of_heads(in.delta, Field::delta)},
+                      of_heads(in.dq, Field::dq), sums);
     return_sums(b, sums, dkv, piece);
     if (i + 1 < pieces.size()) co_yield Step{};
   }
-  b.result(b.finish(dq));  // while the last sums travel
+  b.result(b.finish(in.dq));  // while the last sums travel
   co_yield Step{};
   b.result(b.finish(dkv));
 }

@@ -10,7 +10,6 @@
 #include <algorithm>
 #include <numeric>
 
-#include "weft/base/error.h"
 #include "weft/methods/gather_pass.h"
 #include "weft/methods/methods.h"
 

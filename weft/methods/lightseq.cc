@@ -14,13 +14,13 @@
 // (P/2)(P/4 - 1/2) T of q and of (out, lse).
 #include <array>
 
+#include "weft/methods/backward_inputs.h"
 #include "weft/methods/methods.h"
+#include "weft/methods/travelling.h"
 
 namespace weft::methods {
 namespace {
 
-constexpr Fields kPartial = Field::out | Field::lse;
-constexpr Fields kKeySums = Field::dk | Field::dv;
 constexpr std::array kSides = {0, 1};  // below the diagonal, above it
 
 // One rank's part in one step, on one side of the diagonal.
@@ -54,38 +54,25 @@ class LightSeq {
     return task;
   }
 
-  // Brings the rows that step t works on; `given` are my queries (and in backward what goes with them).
-  void fetch(Exchange& x, int t, const Value& kv, const std::vector<Slice>& given) {
+  // Brings the rows that step t works on.
+  void fetch(Exchange& x, int t, const Travelling& queries, const Travelling& keys) {
     if (t > last()) return;
     for (int side : kSides) {
       const Task theirs = with_mine(t, side), task = mine(t, side);
-      if (theirs.helps) {
-        for (Slice slice : given) {
-          slice.tokens = theirs.rows.id();
-          x.send(theirs.peer, slice);
-        }
-      } else {
-        x.send(theirs.peer, kv[theirs.rows]);
-      }
-      Value& next = next_[static_cast<size_t>(side)];
-      if (task.helps) {
-        Fields fields;
-        for (const Slice& slice : given) fields = fields | slice.fields;
-        next = b_.whole(fields, task.rows, b_.all_heads());
-        for (const Slice& slice : given) x.receive(task.peer, next.only(slice.fields));
-      } else {
-        next = b_.whole(Field::k | Field::v, task.rows, b_.all_kv_heads());
-        x.receive(task.peer, next);
-      }
+      const Travelling& sent = theirs.helps ? queries : keys;
+      send_rows(x, theirs.peer, sent.own, theirs.rows);
+      const Travelling& fetched = task.helps ? queries : keys;
+      next_[static_cast<size_t>(side)] =
+          fetched.receive(b_, x, task.peer, task.rows, task.helps ? b_.all_heads() : b_.all_kv_heads()).rows;
     }
   }
-  // Sends the results of step t home and receives what others computed for me: `of_queries` or `of_keys`.
-  std::array<Value, 2> bring_home(Exchange& x, int t, Fields of_queries, Fields of_keys) {
+  // Sends the results of step t home and receives what others computed for me.
+  std::array<Value, 2> bring_home(Exchange& x, int t, const Travelling& queries, const Travelling& keys) {
     std::array<Value, 2> got;
     if (t < 1) return got;
     for (int side : kSides) {
       const Task theirs = with_mine(t, side);
-      const Fields fields = theirs.helps ? of_queries : of_keys;
+      const Fields fields = theirs.helps ? queries.sums : keys.sums;
       x.send(mine(t, side).peer, results_[static_cast<size_t>(side)]);
       if (fields.empty() || theirs.rows.empty()) continue;
       got[static_cast<size_t>(side)] = b_.sums(fields, theirs.rows, theirs.helps ? b_.all_heads() : b_.all_kv_heads());
@@ -109,16 +96,16 @@ class LightSeq {
   std::array<Value, 2> next_, results_;
 };
 
-Steps write(std::shared_ptr<const Problem> problem, int rank, Builder& b) {
-  (void)rank;
+Steps write(std::shared_ptr<const Problem> problem, Builder& b) {
   LightSeq light(b);
   Value q = b.input(Field::q), kv = b.input(Field::k | Field::v);
   Value acc = b.partial(q);
+  Travelling queries = moving_queries(q, acc), keys = moving_keys(kv);
   for (int t = 0; t <= light.last() + 1; ++t) {
     std::array<Value, 2> rows = {light.take(0), light.take(1)};
     Exchange x = b.exchange(0);
-    light.fetch(x, t + 1, kv, {q});
-    const std::array<Value, 2> got = light.bring_home(x, t - 1, kPartial, {});
+    light.fetch(x, t + 1, queries, keys);
+    const std::array<Value, 2> got = light.bring_home(x, t - 1, queries, keys);
     x.issue();
     light.results_are_sent();
     if (t == 0) b.attend(q, kv, acc);
@@ -137,43 +124,43 @@ Steps write(std::shared_ptr<const Problem> problem, int rank, Builder& b) {
     co_yield Step{};
   }
   b.result(b.finish(acc));
+  queries = {}, keys = {};
   acc.reset(), q.reset(), kv.reset();
   if (!problem->backward) co_return;
 
-  b.begin_backward();
-  q = b.input(Field::q), kv = b.input(Field::k | Field::v);
-  Value out = b.input(Field::out | Field::lse), dout = b.input(Field::dout);
-  Value delta = b.prepare_backward(out.only(Field::out), dout);
-  Value dq = b.sums(Field::dq, q.tokens(), q.heads());
-  Value dkv = b.sums(kKeySums, kv.tokens(), kv.heads());
-  const std::vector<Slice> given = {q, dout, out.only(Field::lse), delta};
+  BackwardInputs in(b);
+  in.prepare();
+  Value dkv = in.key_sums();
+  const std::vector<Slice> bundle = in.bundle();
+  queries = moving_queries(in.q, bundle, in.dq), keys = moving_keys(in.kv, dkv);
   for (int t = 0; t <= light.last() + 1; ++t) {
     std::array<Value, 2> rows = {light.take(0), light.take(1)};
     Exchange x = b.exchange(0);
-    light.fetch(x, t + 1, kv, given);
-    const std::array<Value, 2> got = light.bring_home(x, t - 1, Field::dq, kKeySums);
+    light.fetch(x, t + 1, queries, keys);
+    const std::array<Value, 2> got = light.bring_home(x, t - 1, queries, keys);
     x.issue();
     light.results_are_sent();
-    if (t == 0) b.attend_backward(q, kv, {dout, out.only(Field::lse), delta}, dq, dkv);
+    if (t == 0) b.attend_backward(in.q, in.kv, bundle, in.dq, dkv);
     for (int side : kSides) {
       const Value& current = rows[static_cast<size_t>(side)];
       if (t == 0 || current.empty()) continue;
       if (light.mine(t, side).helps) {
-        Value part = b.sums(Field::dq, current.tokens(), current.heads());
-        b.attend_backward(current.only(Field::q), kv, current.only(Field::dout | Field::lse | Field::delta), part, dkv);
+        Value part = b.sums(queries.sums, current.tokens(), current.heads());
+        b.attend_backward(current.only(Field::q), in.kv, current.only(Field::dout | Field::lse | Field::delta), part,
+                          dkv);
         light.keep(side, std::move(part));
       } else {
-        Value part = b.sums(kKeySums, current.tokens(), current.heads());
-        b.attend_backward(q, current, {dout, out.only(Field::lse), delta}, dq, part);
+        Value part = b.sums(keys.sums, current.tokens(), current.heads());
+        b.attend_backward(in.q, current, bundle, in.dq, part);
         light.keep(side, std::move(part));
       }
     }
     for (const Value& part : got) {
-      if (!part.empty()) b.add((part.fields().has(Field::dq) ? dq : dkv)[part.tokens()], part);
+      if (!part.empty()) b.add((part.fields().has(Field::dq) ? in.dq : dkv)[part.tokens()], part);
     }
     co_yield Step{};
   }
-  b.result(b.finish(dq));
+  b.result(b.finish(in.dq));
   b.result(b.finish(dkv));
 }
 
@@ -190,7 +177,7 @@ const Method lightseq = {
     .layout = [](const std::vector<int64_t>& lengths, int ranks,
                  const MethodOptions&) { return make_layout("contiguous", lengths, ranks); },
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions&) -> Writer {
-      return [problem](int rank, Builder& b) { return write(problem, rank, b); };
+      return [problem](int /*rank*/, Builder& b) { return write(problem, b); };
     },
 };
 

@@ -7,7 +7,6 @@
 // home and added in fp32 (or the wire type) while the next is computed. Grattafiori et al. 2024, arXiv 2407.21783,
 // section 3.3.2; with groups in zhuzilin/ring-flash-attention, llama3_flash_attn_varlen, which adds in 16 bits and cannot
 // do zigzag. Bytes are those of all-gather, messages as many times more as there are groups.
-#include "weft/base/error.h"
 #include "weft/methods/gather_pass.h"
 #include "weft/methods/methods.h"
 

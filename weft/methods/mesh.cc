@@ -11,6 +11,7 @@
 // (b-1) T of (k, v); backward (a-1) T of (q, dout, lse, delta) and of dq, and (b-1) T of (k, v) and of (dk, dv).
 #include <algorithm>
 
+#include "weft/methods/backward_inputs.h"
 #include "weft/methods/degrees.h"
 #include "weft/methods/methods.h"
 #include "weft/methods/travelling.h"
@@ -54,8 +55,7 @@ std::shared_ptr<const Mesh> make_mesh(const Problem& problem, int width) {
 
 // A block of queries with the sums of its rows, or a block of keys with its sums.
 struct Side {
-  std::vector<Slice> given;  // q and what goes with it, or kv
-  Value rows;                // holds `given` unless it is the rank's own
+  Held held;
   Value sums;
 };
 
@@ -71,8 +71,8 @@ class Tile {
         my_keys_(std::move(keys)) {
     queries_.resize(static_cast<size_t>(mesh.width()));
     keys_.resize(static_cast<size_t>(mesh.height()));
-    queries_[0] = {my_queries_.own, {}, my_queries_.home};
-    keys_[0] = {my_keys_.own, {}, my_keys_.home};
+    queries_[0] = {{{}, my_queries_.own}, my_queries_.home};
+    keys_[0] = {{{}, my_keys_.own}, my_keys_.home};
   }
 
   // Fetches what is worked on in the next step, and sends home what the step before completed.
@@ -106,7 +106,8 @@ class Tile {
     for (int i = 0; i < mesh_.width(); ++i) {
       for (int j = 0; j < mesh_.height(); ++j) {
         if (std::max(mesh_.query_steps[at(i)], mesh_.key_steps[at(j)]) != step) continue;
-        if (!queries_[at(i)].given.empty() && !keys_[at(j)].given.empty()) work(queries_[at(i)], keys_[at(j)]);
+        if (!queries_[at(i)].held.slices.empty() && !keys_[at(j)].held.slices.empty())
+          work(queries_[at(i)], keys_[at(j)]);
       }
     }
   }
@@ -131,16 +132,8 @@ class Tile {
     const Travelling& moving = queries ? my_queries_ : my_keys_;
     const Set heads = queries ? b_.all_heads() : b_.all_kv_heads();
     const Set sent = needed(b_.rank(), worker, queries), rows = needed(owner, b_.rank(), queries);
-    for (Slice slice : moving.own) {
-      slice.tokens = sent.id();
-      x.send(worker, slice);
-    }
-    if (rows.empty()) return;
-    side.rows = b_.whole(moving.all(), rows, heads);
-    for (Fields fields : moving.fields) {
-      side.given.push_back(side.rows.only(fields));
-      x.receive(owner, side.given.back());
-    }
+    send_rows(x, worker, moving.own, sent);
+    side.held = moving.receive(b_, x, owner, rows, heads);
     if (!moving.sums.empty()) side.sums = b_.sums(moving.sums, rows, heads);
   }
 
@@ -163,16 +156,16 @@ class Tile {
   std::vector<Side*> sent_;
 };
 
-Steps write(std::shared_ptr<const Mesh> mesh, int rank, Builder& b) {
-  (void)rank;
+Steps write(std::shared_ptr<const Mesh> mesh, Builder& b) {
   Value q = b.input(Field::q), kv = b.input(Field::k | Field::v);
   Value acc = b.partial(q);
   {
     Tile tile(*mesh, b, moving_queries(q, acc), moving_keys(kv));
     for (int step = 0; step <= mesh->steps(); ++step) {
       tile.trade(step);
-      tile.compute(step,
-                   [&](const Side& queries, const Side& keys) { b.attend(queries.given, keys.given, queries.sums); });
+      tile.compute(step, [&](const Side& queries, const Side& keys) {
+        b.attend(queries.held.slices, keys.held.slices, queries.sums);
+      });
       for (const Value& part : tile.received()) b.merge(acc[part.tokens()], part);
       co_yield Step{};
     }
@@ -181,25 +174,23 @@ Steps write(std::shared_ptr<const Mesh> mesh, int rank, Builder& b) {
   acc.reset(), q.reset(), kv.reset();
   if (!b.problem().backward) co_return;
 
-  b.begin_backward();
-  q = b.input(Field::q), kv = b.input(Field::k | Field::v);
-  Value out = b.input(Field::out | Field::lse), dout = b.input(Field::dout);
-  Value delta = b.prepare_backward(out.only(Field::out), dout);
-  Value dq = b.sums(Field::dq, q.tokens(), q.heads());
-  Value dkv = b.sums(Field::dk | Field::dv, kv.tokens(), kv.heads());
+  BackwardInputs in(b);
+  in.prepare();
+  Value dkv = in.key_sums();
   {
-    Tile tile(*mesh, b, moving_queries(q, {dout, out.only(Field::lse), delta}, dq), moving_keys(kv, dkv));
+    Tile tile(*mesh, b, moving_queries(in.q, in.bundle(), in.dq), moving_keys(in.kv, dkv));
     for (int step = 0; step <= mesh->steps(); ++step) {
       tile.trade(step);
       tile.compute(step, [&](const Side& queries, const Side& keys) {
-        const std::vector<Slice> bundle(queries.given.begin() + 1, queries.given.end());
-        b.attend_backward(queries.given[0], keys.given, bundle, queries.sums, keys.sums);
+        const std::vector<Slice> bundle(queries.held.slices.begin() + 1, queries.held.slices.end());
+        b.attend_backward(queries.held.slices[0], keys.held.slices, bundle, queries.sums, keys.sums);
       });
-      for (const Value& part : tile.received()) b.add((part.fields().has(Field::dq) ? dq : dkv)[part.tokens()], part);
+      for (const Value& part : tile.received())
+        b.add((part.fields().has(Field::dq) ? in.dq : dkv)[part.tokens()], part);
       co_yield Step{};
     }
   }
-  b.result(b.finish(dq));
+  b.result(b.finish(in.dq));
   b.result(b.finish(dkv));
 }
 
@@ -226,7 +217,7 @@ const Method mesh = {
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
       int width = degree_option("mesh", "width", problem->ranks(), options);
       if (width == 0) width = best_width(*problem);
-      return [mesh = make_mesh(*problem, width)](int rank, Builder& b) { return write(mesh, rank, b); };
+      return [mesh = make_mesh(*problem, width)](int /*rank*/, Builder& b) { return write(mesh, b); };
     },
 };
 

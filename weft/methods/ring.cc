@@ -11,6 +11,7 @@
 // arXiv 2310.01889), zigzag (zhuzilin/ring-flash-attention, issue 2; Megatron context parallelism) and striped
 // (Brandon et al. 2023, arXiv 2311.09431). With S tokens and P ranks, kv rows sent per rank under a full mask:
 // forward (P-1)/P * S, backward (P-2)/P * S, and (P-1)/P * S rows of dk, dv.
+#include "weft/methods/backward_inputs.h"
 #include "weft/methods/methods.h"
 #include "weft/methods/ring_pass.h"
 
@@ -30,17 +31,15 @@ Steps write(std::shared_ptr<const Ring> ring, int rank, Builder& b) {
   if (!b.problem().backward) co_return;
 
   if (pass.steps() == 1) current.reset();  // it is the own block, which the caller gives again
-  b.begin_backward();
-  q = b.input(Field::q), kv = b.input(Field::k | Field::v);
-  Value out = b.input(Field::out | Field::lse), dout = b.input(Field::dout);
-  Value delta = b.prepare_backward(out.only(Field::out), dout);
-  Value dq = b.sums(Field::dq, q.tokens(), q.heads()), sums;
-  if (pass.steps() == 1) current = kv;
+  BackwardInputs in(b);
+  in.prepare();
+  Value sums;
+  if (pass.steps() == 1) current = in.kv;
   for (int t = 0; t < pass.steps(); ++t) {
-    pass.backward(t, q, kv, {dout, out.only(Field::lse), delta}, dq, current, sums);
+    pass.backward(t, in.q, in.kv, in.bundle(), in.dq, current, sums);
     co_yield Step{};
   }
-  b.result(b.finish(dq));
+  b.result(b.finish(in.dq));
   b.result(b.finish(sums));
 }
 
@@ -83,10 +82,8 @@ const Method zigzag = {
     .masks = kAllMasks,
     .needs = kNeeds,
     .options = {direction("reverse")},
-    .layout =
-        [](const std::vector<int64_t>& lengths, int ranks, const MethodOptions&) {
-          return zigzag_layout(lengths, ranks);
-        },
+    .layout = [](const std::vector<int64_t>& lengths, int ranks,
+                 const MethodOptions&) { return zigzag_layout(lengths, ranks); },
     .writer = make_writer,
 };
 

@@ -8,6 +8,12 @@
 
 namespace weft::methods {
 
+// Rows of one rank that travel, as one slice for each of Travelling::fields.
+struct Held {
+  Value rows;  // {}: the own ones, which are values of their own
+  std::vector<Slice> slices;
+};
+
 struct Travelling {
   std::vector<Fields> fields;  // of each slice, in one order on all ranks
   std::vector<Slice> own;      // all rows of this rank
@@ -19,7 +25,26 @@ struct Travelling {
     for (Fields some : fields) all = all | some;
     return all;
   }
+  // Receives these rows of `peer`; nothing where there are none.
+  Held receive(Builder& b, Exchange& x, int peer, Set rows, Set heads) const {
+    Held held;
+    if (rows.empty()) return held;
+    held.rows = b.whole(all(), rows, heads);
+    for (Fields some : fields) {
+      held.slices.push_back(held.rows.only(some));
+      x.receive(peer, held.slices.back());
+    }
+    return held;
+  }
 };
+
+// Sends some rows of each slice.
+inline void send_rows(Exchange& x, int peer, const std::vector<Slice>& slices, Set rows) {
+  for (Slice slice : slices) {
+    slice.tokens = rows.id();
+    x.send(peer, slice);
+  }
+}
 
 inline Travelling moving_keys(const Value& kv) { return {{Field::k | Field::v}, {kv}, {}, {}}; }
 inline Travelling moving_keys(const Value& kv, const Value& dkv) {
