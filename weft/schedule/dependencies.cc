@@ -25,47 +25,77 @@ Dependencies::Values Dependencies::values_of(const Block& block, const Instructi
   return values;
 }
 
-bool Dependencies::conflicts(const Flight& flight, size_t first, const Slice& slice, bool writes) {
-  Values values;
-  values.add(slice.value, writes);
-  if (!values.may_conflict(flight.values)) return false;
+size_t Dependencies::unite_alike(std::span<Use> uses) {
+  size_t kept = 0;
+  for (const Use& use : uses) {
+    constexpr size_t kLooked = 4;  // parts for one peer come together, and are of a few kinds
+    size_t place = kept;
+    for (size_t back = 1; back <= std::min(kLooked, kept); ++back) {
+      if (uses[kept - back].differs_in_tokens_only(use)) place = kept - back;
+    }
+    if (united_.size() <= place) united_.resize(place + 1);
+    if (place == kept) {
+      uses[kept++] = use;
+      united_[place].clear();
+    } else if (uses[place].slice.tokens != use.slice.tokens) {
+      if (united_[place].empty()) united_[place] = pool_[uses[place].slice.tokens];
+      united_[place].unite(pool_[use.slice.tokens]);
+    }
+  }
+  for (size_t i = 0; i < kept; ++i) {
+    if (!united_[i].empty()) uses[i].slice.tokens = pool_.intern(united_[i]);
+  }
+  return kept;
+}
+
+void Dependencies::find_uses(const Block& block, const Instruction& instruction) {
+  now_.clear();
+  const auto add = [&](const Slice& slice, bool writes) {
+    Values values;
+    values.add(slice.value, writes);
+    if (values.may_conflict(in_flight_)) now_.push_back({slice, writes});
+  };
+  if (instruction.op == Op::exchange) {
+    for (const Part& part : block.outgoing(instruction)) add(part.slice, false);
+    for (const Part& part : block.incoming(instruction)) add(part.slice, true);
+  } else {
+    const auto operands = block.operands(instruction);
+    const size_t read = operands.size() - instruction.targets;  // the rest is written
+    for (size_t i = 0; i < operands.size(); ++i) add(operands[i], i >= read);
+  }
+  if (now_.size() > kMany) now_.resize(unite_alike(now_));
+}
+
+bool Dependencies::conflicts(Flight& flight, size_t first) {
+  if (flight.uses > kMany && !flight.united) {
+    const auto begin = uses_.begin() + static_cast<int64_t>(first);
+    const size_t kept = unite_alike({uses_.data() + first, flight.uses});
+    uses_.erase(begin + static_cast<int64_t>(kept), begin + flight.uses);
+    flight.uses = static_cast<uint32_t>(kept);
+    flight.united = true;
+  }
   for (size_t i = first; i < first + flight.uses; ++i) {
     const Use& use = uses_[i];
-    if (use.slice.value != slice.value || !(use.writes || writes)) continue;
-    if ((use.slice.fields & slice.fields).empty()) continue;
-    if (pool_.intersects(use.slice.tokens, slice.tokens) && pool_.intersects(use.slice.heads, slice.heads)) return true;
+    for (const Use& now : now_) {
+      if (use.slice.value != now.slice.value || !(use.writes || now.writes)) continue;
+      if ((use.slice.fields & now.slice.fields).empty()) continue;
+      if (pool_.intersects(use.slice.tokens, now.slice.tokens) && pool_.intersects(use.slice.heads, now.slice.heads))
+        return true;
+    }
   }
   return false;
 }
 
-bool Dependencies::conflicts(const Flight& flight, size_t first, const Block& block, const Instruction& instruction) {
-  if (instruction.op == Op::exchange) {
-    for (const Part& part : block.outgoing(instruction)) {
-      if (conflicts(flight, first, part.slice, false)) return true;
-    }
-    for (const Part& part : block.incoming(instruction)) {
-      if (conflicts(flight, first, part.slice, true)) return true;
-    }
-    return false;
-  }
-  const auto operands = block.operands(instruction);
-  const size_t read = operands.size() - instruction.targets;  // the rest is written
-  for (size_t i = 0; i < operands.size(); ++i) {
-    if (conflicts(flight, first, operands[i], i >= read)) return true;
-  }
-  return false;
-}
-
-bool Dependencies::must_complete(const Flight& flight, size_t first, const Block& block,
-                                 const Instruction& instruction) {
+bool Dependencies::must_complete(Flight& flight, size_t first, const Instruction& instruction) {
   switch (instruction.op) {
     case Op::wait: return flight.lane == instruction.lane;
     case Op::begin_backward: return true;
-    default: return conflicts(flight, first, block, instruction);
+    default: return conflicts(flight, first);
   }
 }
 
 bool Dependencies::find_due(const Block& block, const Instruction& instruction, const Values& values) {
+  if (instruction.op != Op::wait && instruction.op != Op::begin_backward) find_uses(block, instruction);
   bool any = false;
   bool lane_due[kLanes] = {};
   size_t first = uses_.size();
@@ -73,7 +103,7 @@ bool Dependencies::find_due(const Block& block, const Instruction& instruction, 
     Flight& flight = flights_[i];
     first -= flight.uses;
     bool& lane = lane_due[flight.lane];
-    lane = lane || (values.may_conflict(flight.values) && must_complete(flight, first, block, instruction));
+    lane = lane || (values.may_conflict(flight.values) && must_complete(flight, first, instruction));
     flight.due = lane;
     any |= lane;
   }
@@ -100,7 +130,7 @@ uint64_t Dependencies::issue(const Block& block, const Instruction& exchange) {
   const uint32_t uses = exchange.sources + exchange.targets;
   Values values = values_of(block, exchange);
   if (uses == 0) values = {~uint64_t{0}, ~uint64_t{0}};  // so that a wait finds it
-  flights_.push_back({issued_, values, uses, exchange.lane, false});
+  flights_.push_back({issued_, values, uses, exchange.lane, false, false});
   in_flight_.add(values);
   for (const Part& part : block.outgoing(exchange)) uses_.push_back({part.slice, false});
   for (const Part& part : block.incoming(exchange)) uses_.push_back({part.slice, true});

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "weft/schedule/instruction.h"
@@ -37,6 +38,10 @@ class Dependencies {
   struct Use {
     Slice slice;
     bool writes;
+    bool differs_in_tokens_only(const Use& other) const {
+      return writes == other.writes && slice.value == other.slice.value && slice.heads == other.slice.heads &&
+             slice.fields == other.slice.fields;
+    }
   };
   // The values that something reads and writes, as bits id % 64: a quick no.
   struct Values {
@@ -53,15 +58,21 @@ class Dependencies {
     Values values;
     uint32_t uses;  // how many
     uint8_t lane;
-    bool due;  // during before(): must be complete first
+    bool due;     // during before(): must be complete first
+    bool united;  // by unite_alike()
   };
 
   // All bits for instructions that concern every flight.
   static Values values_of(const Block& block, const Instruction& instruction);
-  // Whether the uses of a flight, which begin at `first`, conflict with a use or with an instruction.
-  bool conflicts(const Flight& flight, size_t first, const Slice& slice, bool writes);
-  bool conflicts(const Flight& flight, size_t first, const Block& block, const Instruction& instruction);
-  bool must_complete(const Flight& flight, size_t first, const Block& block, const Instruction& instruction);
+  // Makes one of uses that differ in their tokens only, in place; returns how many are left. An exchange may have a part
+  // for each of a thousand peers, and two of those in flight would be a million comparisons.
+  size_t unite_alike(std::span<Use> uses);
+  static constexpr size_t kMany = 8;
+  // Fills now_ with those uses of an instruction that may conflict with something in flight.
+  void find_uses(const Block& block, const Instruction& instruction);
+  // Whether the uses of a flight, which begin at `first`, conflict with a use of now_.
+  bool conflicts(Flight& flight, size_t first);
+  bool must_complete(Flight& flight, size_t first, const Instruction& instruction);
   // Marks the flights that must be complete before the instruction. Returns whether there are any.
   bool find_due(const Block& block, const Instruction& instruction, const Values& values);
   void remove_due();
@@ -73,6 +84,8 @@ class Dependencies {
   Values in_flight_;             // values of all flights
   std::vector<Flight> flights_;  // oldest first
   std::vector<Use> uses_;
+  std::vector<Use> now_;             // of the instruction being looked at
+  std::vector<IntervalSet> united_;  // during unite_alike()
 };
 
 template <typename F>
