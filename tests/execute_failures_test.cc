@@ -6,6 +6,7 @@
 #include <new>
 
 #include "tests/execute_case.h"
+#include "tests/planted_kernels.h"
 #include "weft/base/random.h"
 #include "weft/base/test_level.h"
 #include "weft/transport/run_threads.h"
@@ -13,36 +14,18 @@
 namespace weft {
 namespace {
 
-using kernels::KernelSet;
-
 // Reference kernels of which the n-th attention call, over all ranks, calls `strike`.
-class FailingKernels final : public KernelSet {
+class FailingKernels final : public PassOnKernels {
  public:
   FailingKernels(int64_t strikes_at, std::function<void()> strike)
-      : calls_left_(strikes_at), strike_(std::move(strike)) {}
-  std::string_view name() const override { return "failing"; }
-  bool supports(DType) const override { return true; }
+      : PassOnKernels(kernels::reference_kernels()), calls_left_(strikes_at), strike_(std::move(strike)) {}
   void attend(const kernels::AttendArgs& args) const override {
     count();
-    kernels::reference_kernels().attend(args);
+    base().attend(args);
   }
   void attend_backward(const kernels::AttendBackwardArgs& args) const override {
     count();
-    kernels::reference_kernels().attend_backward(args);
-  }
-  void prepare_backward(kernels::View delta, kernels::ConstView out, kernels::ConstView dout, kernels::ConstView dlse,
-                        kernels::Shape shape) const override {
-    kernels::reference_kernels().prepare_backward(delta, out, dout, dlse, shape);
-  }
-  void merge(kernels::View o, kernels::View lse, kernels::ConstView from_o, kernels::ConstView from_lse,
-             kernels::Shape shape) const override {
-    kernels::reference_kernels().merge(o, lse, from_o, from_lse, shape);
-  }
-  void add(kernels::View to, kernels::ConstView from, kernels::Shape shape) const override {
-    kernels::reference_kernels().add(to, from, shape);
-  }
-  void convert(kernels::View to, kernels::ConstView from, kernels::Shape shape) const override {
-    kernels::reference_kernels().convert(to, from, shape);
+    base().attend_backward(args);
   }
   bool struck() const { return calls_left_ < 0; }
 
@@ -241,7 +224,7 @@ TEST(ExecuteFailures, WrongRankKernelsOrTransport) {
   OneRank one;
   const Schedule& schedule = one.schedule;
   Endpoint& endpoint = one.transport.endpoint(0);
-  const KernelSet& reference = kernels::reference_kernels();
+  const kernels::KernelSet& reference = kernels::reference_kernels();
   EXPECT_NE(error_of([&] { Executor(schedule, 1, endpoint, reference, one.pool); }).find("not among"),
             std::string::npos);
   EXPECT_NE(error_of([&] { Executor(schedule, 0, endpoint, kernels::cpu_kernels("portable"), one.pool); }).find("fp64"),
