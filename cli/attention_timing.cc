@@ -4,10 +4,12 @@
 #include <barrier>
 #include <chrono>
 #include <memory>
+#include <numeric>
 #include <thread>
 #include <vector>
 
 #include "weft/base/random.h"
+#include "weft/base/text.h"
 #include "weft/execute/executor.h"
 #include "weft/transport/run_threads.h"
 
@@ -19,6 +21,10 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];
+}
+
+double mean(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
 // ---- is the machine idle?
@@ -75,16 +81,12 @@ std::vector<std::byte> random_tensor(DType type, int64_t elements, uint64_t stre
 class RankBench {
  public:
   RankBench(const Schedule& schedule, int rank, Endpoint& endpoint)
-      : problem_(schedule.problem()), executor_(schedule, rank, endpoint, kernels_of(problem_), pool_) {
+      : problem_(schedule.problem()), executor_(schedule, rank, endpoint, timed_kernels(problem_.element), pool_) {
     const int64_t queries = problem_.query_layout.tokens_of(rank), keys = problem_.key_layout.tokens_of(rank);
     q_ = random_tensor(problem_.element, queries * problem_.heads * problem_.dim, 0);
     k_ = random_tensor(problem_.element, keys * problem_.kv_heads * problem_.dim, 1);
     v_ = random_tensor(problem_.element, keys * problem_.kv_heads * problem_.dim_v, 2);
     dout_ = random_tensor(problem_.element, queries * problem_.heads * problem_.dim_v, 3);
-  }
-
-  static const kernels::KernelSet& kernels_of(const Problem& problem) {
-    return problem.element == DType::fp64 ? kernels::reference_kernels() : kernels::cpu_kernels();
   }
 
   void forward() {
@@ -101,10 +103,15 @@ class RankBench {
                             .dout = {dout_.data()}});
     }
     peak_ = std::max(peak_, execution_->peak_bytes());
+    phase_end_ = execution_->phase_end_seconds();
+    waiting_ = execution_->waiting_seconds() - phase_end_;
     execution_.reset();
     results_ = {};
   }
   int64_t peak_bytes() const { return peak_; }
+  // Of the last run: blocked for messages, and done but for those who still use this rank's memory.
+  double waiting_seconds() const { return waiting_; }
+  double phase_end_seconds() const { return phase_end_; }
 
  private:
   const Problem& problem_;
@@ -114,21 +121,39 @@ class RankBench {
   std::unique_ptr<Execution> execution_;
   Results results_;
   int64_t peak_ = 0;
+  double waiting_ = 0, phase_end_ = 0;
 };
 
+// One run of all ranks.
 struct Seconds {
   double forward, backward;
 };
 
+// Why times taken with so many ranks mean little; "" when nothing speaks against them.
+std::string doubt(int ranks, double idle_share) {
+  const int threads = static_cast<int>(std::thread::hardware_concurrency());
+  if (threads > 0 && ranks > threads) {
+    return std::to_string(ranks) + " ranks share " + std::to_string(threads) + " processors";
+  }
+  if (idle_share >= 0.95) return "";
+  return "the machine is busy (a compute loop on all threads reaches " + format_fixed(100 * idle_share, 0) +
+         "% of its speed on one)";
+}
+
 }  // namespace
 
-AttentionTiming time_attention(const Schedule& schedule, const Schedule& alone, double seconds, const StopFlag& stop,
-                               const std::function<void(int pairs)>& progress) {
+const kernels::KernelSet& timed_kernels(DType element) {
+  return element == DType::fp64 ? kernels::reference_kernels() : kernels::cpu_kernels();
+}
+
+AttentionTiming time_attention(const Schedule& schedule, const Schedule& alone, TimingLength length,
+                               const StopFlag& stop, const std::function<void(int64_t pairs)>& progress) {
   AttentionTiming timing;
   const int ranks = schedule.ranks();
   timing.idle_share = idle_share(ranks);
-  std::vector<double> forward, backward, efficiency;
+  std::vector<double> forward, backward, efficiency, waiting, idle;
   std::vector<int64_t> peaks(static_cast<size_t>(ranks));
+  std::vector<double> waited(static_cast<size_t>(ranks)), busy(waited);  // of the last run, by rank
   ThreadTransport transport(ranks), transport_alone(1);
   std::barrier meet(ranks);
   bool go_on = true;
@@ -141,9 +166,12 @@ AttentionTiming time_attention(const Schedule& schedule, const Schedule& alone, 
       meet.arrive_and_wait();
       const double t0 = now();
       all.forward();
+      const double mine = now() - t0;
       meet.arrive_and_wait();
       const double t1 = now();
       all.backward();
+      busy[static_cast<size_t>(rank)] = mine + now() - t1 - all.phase_end_seconds();
+      waited[static_cast<size_t>(rank)] = all.waiting_seconds();
       meet.arrive_and_wait();
       return Seconds{t1 - t0, now() - t1};
     };
@@ -161,8 +189,11 @@ AttentionTiming time_attention(const Schedule& schedule, const Schedule& alone, 
           forward.push_back(s.forward);
           backward.push_back(s.backward);
           efficiency.push_back(single / (ranks * (s.forward + s.backward)));
-          progress(static_cast<int>(forward.size()));
-          go_on = !stop.raised() && (now() - begin < seconds || forward.size() < 3);
+          waiting.push_back(mean(waited));
+          idle.push_back(std::max(0.0, s.forward + s.backward - mean(busy)));
+          const int64_t pairs = static_cast<int64_t>(forward.size());
+          progress(pairs);
+          go_on = !stop.raised() && (now() - begin < length.seconds || pairs < length.pairs);
         }
         meet.arrive_and_wait();
       }
@@ -178,11 +209,13 @@ AttentionTiming time_attention(const Schedule& schedule, const Schedule& alone, 
   timing.forward_seconds = median(forward);
   timing.backward_seconds = problem.backward ? median(backward) : 0;
   timing.efficiency = median(efficiency);
+  timing.waiting_seconds = median(waiting);
+  timing.idle_seconds = median(idle);
   const double per_pair = static_cast<double>(problem.dim + problem.dim_v) / 2 * (problem.backward ? 14 : 4);
   timing.flops_per_second = static_cast<double>(problem.mask.area()) * static_cast<double>(problem.heads) * per_pair /
                             (timing.forward_seconds + timing.backward_seconds);
   timing.peak_bytes = *std::max_element(peaks.begin(), peaks.end());
-  timing.valid = timing.idle_share >= 0.95;
+  timing.not_valid = doubt(ranks, timing.idle_share);
   return timing;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 
 #include "weft/base/stop.h"
 #include "weft/kernels/kernels.h"
@@ -13,15 +14,26 @@ namespace weft::cli {
 struct AttentionTiming {
   double forward_seconds = 0;   // medians
   double backward_seconds = 0;  // 0 without a backward phase
+  double waiting_seconds = 0;   // mean of the ranks, both phases: blocked for a message with nothing else to do
+  double idle_seconds = 0;      // the same: done with a phase, while others still work
   double efficiency = 0;        // median over pairs of: one rank's seconds / (ranks x all ranks' seconds)
   double flops_per_second = 0;  // over the exact area: forward 4, backward 10 per pair, head and column
   int64_t peak_bytes = 0;       // largest of any rank, inputs and results included
   double idle_share = 0;        // speed of a compute loop on all threads at once against one alone
-  bool valid = false;           // idle_share of 0.95 or more: the machine had nothing else to do
+  std::string not_valid;        // why the times mean little: the machine is busy, or has too few processors; else ""
 };
 
-// Runs pairs of (all ranks, one rank) until `seconds` are spent, at least three. `alone` is the same problem on one rank.
-AttentionTiming time_attention(const Schedule& schedule, const Schedule& alone, double seconds, const StopFlag& stop,
-                               const std::function<void(int pairs)>& progress);
+// How long to measure: at least so many pairs of runs, and until so many seconds are spent.
+struct TimingLength {
+  int64_t pairs = 3;
+  double seconds = 0;
+};
+
+// What times are taken with: the reference for fp64, else the processor's best or what WEFT_KERNEL names.
+const kernels::KernelSet& timed_kernels(DType element);
+
+// Runs pairs of (all ranks, one rank), after one that does not count. `alone` is the same problem on one rank.
+AttentionTiming time_attention(const Schedule& schedule, const Schedule& alone, TimingLength length,
+                               const StopFlag& stop, const std::function<void(int64_t pairs)>& progress);
 
 }  // namespace weft::cli

@@ -13,17 +13,6 @@
 namespace weft::cli {
 namespace {
 
-bool has(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
-
-// The one line that a refused command says.
-std::string complaint(const std::string& line) {
-  const Outcome outcome = run_line(line);
-  EXPECT_EQ(outcome.code, kExitUsage) << line;
-  EXPECT_EQ(outcome.out, "") << line;
-  EXPECT_EQ(outcome.complaints.size(), 1u) << line;
-  return outcome.complaints.empty() ? "" : outcome.complaints[0];
-}
-
 TEST(Methods, JsonTypesTheOptions) {
   const Outcome outcome = run_line("methods --json");
   EXPECT_EQ(outcome.code, kExitFine);

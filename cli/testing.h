@@ -1,6 +1,8 @@
 // What tests of the program share: a command line run inside the test.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -45,5 +47,16 @@ inline std::vector<std::string> words_of(const std::string& line) {
 
 // Runs "show ring --ranks 2 ...", the program's name left out.
 inline Outcome run_line(const std::string& line) { return run_with(all_commands(), words_of(line)); }
+
+inline bool has(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
+
+// The one line that a refused command says.
+inline std::string complaint(const std::string& line) {
+  const Outcome outcome = run_line(line);
+  EXPECT_EQ(outcome.code, kExitUsage) << line;
+  EXPECT_EQ(outcome.out, "") << line;
+  EXPECT_EQ(outcome.complaints.size(), 1u) << line;
+  return outcome.complaints.empty() ? "" : outcome.complaints[0];
+}
 
 }  // namespace weft::cli

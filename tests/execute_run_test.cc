@@ -2,10 +2,13 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <chrono>
 #include <cmath>
 #include <span>
+#include <thread>
 
 #include "tests/execute_case.h"
+#include "tests/planted_kernels.h"
 #include "weft/transport/run_threads.h"
 
 namespace weft {
@@ -109,6 +112,44 @@ TEST(Execute, InputsAreTheCallersAgainAfterEachCall) {
       same(results.dk, expected.dk);
       same(results.dv, expected.dv);
     });
+  }
+}
+
+class SlowKernels final : public PassOnKernels {
+ public:
+  SlowKernels() : PassOnKernels(kernels::reference_kernels()) {}
+  void attend(const kernels::AttendArgs& args) const override {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    base().attend(args);
+  }
+};
+
+// A causal ring of two: rank 0 lends its keys to rank 1 and gets nothing.
+TEST(Execute, WaitingForMessagesAndForBorrowers) {
+  ExecuteCase c{.method = "ring"};
+  Problem problem = c.problem();
+  problem.backward = false;
+  const Schedule schedule = make_schedule("ring", problem);
+  const std::vector<double> numbers(static_cast<size_t>(c.lengths[0] * c.heads * c.dim), 0.5);
+  for (const int late : {0, 1}) {  // the one starts late, the other computes slowly
+    std::array<double, 2> waiting{}, at_end{};
+    run_threads(2, [&](Endpoint& endpoint) {
+      const SlowKernels slow;
+      BufferPool pool;
+      Executor executor(schedule, endpoint.rank(), endpoint, late == 0 ? kernels::reference_kernels() : slow, pool);
+      if (endpoint.rank() == late) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      const auto run = executor.start();
+      run->forward({.q = {numbers.data()}, .k = {numbers.data()}, .v = {numbers.data()}});
+      waiting[static_cast<size_t>(endpoint.rank())] = run->waiting_seconds();
+      at_end[static_cast<size_t>(endpoint.rank())] = run->phase_end_seconds();
+    });
+    if (late == 0) {
+      EXPECT_GT(waiting[1], 0.03) << "rank 1 needs the keys of rank 0, which is late";
+      EXPECT_EQ(at_end[1], 0) << "nobody uses memory of rank 1";
+    } else {
+      EXPECT_GT(at_end[0], 0.03) << "rank 1 uses keys of rank 0, and is slow";
+      EXPECT_EQ(at_end[0], waiting[0]) << "rank 0 needs no message";
+    }
   }
 }
 

@@ -94,8 +94,10 @@ class Execution {
   // staging: the measure that the verifier bounds. Borrowed values count where they are held.
   virtual int64_t live_bytes() const = 0;
   virtual int64_t peak_bytes() const = 0;
-  // How long this run was blocked.
+  // How long this run was blocked: for messages that its next instruction needs, or at the end of a phase.
   virtual double waiting_seconds() const = 0;
+  // The part of that at the ends of phases: until no other rank, still at work, uses memory of this one.
+  virtual double phase_end_seconds() const = 0;
 };
 
 // Runs a rank's program any number of times; remembers what does not change from run to run.

@@ -164,7 +164,9 @@ void Run::end_phase() {
   check_results();
   keep_borrowed();
   const bool more = phase_ == Phase::forward && next_ > 0;  // stopped inside a block, at the mark
+  const double waited = c_.endpoint.waiting_seconds();
   c_.endpoint.end_phase();
+  phase_end_ += c_.endpoint.waiting_seconds() - waited;
   phase_ = more ? Phase::between : Phase::over;
   if (!more) program_.reset();
 }

@@ -47,6 +47,7 @@ class Run final : public Execution {
   int64_t live_bytes() const override { return meter_->live; }
   int64_t peak_bytes() const override { return meter_->peak; }
   double waiting_seconds() const override { return waiting_; }
+  double phase_end_seconds() const override { return phase_end_; }
 
  private:
   enum class Phase { start, between, forward, backward, over };
@@ -143,7 +144,7 @@ class Run final : public Execution {
   std::vector<RankValue> values_;  // by id
   Dependencies dependencies_;
   std::list<Flight> flights_;
-  double waiting_ = 0;
+  double waiting_ = 0, phase_end_ = 0;
   std::optional<Random> delays_;
 
   // The caller's side of the phase under way.
