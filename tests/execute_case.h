@@ -58,7 +58,12 @@ inline const std::vector<std::pair<std::string, Options>>& methods_to_execute() 
       {"all-gather", {}},
       {"ulysses", {}},
       {"usp", {}},
+      {"ulysses", {{"kv", "whole"}, {"exchange", "each"}}},
       {"usp", {{"placement", "outer"}}},
+      {"usp", {{"order", "striped"}, {"kv", "whole"}}},
+      {"double-ring", {{"ulysses", "1"}}},
+      {"double-ring", {{"placement", "context-first"}, {"exchange", "each"}}},
+      {"double-ring", {{"direction", "forward"}}},
       {"token-ring", {}},
   };
   return methods;

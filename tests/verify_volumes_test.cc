@@ -1,4 +1,4 @@
-// Bytes and messages of methods that pass blocks on, gather them or trade heads, against formulas: see volumes.h.
+// Bytes and messages of methods that pass blocks on or gather them, against formulas: see volumes.h.
 #include "tests/volumes.h"
 
 namespace weft::volumes {
@@ -139,80 +139,6 @@ TEST_P(Volumes, AllGatherCausal) {
   const Problem contiguous = s.problem("contiguous", {.causal = true});
   EXPECT_EQ(forward("all-gather", contiguous), (Sent{above * kT * s.kv(), above}));
   EXPECT_EQ(backward("all-gather", contiguous), (Sent{above * kT * (s.kv() + s.dkv()), 2 * above}));
-}
-
-// ---- heads
-
-// The all-to-alls of u members with T tokens each, per member. Each of the u-1 others gets H/u
-// query heads and, where u > Hkv, one kv head several times: hk = max(Hkv, u) kv heads travel.
-//   forward   there: (u-1)/u T (H D + 2 hk D) e
-//             back:  (u-1)/u T H D e, with lse + (u-1)/u T H 4
-//   backward  there: (u-1)/u T (H D e + H 4)
-//             home:  (u-1)/u T (H D e + 2 hk D x), x = w when kv heads are repeated and have to be
-//             added, else e, since complete rows are finished first
-// Two messages per peer and phase.
-struct HeadTraffic {
-  Sent forward, backward;
-};
-HeadTraffic all_to_all(const Shape& s, int64_t u, bool return_lse) {
-  const int64_t hk = std::max(s.kv_heads, u), x = hk > s.kv_heads ? s.w() : s.e();
-  const auto share = [&](int64_t row_bytes) {
-    EXPECT_EQ(kT * row_bytes % u, 0);
-    return (u - 1) * (kT * row_bytes / u);
-  };
-  HeadTraffic traffic;
-  traffic.forward = {share(s.q() + Shape::kv_of(hk) * s.e()) + share(s.q() + (return_lse ? s.stat() : 0)), 2 * (u - 1)};
-  traffic.backward = {share(s.q() + s.stat()) + share(s.q() + Shape::kv_of(hk) * x), 2 * (u - 1)};
-  return traffic;
-}
-
-Sent times(Sent sent, int64_t count) { return {sent.bytes * count, sent.messages * count}; }
-
-TEST_P(Volumes, Ulysses) {
-  const Shape& s = GetParam();
-  for (bool return_lse : {false, true}) {
-    for (MaskRule rule : {MaskRule{}, MaskRule{.causal = true}, MaskRule{.causal = true, .window = 5}}) {
-      Problem problem = s.problem("contiguous", rule);
-      problem.return_lse = return_lse;
-      const HeadTraffic expected = all_to_all(s, s.P(), return_lse);
-      EXPECT_EQ(forward("ulysses", problem), times(expected.forward, s.P()));
-      EXPECT_EQ(backward("ulysses", problem), times(expected.backward, s.P()));
-      expect_equal_ranks("ulysses", problem);
-    }
-  }
-}
-
-// All-to-alls inside places of u ranks, and u rings over r = P/u places. A place has u T tokens and
-// a ring hk/u heads of them, so a hop of a whole block moves T rows of hk kv heads: the ring's
-// formulas with r for P and hk for Hkv.
-TEST_P(Volumes, Usp) {
-  const Shape& s = GetParam();
-  for (int64_t u = 1; u <= s.P(); ++u) {
-    if (s.P() % u != 0) continue;
-    const int64_t r = s.P() / u, hk = std::max(s.kv_heads, u), kv = Shape::kv_of(hk) * s.e(),
-                  dkv = Shape::kv_of(hk) * s.w();
-    const bool rings = r > 1;
-    for (const char* placement : {"inner", "outer"}) {
-      const Options options = {{"ulysses", std::to_string(u)}, {"placement", placement}};
-      const Layout layout = layout_of("usp", {s.tokens()}, s.ranks, options);
-      for (bool return_lse : {false, true}) {
-        const HeadTraffic heads = all_to_all(s, u, return_lse);
-        Problem full = s.problem(layout, {}), causal = s.problem(layout, {.causal = true});
-        full.return_lse = causal.return_lse = return_lse;
-
-        const int64_t hops = r * (r - 1), back_hops = rings ? r * (r - 2) : 0;
-        EXPECT_EQ(forward("usp", full, options), times(heads.forward, s.P()) + times({hops * kT * kv, hops}, u));
-        EXPECT_EQ(backward("usp", full, options),
-                  times(heads.backward, s.P()) + times({back_hops * kT * kv + hops * kT * dkv, back_hops + hops}, u));
-
-        const int64_t out = 3 * r * (r - 1) * kT / 4, back = rings ? (r - 2) * (3 * r + 1) * kT / 4 : 0;
-        EXPECT_EQ(forward("usp", causal, options), times(heads.forward, s.P()) + times({out * kv, hops}, u));
-        EXPECT_EQ(
-            backward("usp", causal, options),
-            times(heads.backward, s.P()) + times({back * kv + out * dkv, back_hops + (rings ? r - 2 : 0) + hops}, u));
-      }
-    }
-  }
 }
 
 // ---- token-ring

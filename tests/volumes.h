@@ -29,6 +29,8 @@ struct Sent {
   }
 };
 
+inline Sent times(Sent sent, int64_t count) { return {sent.bytes * count, sent.messages * count}; }
+
 inline Report proved(std::string_view method, const Problem& problem, const Options& options = {}) {
   Report report = verify(make_schedule(method, problem, options));
   EXPECT_TRUE(report.ok()) << method << ": " << (report.ok() ? "" : report.problems[0].text);

@@ -33,7 +33,7 @@ Steps write(std::shared_ptr<const Burst> plan, Builder& b) {
   Value q = b.input(Field::q), kv = b.input(Field::k | Field::v);
   Value acc = b.partial(q);
   {
-    DoubleRingPass pass(b, plan->forward, moving_keys(kv));
+    DoubleRingPass pass(b, plan->forward, b.rank(), moving_keys(kv), b.all_kv_heads());
     for (int t = 0; t < pass.steps(); ++t) {
       pass.trade(t);
       b.attend(q, pass.block(), acc);
@@ -50,7 +50,9 @@ Steps write(std::shared_ptr<const Burst> plan, Builder& b) {
   const std::vector<Slice> bundle = in.bundle();
   const bool queries = plan->backward->travels == Travels::queries;
   {
-    DoubleRingPass pass(b, plan->backward, queries ? moving_queries(in.q, bundle, in.dq) : moving_keys(in.kv, dkv));
+    DoubleRingPass pass(b, plan->backward, b.rank(),
+                        queries ? moving_queries(in.q, bundle, in.dq) : moving_keys(in.kv, dkv),
+                        queries ? b.all_heads() : b.all_kv_heads());
     for (int t = 0; t <= pass.steps(); ++t) {
       pass.trade(t);
       const std::vector<Slice>& block = pass.block();

@@ -11,7 +11,11 @@ namespace weft::methods {
 std::vector<int> divisors_of(int ranks);
 
 // The degree that an option asks for; 0 for "auto". Throws Error(unsupported) with the divisors when it does not divide
-// the ranks.
-int degree_option(std::string_view method, std::string_view option, int ranks, const MethodOptions& options);
+// the ranks, or `what` of that number.
+int degree_option(std::string_view method, std::string_view option, int ranks, const MethodOptions& options,
+                  std::string_view what = "ranks");
+// The same; for "auto" the largest divisor that is not above their square root.
+int middle_degree(std::string_view method, std::string_view option, int ranks, const MethodOptions& options,
+                  std::string_view what = "ranks");
 
 }  // namespace weft::methods

@@ -15,46 +15,59 @@ Cover from_to(const ConsecutiveUnions& all, int i, int end, int d) {
 
 }  // namespace
 
-std::shared_ptr<const DoubleRing> make_double_ring(const Problem& problem, Travels travels, int nodes, int direction) {
+std::shared_ptr<const DoubleRing> make_double_ring(std::vector<int> ranks, const std::vector<IntervalSet>& queries,
+                                                   const std::vector<IntervalSet>& keys, Travels travels, int nodes,
+                                                   int direction) {
   auto ring = std::make_shared<DoubleRing>();
   ring->travels = travels;
   ring->nodes = nodes;
-  ring->local = problem.ranks() / nodes;
+  ring->local = static_cast<int>(ranks.size()) / nodes;
   ring->direction = direction;
-  const Layout& staying = travels == Travels::keys ? problem.query_layout : problem.key_layout;
+  ring->ranks = std::move(ranks);
+  ring->travelling = travels == Travels::keys ? keys : queries;
+  const std::vector<IntervalSet>& staying = travels == Travels::keys ? queries : keys;
   std::vector<IntervalSet> whole_nodes(static_cast<size_t>(nodes));
   for (int node = 0; node < nodes; ++node) {
-    std::vector<IntervalSet> members;
-    for (int place = 0; place < ring->local; ++place) {
-      const int rank = node * ring->local + place;
-      members.push_back(staying.shard(rank));
-      whole_nodes[static_cast<size_t>(node)].unite(staying.shard(rank));
-    }
+    const auto first = staying.begin() + node * ring->local;
+    std::vector<IntervalSet> members(first, first + ring->local);
+    for (const IntervalSet& member : members) whole_nodes[static_cast<size_t>(node)].unite(member);
     ring->in_node.emplace_back(std::move(members));
   }
   ring->by_node = ConsecutiveUnions(std::move(whole_nodes));
   return ring;
 }
 
-DoubleRingPass::DoubleRingPass(Builder& builder, std::shared_ptr<const DoubleRing> ring, Travelling moving)
+std::shared_ptr<const DoubleRing> make_double_ring(const Problem& problem, Travels travels, int nodes, int direction) {
+  std::vector<int> ranks;
+  std::vector<IntervalSet> queries, keys;
+  for (int rank = 0; rank < problem.ranks(); ++rank) {
+    ranks.push_back(rank);
+    queries.push_back(problem.query_layout.shard(rank));
+    keys.push_back(problem.key_layout.shard(rank));
+  }
+  return make_double_ring(std::move(ranks), queries, keys, travels, nodes, direction);
+}
+
+DoubleRingPass::DoubleRingPass(Builder& builder, std::shared_ptr<const DoubleRing> ring, int member, Travelling moving,
+                               Set heads)
     : b_(builder),
       ring_(std::move(ring)),
       moving_(std::move(moving)),
-      node_(b_.rank() / ring_->local),
-      place_(b_.rank() % ring_->local),
+      me_(member),
+      node_(member / ring_->local),
+      place_(member % ring_->local),
       d_(ring_->direction),
-      heads_(ring_->travels == Travels::keys ? b_.all_kv_heads() : b_.all_heads()) {
+      heads_(heads) {
   next_.slices = moving_.own;
 }
 
-int DoubleRingPass::rank_at(int node, int place) const {
+int DoubleRingPass::member_at(int node, int place) const {
   return wrapped(node, ring_->nodes) * ring_->local + wrapped(place, ring_->local);
 }
 
 Set DoubleRingPass::needed(int owner, const Cover& staying) {
-  const Problem& problem = b_.problem();
-  return ring_->travels == Travels::keys ? b_.keys_needed(staying, problem.key_layout.shard(owner))
-                                         : b_.queries_needed(problem.query_layout.shard(owner), staying);
+  const IntervalSet& rows = ring_->travelling[static_cast<size_t>(owner)];
+  return ring_->travels == Travels::keys ? b_.keys_needed(staying, rows) : b_.queries_needed(rows, staying);
 }
 
 Set DoubleRingPass::ahead_inside(int owner, int node, int place) {
@@ -66,15 +79,15 @@ Set DoubleRingPass::ahead_outside(int owner, int node) {
   return needed(owner, from_to(ring_->by_node, node, owner / ring_->local, d_));
 }
 
-Set DoubleRingPass::rows_of_sums(int owner, int rank, int t) {
-  const int node = rank / ring_->local;
-  // A cycle away from home begins with a rank that works on the block itself.
+Set DoubleRingPass::rows_of_sums(int owner, int member, int t) {
+  const int node = member / ring_->local;
+  // A cycle away from home begins with a member that works on the block itself.
   if (t % ring_->local == 0) return needed(owner, Cover(&ring_->by_node[node]));
-  return ahead_inside(owner, node, rank % ring_->local);
+  return ahead_inside(owner, node, member % ring_->local);
 }
 
-Set DoubleRingPass::rows_going_on(int owner, int rank) {
-  return ahead_inside(owner, rank / ring_->local, rank % ring_->local + d_);
+Set DoubleRingPass::rows_going_on(int owner, int member) {
+  return ahead_inside(owner, member / ring_->local, member % ring_->local + d_);
 }
 
 void DoubleRingPass::pass_blocks(int t) {
@@ -90,7 +103,7 @@ void DoubleRingPass::pass_blocks(int t) {
   }
   if ((t + 1) % local != 0) {
     Exchange x = b_.exchange(kInsideLane);
-    send_rows(x, peer_inside(), current_.slices, rows_going_on(j, b_.rank()));
+    send_rows(x, peer_inside(), current_.slices, rows_going_on(j, me_));
     next_ = moving_.receive(b_, x, rank_at(node_, place_ - d_), ahead_inside(owner(t + 1), node_, place_), heads_);
     x.issue();
   } else if (t + 1 < steps()) {
@@ -104,17 +117,17 @@ void DoubleRingPass::pass_sums(int t) {
   Value arriving;
   if (t > 1) {
     const int before = owner(t - 1), holder = this->holder(t - 1);
-    const Set going_on = rows_going_on(before, b_.rank());
+    const Set going_on = rows_going_on(before, me_);
     if (!sums_.empty()) {
       x.send(peer_inside(), sums_[going_on]);
-      x.send(before, sums_[sums_.tokens() - going_on]);
+      x.send(ring_->rank(before), sums_[sums_.tokens() - going_on]);
     }
-    got_ = b_.sums(moving_.sums, rows_of_sums(b_.rank(), holder, t - 1) - rows_going_on(b_.rank(), holder), heads_);
+    got_ = b_.sums(moving_.sums, rows_of_sums(me_, holder, t - 1) - rows_going_on(me_, holder), heads_);
     if (t < steps() && t % ring_->local > (t < ring_->local ? 1 : 0)) {
       arriving = b_.sums(moving_.sums, ahead_inside(owner(t), node_, place_), heads_);
       x.receive(rank_at(node_, place_ - d_), arriving);
     }
-    x.receive(holder, got_);
+    x.receive(ring_->rank(holder), got_);
   }
   x.issue();
   sums_ = std::move(arriving);
@@ -138,7 +151,7 @@ void DoubleRingPass::trade(int t) {
   // Sums that are still arriving are not computed into; where none arrive, the new ones start here.
   const bool starts = t % ring_->local == (t < ring_->local ? 1 : 0);
   const Set mine = needed(j, Cover(&ring_->in_node[static_cast<size_t>(node_)][place_]));
-  if (starts) sums_ = b_.sums(moving_.sums, rows_of_sums(j, b_.rank(), t), heads_);
+  if (starts) sums_ = b_.sums(moving_.sums, rows_of_sums(j, me_, t), heads_);
   target_ = starts ? sums_ : b_.sums(moving_.sums, mine, heads_);
   if (mine.empty()) return;
   for (Slice slice : current_.slices) {

@@ -26,21 +26,32 @@ namespace weft::methods {
 
 enum class Travels : uint8_t { keys, queries };
 
-// The members of a double ring, the same on every rank. Made once per schedule.
+// The members of a double ring, the same on every rank. Made once per schedule. Members count node after node: member =
+// node * local + place in the node.
 struct DoubleRing {
   Travels travels = Travels::keys;
   int nodes = 1;
-  int local = 1;  // ranks of a node; rank = node * local + place in the node
+  int local = 1;  // members of a node
   int direction = 1;
-  std::vector<ConsecutiveUnions> in_node;  // by node: the staying side of its ranks
+  std::vector<int> ranks;                  // of each member
+  std::vector<IntervalSet> travelling;     // of each member: what goes round
+  std::vector<ConsecutiveUnions> in_node;  // by node: the staying side of its members
   ConsecutiveUnions by_node;               // the staying side of whole nodes
+
+  int rank(int member) const { return ranks[static_cast<size_t>(member)]; }
 };
+// `queries` and `keys` are those of each member; `nodes` divides their number.
+std::shared_ptr<const DoubleRing> make_double_ring(std::vector<int> ranks, const std::vector<IntervalSet>& queries,
+                                                   const std::vector<IntervalSet>& keys, Travels travels, int nodes,
+                                                   int direction);
+// All ranks in their order.
 std::shared_ptr<const DoubleRing> make_double_ring(const Problem& problem, Travels travels, int nodes, int direction);
 
 // A rank's view of one phase. In every step: trade, compute on block() into target(), settle.
 class DoubleRingPass {
  public:
-  DoubleRingPass(Builder& builder, std::shared_ptr<const DoubleRing> ring, Travelling moving);
+  // `heads`: those of what travels.
+  DoubleRingPass(Builder& builder, std::shared_ptr<const DoubleRing> ring, int member, Travelling moving, Set heads);
 
   int steps() const { return ring_->nodes * ring_->local; }
   // Passes blocks and sums on. One more call than there are steps brings the last sums home.
@@ -52,25 +63,27 @@ class DoubleRingPass {
   void settle();
 
  private:
-  int rank_at(int node, int place) const;
+  int member_at(int node, int place) const;
+  int rank_at(int node, int place) const { return ring_->rank(member_at(node, place)); }
   int peer_inside() const { return rank_at(node_, place_ + d_); }
-  // Owner of the block that a rank holds in step t, and the rank that holds a block of an owner.
-  int owner(int t) const { return rank_at(node_ - d_ * (t / ring_->local), place_ - d_ * (t % ring_->local)); }
-  int holder(int t) const { return rank_at(node_ + d_ * (t / ring_->local), place_ + d_ * (t % ring_->local)); }
+  // Owner of the block that this member holds in step t, and the member that then holds its block.
+  int owner(int t) const { return member_at(node_ - d_ * (t / ring_->local), place_ - d_ * (t % ring_->local)); }
+  int holder(int t) const { return member_at(node_ + d_ * (t / ring_->local), place_ + d_ * (t % ring_->local)); }
   Set needed(int owner, const Cover& staying);
-  // Rows of an owner that the rank at (node, place) or a later one of its cycle needs; that the node or a later one needs.
+  // Rows of an owner that the member at (node, place) or a later one of its cycle needs; that the node or a later one
+  // needs.
   Set ahead_inside(int owner, int node, int place);
   Set ahead_outside(int owner, int node);
-  // Rows of the sums of `owner`'s block on `rank` in step t, and those of them that go on inside the node.
-  Set rows_of_sums(int owner, int rank, int t);
-  Set rows_going_on(int owner, int rank);
+  // Rows of the sums of `owner`'s block at `member` in step t, and those of them that go on inside the node.
+  Set rows_of_sums(int owner, int member, int t);
+  Set rows_going_on(int owner, int member);
   void pass_blocks(int t);
   void pass_sums(int t);
 
   Builder& b_;
   std::shared_ptr<const DoubleRing> ring_;
   Travelling moving_;
-  int node_, place_, d_;
+  int me_, node_, place_, d_;
   Set heads_;
   Held current_, next_, outer_;  // outer_: what arrives from the node before during this cycle
   std::vector<Slice> block_;

@@ -3,75 +3,151 @@
 #include <algorithm>
 
 namespace weft::methods {
+namespace {
 
-std::shared_ptr<const HeadGrid> make_head_grid(const Problem& problem, int degree, bool adjacent, int direction) {
-  auto grid = std::make_shared<HeadGrid>();
-  const int places = problem.ranks() / degree;
-  grid->degree = degree;
-  std::vector<IntervalSet> queries(static_cast<size_t>(places)), keys(static_cast<size_t>(places));
-  for (int place = 0; place < places; ++place) {
-    std::vector<int>& members = grid->members.emplace_back();
-    for (int index = 0; index < degree; ++index) {
-      members.push_back(adjacent ? place * degree + index : index * places + place);
-      queries[static_cast<size_t>(place)].unite(problem.query_layout.shard(members.back()));
-      keys[static_cast<size_t>(place)].unite(problem.key_layout.shard(members.back()));
-    }
-  }
-  const ConsecutiveUnions query_unions(queries), key_unions(keys);
+// Splits the query heads, and says whether no kv head is read by two members.
+void split_heads(const Problem& problem, HeadGrid& grid) {
+  const int degree = grid.shape.degree;
   int64_t next_kv_head = 0;
   for (int index = 0; index < degree; ++index) {
-    auto ring = std::make_shared<Ring>();
-    for (int place = 0; place < places; ++place) {
-      ring->ranks.push_back(grid->members[static_cast<size_t>(place)][static_cast<size_t>(index)]);
+    Range heads{problem.heads * index / degree, problem.heads * (index + 1) / degree};
+    if (grid.shape.whole_kv_heads) {
+      heads = {problem.kv_heads * index / degree * problem.group(),
+               problem.kv_heads * (index + 1) / degree * problem.group()};
     }
-    ring->queries = query_unions;
-    ring->keys = key_unions;
-    ring->direction = direction;
-    grid->rings.push_back(std::move(ring));
-    const Range heads{problem.heads * index / degree, problem.heads * (index + 1) / degree};
-    grid->heads.push_back(heads);
+    grid.heads.push_back(heads);
     if (heads.empty()) continue;
-    grid->kv_heads_disjoint &= heads.begin / problem.group() >= next_kv_head;
+    grid.kv_heads_disjoint &= heads.begin / problem.group() >= next_kv_head;
     next_kv_head = (heads.end - 1) / problem.group() + 1;
+  }
+}
+
+ContextRing make_context(const HeadGrid& grid, int index, const ConsecutiveUnions& queries,
+                         const ConsecutiveUnions& keys) {
+  std::vector<int> ranks;
+  for (const std::vector<int>& place : grid.members) ranks.push_back(place[static_cast<size_t>(index)]);
+  const int places = static_cast<int>(ranks.size()), window = grid.shape.window;
+  // One window, or windows of one place: a flat ring, which is cheaper by a hop in backward.
+  if (window > 1 && window < places) {
+    return double_context(make_double_ring(std::move(ranks), grid.queries, grid.keys, Travels::keys, places / window,
+                                           grid.shape.direction));
+  }
+  auto ring = std::make_shared<Ring>();
+  ring->ranks = std::move(ranks);
+  ring->queries = queries;
+  ring->keys = keys;
+  ring->direction = grid.shape.direction;
+  return flat_context(std::move(ring));
+}
+
+// What changes hands: fields of one side.
+struct Load {
+  Value from, into;
+  Fields fields;
+  Combine combine = Combine::copy;
+};
+
+// A rank's side of the trades in its place.
+class Trader {
+ public:
+  Trader(Builder& b, const HeadGrid& grid, int place, int index)
+      : b_(b), ranks_(grid.members[static_cast<size_t>(place)]), me_(static_cast<size_t>(index)) {
+    together_ = grid.shape.together;
+    for (int rank : ranks_) queries_.push_back(b.queries_of(rank)), keys_.push_back(b.keys_of(rank));
+    for (const Range& range : grid.heads) {
+      heads_.push_back(b.set(range));
+      kv_heads_.push_back(b.kv_heads_of(heads_.back()));
+    }
+  }
+  Set heads() const { return heads_[me_]; }
+  Set kv_heads() const { return kv_heads_[me_]; }
+
+  // All heads of the own tokens become the own heads of all tokens of the place.
+  void to_heads(const std::vector<Load>& loads) { trade(loads, true); }
+  // And back.
+  void to_tokens(const std::vector<Load>& loads) { trade(loads, false); }
+
+ private:
+  void add(Exchange& x, const Load& load, Fields fields, bool to_heads) const {
+    const bool keys = kKeyFields.includes(fields);
+    const std::vector<Set>&tokens = keys ? keys_ : queries_, &heads = keys ? kv_heads_ : heads_;
+    for (size_t m = 0; m < ranks_.size(); ++m) {
+      const auto my_tokens = [&](const Value& value) { return value.at(tokens[me_], heads[m]).only(fields); };
+      const auto my_heads = [&](const Value& value) { return value.at(tokens[m], heads[me_]).only(fields); };
+      x.send(ranks_[m], to_heads ? my_tokens(load.from) : my_heads(load.from));
+      x.receive(ranks_[m], to_heads ? my_heads(load.into) : my_tokens(load.into), load.combine);
+    }
+  }
+
+  void trade(const std::vector<Load>& loads, bool to_heads) {
+    int lane = 0;
+    Exchange x = b_.exchange(lane);
+    for (const Load& load : loads) {
+      if (together_ || load.combine != Combine::copy) {  // the fields of sums stay together
+        add(x, load, load.fields, to_heads);
+        if (!together_) x.issue(), x = b_.exchange(++lane);
+        continue;
+      }
+      load.fields.for_each([&](Field field) {
+        add(x, load, field, to_heads);
+        x.issue(), x = b_.exchange(++lane);
+      });
+    }
+    if (together_) x.issue();
+  }
+
+  Builder& b_;
+  const std::vector<int>& ranks_;  // of the members
+  size_t me_;
+  bool together_;
+  std::vector<Set> queries_, keys_, heads_, kv_heads_;  // of the members
+};
+
+}  // namespace
+
+std::shared_ptr<const HeadGrid> make_head_grid(const Problem& problem, const HeadGridShape& shape) {
+  auto grid = std::make_shared<HeadGrid>();
+  grid->shape = shape;
+  const int places = problem.ranks() / shape.degree;
+  grid->queries.resize(static_cast<size_t>(places));
+  grid->keys.resize(static_cast<size_t>(places));
+  for (int place = 0; place < places; ++place) {
+    std::vector<int>& members = grid->members.emplace_back();
+    for (int index = 0; index < shape.degree; ++index) {
+      members.push_back(shape.rank(place, index, places));
+      grid->queries[static_cast<size_t>(place)].unite(problem.query_layout.shard(members.back()));
+      grid->keys[static_cast<size_t>(place)].unite(problem.key_layout.shard(members.back()));
+    }
+  }
+  split_heads(problem, *grid);
+  const ConsecutiveUnions queries(grid->queries), keys(grid->keys);
+  for (int index = 0; index < shape.degree; ++index) {
+    grid->rings.push_back(make_context(*grid, index, queries, keys));
   }
   return grid;
 }
 
 Steps write_head_exchange(std::shared_ptr<const HeadGrid> grid, int rank, Builder& b) {
-  int place = 0, index = 0;
-  for (size_t p = 0; p < grid->members.size(); ++p) {
-    const auto found = std::find(grid->members[p].begin(), grid->members[p].end(), rank);
-    if (found == grid->members[p].end()) continue;
-    place = static_cast<int>(p);
-    index = static_cast<int>(found - grid->members[p].begin());
-  }
-  const std::vector<int>& members = grid->members[static_cast<size_t>(place)];
-  const std::shared_ptr<const Ring>& ring = grid->rings[static_cast<size_t>(index)];
-  const Set queries = b.set(ring->queries[place]), keys = b.set(ring->keys[place]);  // all tokens of the place
+  const HeadGridShape& shape = grid->shape;
+  const int places = static_cast<int>(grid->members.size());
+  const int place = shape.adjacent ? rank / shape.degree : rank % places;
+  const int index = shape.adjacent ? rank % shape.degree : rank / places;
+  const Set queries = b.set(grid->queries[static_cast<size_t>(place)]);  // all tokens of the place
+  const Set keys = b.set(grid->keys[static_cast<size_t>(place)]);
   const Set my_queries = b.queries_of(rank), my_keys = b.keys_of(rank);
-  std::vector<Set> heads, kv_heads;
-  for (const Range& range : grid->heads) {
-    heads.push_back(b.set(range));
-    kv_heads.push_back(b.kv_heads_of(heads.back()));
-  }
-  const Set my_heads = heads[static_cast<size_t>(index)], my_kv_heads = kv_heads[static_cast<size_t>(index)];
-  RingPass pass(b, ring, place, my_kv_heads);
+  Trader trader(b, *grid, place, index);
 
   // Heads out, tokens in.
   Value q = b.input(Field::q), kv = b.input(Field::k | Field::v);
-  Value qq = b.whole(Field::q, queries, my_heads), kk = b.whole(Field::k | Field::v, keys, my_kv_heads);
-  Exchange to_heads = b.exchange(0);
-  for (size_t m = 0; m < members.size(); ++m) {
-    to_heads.send(members[m], q.at(my_queries, heads[m])).send(members[m], kv.at(my_keys, kv_heads[m]));
-    to_heads.receive(members[m], qq[b.queries_of(members[m])]).receive(members[m], kk[b.keys_of(members[m])]);
-  }
-  to_heads.issue();
+  Value qq = b.whole(Field::q, queries, trader.heads()), kk = b.whole(Field::k | Field::v, keys, trader.kv_heads());
+  trader.to_heads({{q, qq, Field::q}, {kv, kk, Field::k | Field::v}});
   q.reset(), kv.reset();
   co_yield Step{};
 
-  Value acc = b.partial(qq), current = kk;
-  for (int t = 0; t < pass.steps(); ++t) {
-    pass.forward(t, qq, acc, current);
+  Value acc = b.partial(qq);
+  const auto context = grid->rings[static_cast<size_t>(index)](b, place, trader.kv_heads());
+  for (int t = 0; t < context->forward_steps(); ++t) {
+    context->forward(t, qq, kk, acc);
     co_yield Step{};
   }
   // Only lse stays for backward, so it is finished apart from out.
@@ -81,16 +157,11 @@ Steps write_head_exchange(std::shared_ptr<const HeadGrid> grid, int rank, Builde
   // Tokens out, heads in.
   const bool return_lse = b.problem().return_lse;
   Value out = b.whole(return_lse ? Field::out | Field::lse : Fields(Field::out), my_queries, b.all_heads());
-  Exchange to_tokens = b.exchange(0);
-  for (size_t m = 0; m < members.size(); ++m) {
-    const Set theirs = b.queries_of(members[m]);
-    to_tokens.send(members[m], computed[theirs]);
-    to_tokens.receive(members[m], out.at(my_queries, heads[m]).only(Field::out));
-    if (!return_lse) continue;
-    to_tokens.send(members[m], lse[theirs]);
-    to_tokens.receive(members[m], out.at(my_queries, heads[m]).only(Field::lse));
+  {
+    std::vector<Load> results = {{computed, out, Field::out}};
+    if (return_lse) results.push_back({lse, out, Field::lse});
+    trader.to_tokens(results);
   }
-  to_tokens.issue();
   computed.reset();
   b.result(out);
   out.reset();
@@ -102,24 +173,19 @@ Steps write_head_exchange(std::shared_ptr<const HeadGrid> grid, int rank, Builde
   {
     Value given = b.input(Field::out);
     Value delta = b.prepare_backward(given, dout);
-    Value bundle = b.whole(Field::dout | Field::delta, queries, my_heads);
-    Exchange x = b.exchange(0);
-    for (size_t m = 0; m < members.size(); ++m) {
-      const Slice theirs = bundle[b.queries_of(members[m])];
-      x.send(members[m], dout.at(my_queries, heads[m])).send(members[m], delta.at(my_queries, heads[m]));
-      x.receive(members[m], theirs.only(Field::dout)).receive(members[m], theirs.only(Field::delta));
-    }
-    x.issue();
+    Value bundle = b.whole(Field::dout | Field::delta, queries, trader.heads());
+    trader.to_heads({{dout, bundle, Field::dout}, {delta, bundle, Field::delta}});
     dout = std::move(bundle);
   }
   co_yield Step{};
 
-  Value dqq = b.sums(Field::dq, queries, my_heads), sums;
-  for (int t = 0; t < pass.steps(); ++t) {
-    pass.backward(t, qq, kk, {dout, lse}, dqq, current, sums);
+  Value dqq = b.sums(Field::dq, queries, trader.heads());
+  for (int t = 0; t < context->backward_steps(); ++t) {
+    context->backward(t, qq, kk, {dout, lse}, dqq);
     co_yield Step{};
   }
-  qq.reset(), kk.reset(), current.reset(), dout.reset(), lse.reset();
+  Value sums = context->take_sums();
+  qq.reset(), kk.reset(), dout.reset(), lse.reset();
 
   // Gradients home: complete rows are finished first, which halves 16-bit traffic; repeated kv heads are added.
   Value dq_done = b.finish(dqq), dq = b.whole(Field::dq, my_queries, b.all_heads());
@@ -128,16 +194,47 @@ Steps write_head_exchange(std::shared_ptr<const HeadGrid> grid, int rank, Builde
   const Fields dk_dv = Field::dk | Field::dv;
   if (done) sums = b.finish(sums);
   Value dkv = done ? b.whole(dk_dv, my_keys, b.all_kv_heads()) : b.sums(dk_dv, my_keys, b.all_kv_heads());
-  Exchange home = b.exchange(0);
-  for (size_t m = 0; m < members.size(); ++m) {
-    home.send(members[m], dq_done[b.queries_of(members[m])]).send(members[m], sums[b.keys_of(members[m])]);
-    home.receive(members[m], dq.at(my_queries, heads[m]));
-    home.receive(members[m], dkv.at(my_keys, kv_heads[m]), done ? Combine::copy : Combine::add);
-  }
-  home.issue();
+  trader.to_tokens({{dq_done, dq, Field::dq}, {sums, dkv, dk_dv, done ? Combine::copy : Combine::add}});
   dq_done.reset(), sums.reset();
   b.result(dq);
   b.result(done ? dkv : b.finish(dkv));
+}
+
+Layout layout_of_members(const Layout& of_places, const HeadGridShape& shape) {
+  const int places = of_places.ranks();
+  std::vector<std::vector<Run>> shards(static_cast<size_t>(places * shape.degree));
+  for (int place = 0; place < places; ++place) {
+    const int64_t tokens = of_places.tokens_of(place);
+    int64_t passed = 0;
+    int index = 0;
+    for (Run run : of_places.runs(place)) {
+      while (run.count > 0) {
+        const int64_t end = tokens * (index + 1) / shape.degree;  // of this member, in local tokens of the place
+        const int64_t take = std::min(run.count, end - passed);
+        if (take > 0) {
+          shards[static_cast<size_t>(shape.rank(place, index, places))].push_back({run.base, run.stride, take});
+        }
+        run.base += take * run.stride, run.count -= take, passed += take;
+        if (passed == end) ++index;
+      }
+    }
+  }
+  return Layout::from_runs(of_places.tokens(), std::move(shards));
+}
+
+MethodOption kv_option() {
+  return MethodOption::choice("kv", "replicate", {"replicate", "whole"},
+                              "heads that do not divide: equal parts, repeating kv heads; or whole kv heads, uneven");
+}
+
+MethodOption exchange_option() {
+  return MethodOption::choice("exchange", "together", {"together", "each"},
+                              "whether q, k and v travel in one message, or each as soon as its projection is there");
+}
+
+void read_head_options(const MethodOptions& options, HeadGridShape& shape) {
+  shape.whole_kv_heads = options.is("kv", "whole");
+  shape.together = options.is("exchange", "together");
 }
 
 }  // namespace weft::methods

@@ -11,6 +11,7 @@ extern const Method striped;
 extern const Method all_gather;
 extern const Method ulysses;
 extern const Method usp;
+extern const Method double_ring;
 extern const Method token_ring;
 extern const Method llama3;
 extern const Method lightseq;

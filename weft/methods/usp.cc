@@ -3,8 +3,11 @@
 //   ranks of a 2 x 2 grid, ulysses 2, placement inner       place 0: ranks 0, 1     place 1: ranks 2, 3
 //   all-to-all of heads inside each place, then a ring between equal heads: 0 <-> 2 and 1 <-> 3
 //
-// Fang and Zhao 2024, arXiv 2405.07719; LoongTrain's 2D attention (Gu et al. 2024, arXiv 2406.18485) without its
-// double ring. Placement inner makes the members of an all-to-all adjacent ranks, outer the members of a ring.
+// Fang and Zhao 2024, arXiv 2405.07719. Placement inner makes the members of an all-to-all adjacent ranks, outer the
+// members of a ring. Tokens are dealt to the places in the order of zigzag, contiguous or striped, and a place's tokens are
+// cut into consecutive pieces, one for each member; but any layout is right, since a place holds the union of its members'
+// tokens in order of position, whatever order they have. So Megatron's hierarchical a2a+p2p is this on `--layout
+// dual-chunk`, without the reordering that its code needs around the all-to-all.
 // With u x r = P ranks, rows sent per rank under a full mask: all-to-all as in ulysses.cc with u for P, ring as in
 // ring.cc with r for P on S/r tokens and 1/u of the heads.
 #include "weft/methods/degrees.h"
@@ -14,41 +17,21 @@
 namespace weft::methods {
 namespace {
 
-// The ulysses degree: as given, or the largest divisor of the ranks that is not above their square root.
-int degree_of(int ranks, const MethodOptions& options) {
-  if (const int given = degree_option("usp", "ulysses", ranks, options)) return given;
-  int degree = 1;
-  for (int d : divisors_of(ranks)) {
-    if (int64_t{d} * d <= ranks) degree = d;
-  }
-  return degree;
+HeadGridShape shape_of(int ranks, const MethodOptions& options) {
+  HeadGridShape shape;
+  shape.degree = middle_degree("usp", "ulysses", ranks, options);
+  shape.adjacent = options.is("placement", "inner");
+  shape.direction = options.is("direction", "forward") ? 1 : -1;
+  read_head_options(options, shape);
+  return shape;
 }
 
-bool is_adjacent(const MethodOptions& options) { return options.is("placement", "inner"); }
-
-// Zigzag over the places; inside a place, consecutive pieces of its tokens.
 Layout usp_layout(const std::vector<int64_t>& lengths, int ranks, const MethodOptions& options) {
-  const int degree = degree_of(ranks, options), places = ranks / degree;
-  const Layout outer = zigzag_layout(lengths, places);
-  std::vector<std::vector<Run>> shards(static_cast<size_t>(ranks));
-  for (int place = 0; place < places; ++place) {
-    const int64_t tokens = outer.tokens_of(place);
-    int64_t passed = 0;
-    int index = 0;
-    for (Run run : outer.runs(place)) {
-      while (run.count > 0) {
-        const int64_t end = tokens * (index + 1) / degree;  // of this member, in local tokens of the place
-        const int64_t take = std::min(run.count, end - passed);
-        if (take > 0) {
-          const int rank = is_adjacent(options) ? place * degree + index : index * places + place;
-          shards[static_cast<size_t>(rank)].push_back({run.base, 1, take});
-        }
-        run.base += take, run.count -= take, passed += take;
-        if (passed == end) ++index;
-      }
-    }
-  }
-  return Layout::from_runs(outer.tokens(), std::move(shards));
+  const HeadGridShape shape = shape_of(ranks, options);
+  const int places = ranks / shape.degree;
+  const std::string& order = options.text("order");
+  return layout_of_members(order == "zigzag" ? zigzag_layout(lengths, places) : make_layout(order, lengths, places),
+                           shape);
 }
 
 }  // namespace
@@ -64,11 +47,13 @@ const Method usp = {
                 MethodOption::choice("placement", "inner", {"inner", "outer"},
                                      "whether ranks that trade heads are adjacent, or those of a ring"),
                 MethodOption::choice("direction", "reverse", {"forward", "reverse"},
-                                     "which way key-value blocks travel in the ring")},
+                                     "which way key-value blocks travel in the ring"),
+                MethodOption::choice("order", "zigzag", {"zigzag", "contiguous", "striped"},
+                                     "how tokens are dealt to the members of a ring"),
+                kv_option(), exchange_option()},
     .layout = usp_layout,
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
-      const int direction = options.is("direction", "forward") ? 1 : -1;
-      auto grid = make_head_grid(*problem, degree_of(problem->ranks(), options), is_adjacent(options), direction);
+      auto grid = make_head_grid(*problem, shape_of(problem->ranks(), options));
       return [grid](int rank, Builder& b) { return write_head_exchange(grid, rank, b); };
     },
 };
