@@ -1,6 +1,7 @@
 #include "cli/attention_timing.h"
 
 #include <algorithm>
+#include <atomic>
 #include <barrier>
 #include <chrono>
 #include <memory>
@@ -12,6 +13,7 @@
 #include "weft/base/text.h"
 #include "weft/execute/executor.h"
 #include "weft/transport/run_threads.h"
+#include "weft/transport/stop_watcher.h"
 
 namespace weft::cli {
 namespace {
@@ -155,10 +157,11 @@ AttentionTiming time_attention(const Schedule& schedule, const Schedule& alone, 
   std::vector<int64_t> peaks(static_cast<size_t>(ranks));
   std::vector<double> waited(static_cast<size_t>(ranks)), busy(waited);  // of the last run, by rank
   ThreadTransport transport(ranks), transport_alone(1);
+  const StopWatcher watcher(&stop, transport), watcher_alone(&stop, transport_alone);
   std::barrier meet(ranks);
-  bool go_on = true;
+  std::atomic<bool> go_on = true;
   double begin = 0;
-  run_threads(transport, [&](int rank) {
+  const auto run_rank = [&](int rank) {
     RankBench all(schedule, rank, transport.endpoint(rank));
     std::unique_ptr<RankBench> one;
     if (rank == 0) one = std::make_unique<RankBench>(alone, 0, transport_alone.endpoint(0));
@@ -175,35 +178,44 @@ AttentionTiming time_attention(const Schedule& schedule, const Schedule& alone, 
       meet.arrive_and_wait();
       return Seconds{t1 - t0, now() - t1};
     };
-    try {
-      timed();  // warm-up: buffers and caches
-      if (one) one->forward(), one->backward();
-      if (rank == 0) begin = now();
-      while (go_on) {
-        const Seconds s = timed();
-        if (one) {  // the others wait at the barrier below, without using the processor
-          const double t0 = now();
-          one->forward();
-          one->backward();
-          const double single = now() - t0;
-          forward.push_back(s.forward);
-          backward.push_back(s.backward);
-          efficiency.push_back(single / (ranks * (s.forward + s.backward)));
-          waiting.push_back(mean(waited));
-          idle.push_back(std::max(0.0, s.forward + s.backward - mean(busy)));
-          const int64_t pairs = static_cast<int64_t>(forward.size());
-          progress(pairs);
-          go_on = !stop.raised() && (now() - begin < length.seconds || pairs < length.pairs);
-        }
-        meet.arrive_and_wait();
+    timed();  // warm-up: buffers and caches
+    if (one) one->forward(), one->backward();
+    if (rank == 0) begin = now();
+    while (go_on) {
+      const Seconds s = timed();
+      if (one) {  // the others wait at the barrier below, without using the processor
+        const double t0 = now();
+        one->forward();
+        one->backward();
+        const double single = now() - t0;
+        forward.push_back(s.forward);
+        backward.push_back(s.backward);
+        efficiency.push_back(single / (ranks * (s.forward + s.backward)));
+        waiting.push_back(mean(waited));
+        idle.push_back(std::max(0.0, s.forward + s.backward - mean(busy)));
+        const int64_t pairs = static_cast<int64_t>(forward.size());
+        progress(pairs);
+        go_on = now() - begin < length.seconds || pairs < length.pairs;
       }
-    } catch (...) {
-      go_on = false;
-      meet.arrive_and_drop();  // nobody waits here for a rank that has failed
-      throw;
+      meet.arrive_and_wait();
     }
     peaks[static_cast<size_t>(rank)] = all.peak_bytes();
-  });
+  };
+  const auto run_or_leave = [&](int rank) {
+    try {
+      run_rank(rank);
+    } catch (...) {
+      go_on = false;
+      meet.arrive_and_drop();  // nobody waits there for a rank that has failed
+      throw;
+    }
+  };
+  try {
+    run_threads(transport, run_or_leave);
+  } catch (const Error&) {
+    stop.poll();  // whatever the ranks say of it
+    throw;
+  }
   stop.poll();
   const Problem& problem = schedule.problem();
   timing.forward_seconds = median(forward);

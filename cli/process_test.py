@@ -5,8 +5,10 @@ usage: process_test.py PROGRAM
 """
 
 import os
+import signal
 import subprocess
 import sys
+import time
 import unittest
 
 PROGRAM = ""
@@ -43,6 +45,14 @@ class Process(unittest.TestCase):
             result = run(*arguments)
             self.assertEqual(result.stdout, "")
             self.refused(result, part)
+
+    def test_an_interrupt_ends_a_long_measurement_soon(self):
+        words = ["bench", "methods", "--tokens", "64K", "--methods", "ring", "--repeat", "1"]
+        with subprocess.Popen([PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            time.sleep(1)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        self.assertEqual((process.returncode, out, err), (130, "", "weft: interrupted\n"))
 
     def test_a_result_that_cannot_be_written_is_an_error(self):
         with open("/dev/full", "w", encoding="ascii") as full:

@@ -85,7 +85,7 @@ TEST(ExecuteFailures, InterruptStopsAll) {
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::stopped);
-    EXPECT_STREQ(error.what(), "interrupted");
+    EXPECT_STREQ(error.what(), "stopped");
   }
 }
 

@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <optional>
-#include <thread>
 
 #include "weft/base/random.h"
 #include "weft/execute/dense.h"
 #include "weft/transport/run_threads.h"
+#include "weft/transport/stop_watcher.h"
 
 namespace weft {
 namespace {
@@ -74,29 +73,6 @@ void run_rank(const Schedule& schedule, Endpoint& endpoint, const kernels::Kerne
   report.waiting_seconds[static_cast<size_t>(rank)] = run->waiting_seconds();
 }
 
-// Passes Ctrl-C on to the ranks.
-class Watcher {
- public:
-  Watcher(const StopFlag* stop, ThreadTransport& transport) {
-    if (!stop) return;
-    thread_.emplace([this, stop, &transport] {
-      while (!over_.raised() && !stop->raised()) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(20));
-      }
-      if (over_.raised()) return;
-      transport.fail(-1, std::make_exception_ptr(Error(ErrorCode::stopped, "interrupted")));
-    });
-  }
-  ~Watcher() {
-    over_.raise();
-    if (thread_) thread_->join();
-  }
-
- private:
-  StopFlag over_;
-  std::optional<std::thread> thread_;
-};
-
 void execute(const Schedule& schedule, const kernels::KernelSet& kernels, const CheckOptions& options,
              CheckReport& report) {
   const Problem& problem = schedule.problem();
@@ -106,7 +82,7 @@ void execute(const Schedule& schedule, const kernels::KernelSet& kernels, const 
   report.peak_bytes.assign(ranks, 0);
   report.waiting_seconds.assign(ranks, 0);
   ThreadTransport transport(schedule.ranks());
-  const Watcher watcher(options.stop, transport);
+  const StopWatcher watcher(options.stop, transport);
   run_threads(transport, [&](int rank) {
     Local& local = locals[static_cast<size_t>(rank)];
     const auto take = [&](Field field, const HostTensor& global) { return shard_of(problem, field, rank, global); };
