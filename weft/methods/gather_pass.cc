@@ -112,6 +112,7 @@ Steps write_gather(std::shared_ptr<const Problem> problem, GatherPieces how, int
     b.attend_backward(of_heads(in.q, Field::q), fetched,
                       {of_heads(in.dout, Field::dout), of_heads(in.out, Field::lse), of_heads(in.delta, Field::delta)},
                       of_heads(in.dq, Field::dq), sums);
+    if (i > 0) b.wait(1);  // those before had this piece's compute to travel; else all pieces' sums are held to the end
     return_sums(b, sums, dkv, piece);
     if (i + 1 < pieces.size()) co_yield Step{};
   }

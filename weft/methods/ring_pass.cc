@@ -71,6 +71,10 @@ void RingPass::backward(int t, const Value& q, const Value& kv, const Slices& bu
 
   if (t + 1 < steps()) {
     Value home = b_.sums(Field::dk | Field::dv, next.tokens(), kv_heads_);
+    // Where nothing is received, nothing ever waits: without this, the last rank of a causal ring would hold the sums of
+    // every hop until the end. The hop of the step before had a whole step to leave.
+    if (unanswered_) b_.wait(1);
+    unanswered_ = !sums.empty() && arriving.empty();
     Exchange hop = b_.exchange(1);
     hop.send(peer(me_ - d_), sums);
     hop.receive(peer(me_ + d_), home[arriving]);
