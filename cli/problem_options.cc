@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "weft/layout/layout.h"
+
 namespace weft::cli {
 namespace {
 
@@ -116,7 +118,8 @@ void add_ranks_option(Command& command, int64_t* ranks) {
 }
 
 void add_method_options(Command& command, std::string* layout, std::map<std::string, std::string>* options) {
-  command.text("--layout", "NAME", "which token lives where (default: the method's own)", layout);
+  command.text("--layout", "NAME", "which token lives where: " + join(layout_names()) + " (default: the method's own)",
+               layout);
   command.custom({.name = "--option",
                   .value = "KEY=VALUE",
                   .help = "option of the method, see weft methods; may be repeated",

@@ -9,6 +9,7 @@ namespace weft {
 namespace {
 
 using Options = std::map<std::string, std::string>;
+using Chunks = std::vector<std::vector<int64_t>>;
 
 struct Case {
   std::vector<int64_t> lengths;
@@ -56,7 +57,8 @@ TEST(Grids, UspInEveryFactorization) {
     for (const char* placement : {"inner", "outer"}) {
       for (const char* order : {"zigzag", "contiguous", "striped"}) {
         ASSERT_NO_FATAL_FAILURE(expect_right(
-            "usp", ranks, {{"ulysses", std::to_string(degree)}, {"placement", placement}, {"order", order}}, "zigzag"));
+            "usp", ranks, {{"ulysses", std::to_string(degree)}, {"placement", placement}, {"order", order}},
+            "dual-chunk"));
       }
     }
   });
@@ -71,6 +73,83 @@ TEST(Grids, DoubleRingInEveryFactorizationAndWindow) {
             "double-ring", ranks,
             {{"ulysses", std::to_string(degree)}, {"window", std::to_string(window)}, {"placement", placement}},
             "striped"));
+      }
+    }
+  });
+}
+
+// ---- layouts that these methods are published with, by their index formulas
+
+// The chunks, of `count` equal ones, that each rank holds, in its order.
+Chunks chunks_of(std::string_view method, int ranks, const Options& options, int64_t count) {
+  constexpr int64_t kSize = 3;
+  const Layout layout = layout_of(method, {count * kSize}, ranks, options);
+  Chunks result;
+  for (int rank = 0; rank < ranks; ++rank) {
+    std::vector<int64_t>& chunks = result.emplace_back();
+    const std::vector<int64_t> positions = layout.positions(rank);
+    for (size_t i = 0; i < positions.size(); i += kSize) {
+      EXPECT_EQ(positions[i] % kSize, 0);
+      EXPECT_EQ(positions[i + kSize - 1], positions[i] + kSize - 1);
+      chunks.push_back(positions[i] / kSize);
+    }
+  }
+  return result;
+}
+
+// LoongTrain: two neighbouring chunks of 2P for every rank; examples from the comments of its code.
+TEST(PublishedLayouts, LoongTrainExamples) {
+  const auto eight = [](const char* ulysses, const char* placement) {
+    return chunks_of("double-ring", 8, {{"ulysses", ulysses}, {"placement", placement}}, 16);
+  };
+  EXPECT_EQ(eight("2", "head-first"), (Chunks{{0, 1}, {14, 15}, {2, 3}, {12, 13}, {4, 5}, {10, 11}, {6, 7}, {8, 9}}));
+  EXPECT_EQ(eight("4", "head-first"), (Chunks{{0, 1}, {2, 3}, {12, 13}, {14, 15}, {4, 5}, {6, 7}, {8, 9}, {10, 11}}));
+  EXPECT_EQ(eight("2", "context-first"),
+            (Chunks{{0, 1}, {2, 3}, {4, 5}, {6, 7}, {14, 15}, {12, 13}, {10, 11}, {8, 9}}));
+  EXPECT_EQ(eight("4", "context-first"),
+            (Chunks{{0, 1}, {4, 5}, {2, 3}, {6, 7}, {12, 13}, {8, 9}, {14, 15}, {10, 11}}));
+}
+
+// With u even: rank (hp, cp) begins at chunk 2 hp + cp u in the low half, and at its mirror in the high half.
+TEST(PublishedLayouts, LoongTrainFormula) {
+  for_each_grid([](int ranks, int degree) {
+    if (degree % 2 != 0) return;
+    const Chunks chunks = chunks_of("double-ring", ranks, {{"ulysses", std::to_string(degree)}}, 2 * ranks);
+    for (int rank = 0; rank < ranks; ++rank) {
+      const int64_t hp = rank % degree, cp = rank / degree;
+      const int64_t start =
+          hp < degree / 2 ? 2 * hp + cp * degree : 2 * ranks - 2 - 2 * (degree - hp - 1) - cp * degree;
+      EXPECT_EQ(chunks[static_cast<size_t>(rank)], (std::vector<int64_t>{start, start + 1})) << ranks << " " << degree;
+    }
+  });
+}
+
+// USP: the pair of chunks j and 2r-1-j of ring rank j, token t on ring rank t mod r, or plain pieces; cut in u consecutive
+// parts.
+TEST(PublishedLayouts, UspFormulas) {
+  for_each_grid([](int ranks, int degree) {
+    const int r = ranks / degree;
+    const int64_t part = 4, tokens = part * ranks;
+    for (const bool inner : {true, false}) {
+      for (const std::string order : {"zigzag", "contiguous", "striped"}) {
+        const Layout layout = layout_of(
+            "usp", {tokens}, ranks,
+            {{"ulysses", std::to_string(degree)}, {"placement", inner ? "inner" : "outer"}, {"order", order}});
+        for (int rank = 0; rank < ranks; ++rank) {
+          const int64_t j = inner ? rank / degree : rank % r, index = inner ? rank % degree : rank / r;
+          std::vector<int64_t> expected;
+          for (int64_t i = index * part; i < (index + 1) * part; ++i) {  // local token of the place
+            const int64_t half = tokens / r / 2;
+            if (order == "striped") {
+              expected.push_back(i * r + j);
+            } else if (order == "contiguous") {
+              expected.push_back(j * 2 * half + i);
+            } else {
+              expected.push_back(i < half ? j * half + i : (2 * r - 1 - j) * half + i - half);
+            }
+          }
+          ASSERT_EQ(layout.positions(rank), expected) << order << " " << ranks << " " << degree << " rank " << rank;
+        }
       }
     }
   });

@@ -113,6 +113,19 @@ TEST_P(Volumes, Usp) {
   }
 }
 
+// TransformerEngine's a2a+p2p: places of its layout hold what they hold in usp's, so as much is sent.
+TEST_P(Volumes, UspOnDualChunks) {
+  const Shape& s = GetParam();
+  for (int64_t u = 1; u <= s.P(); ++u) {
+    if (s.P() % u != 0) continue;
+    const Options options = {{"ulysses", std::to_string(u)}, {"direction", "forward"}};
+    const Problem own = s.problem(layout_of("usp", {s.tokens()}, s.ranks, options), {.causal = true});
+    const Problem dual = s.problem("dual-chunk", {.causal = true});
+    EXPECT_EQ(forward("usp", dual, options), forward("usp", own, options));
+    EXPECT_EQ(backward("usp", dual, options), backward("usp", own, options));
+  }
+}
+
 // N windows of W places. A block makes W-1 hops in each window and N-1 between them, r-1 in all; sums make W-1 in the first
 // window, the last of them home, and in each later one W-1 inside and one home: r-1 too. Zigzag and direction reverse,
 // causal: as in a ring, blocks are whole for places below their owner and half for those above, inside its window and

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "weft/base/error.h"
+#include "weft/base/text.h"
 #include "weft/layout/document_deal.h"
 
 namespace weft {
@@ -88,6 +89,23 @@ Layout Layout::document_zigzag(const std::vector<int64_t>& lengths, int ranks) {
   return Layout("document-zigzag", Axis::identity(tokens), std::move(shards));
 }
 
+Layout Layout::dual_chunk(const std::vector<int64_t>& lengths, int ranks) {
+  const int64_t tokens = sum(lengths);
+  check_size(tokens, ranks);
+  const int64_t chunks = 2 * int64_t{ranks};
+  std::vector<IntervalSet> shards(static_cast<size_t>(ranks));
+  int64_t begin = 0;
+  for (int64_t length : lengths) {
+    const int64_t size = (length + chunks - 1) / chunks;
+    for (int64_t chunk = 0; chunk * size < length; ++chunk) {
+      const int64_t rank = std::min(chunk, chunks - 1 - chunk);
+      shards[static_cast<size_t>(rank)].append({begin + chunk * size, begin + std::min((chunk + 1) * size, length)});
+    }
+    begin += length;
+  }
+  return Layout("dual-chunk", Axis::identity(tokens), std::move(shards));
+}
+
 Layout Layout::from_runs(int64_t tokens, std::vector<std::vector<Run>> shard_runs) {
   check_size(tokens, static_cast<int64_t>(shard_runs.size()));
   int64_t found = 0;
@@ -160,15 +178,17 @@ std::vector<Run> Layout::runs(int rank) const {
   return result;
 }
 
-std::vector<std::string_view> layout_names() { return {"contiguous", "zigzag", "striped", "document-zigzag"}; }
+std::vector<std::string_view> layout_names() {
+  return {"contiguous", "zigzag", "striped", "document-zigzag", "dual-chunk"};
+}
 
 Layout make_layout(std::string_view name, const std::vector<int64_t>& lengths, int ranks) {
   if (name == "contiguous") return Layout::contiguous(sum(lengths), ranks);
   if (name == "zigzag") return Layout::zigzag(sum(lengths), ranks);
   if (name == "striped") return Layout::striped(sum(lengths), ranks);
   if (name == "document-zigzag") return Layout::document_zigzag(lengths, ranks);
-  throw Error(ErrorCode::usage,
-              "unknown layout '" + std::string(name) + "'; use contiguous, zigzag, striped or document-zigzag");
+  if (name == "dual-chunk") return Layout::dual_chunk(lengths, ranks);
+  throw unknown_name_error("layout", name, layout_names());
 }
 
 std::vector<int64_t> next_token_labels(std::span<const int64_t> ids, std::span<const int64_t> lengths, int64_t ignore) {

@@ -35,6 +35,10 @@ class Layout {
   // rank. Of this kind it is the layout with the fewest cuts that was found, so ranks hold few intervals and documents
   // of equal length that divide among the ranks need no communication.
   static Layout document_zigzag(const std::vector<int64_t>& lengths, int ranks);
+  // Megatron-LM's and TransformerEngine's DualChunkSwap: each packed document is cut in 2 x ranks chunks of equal length,
+  // and rank r holds chunks r and 2 x ranks - 1 - r of each. Those codes pad a document to a multiple of 2 x ranks; here
+  // it is cut in the same places, and the rows that would be padding do not exist. So shards are theirs, row by row.
+  static Layout dual_chunk(const std::vector<int64_t>& lengths, int ranks);
   // Any layout: shards[r] lists the runs of rank r in local order. Every position must appear exactly once.
   // Throws Error(usage) otherwise. Runs of one position may have any stride.
   static Layout from_runs(int64_t tokens, std::vector<std::vector<Run>> shards);
@@ -64,7 +68,7 @@ class Layout {
   ConsecutiveUnions shards_;
 };
 
-// A layout by name: "contiguous", "zigzag", "striped", "document-zigzag". `lengths` are the packed documents, or one
+// A layout by name: "contiguous", "zigzag", "striped", "document-zigzag", "dual-chunk". `lengths` are the packed documents, or one
 // entry for a single sequence. Throws Error(usage) naming the known ones.
 Layout make_layout(std::string_view name, const std::vector<int64_t>& lengths, int ranks);
 std::vector<std::string_view> layout_names();

@@ -106,7 +106,7 @@ TEST(Layout, GoldenShards) {
 }
 
 TEST(Layout, NamesAreKnownAndKept) {
-  EXPECT_EQ(layout_names().size(), 4u);
+  EXPECT_EQ(layout_names().size(), 5u);
   for (std::string_view name : layout_names()) EXPECT_EQ(make_layout(name, {8}, 2).name(), name);
   EXPECT_EQ(make_layout("zigzag", {5, 3}, 2), Layout::zigzag(8, 2));
   EXPECT_EQ(make_layout("document-zigzag", {5, 3}, 2), Layout::document_zigzag({5, 3}, 2));
