@@ -22,6 +22,24 @@ struct Case {
   std::string text;
 };
 
+// Random values for some of a method's options: of the numbers, divisors of the ranks, which every degree takes.
+std::map<std::string, std::string> random_options(const Method& method, int ranks, Random& random) {
+  std::map<std::string, std::string> options;
+  for (const MethodOption& option : method.options) {
+    if (random.uniform(2) == 0) continue;
+    std::string value;
+    if (option.kind == MethodOption::Kind::choice) {
+      value = option.choices[static_cast<size_t>(random.uniform(static_cast<int64_t>(option.choices.size())))];
+    } else {
+      int64_t divisor = 1 + random.uniform(ranks);
+      while (ranks % divisor != 0) --divisor;
+      value = std::to_string(divisor);
+    }
+    options.emplace(option.name, value);
+  }
+  return options;
+}
+
 Case random_case(Random& random) {
   const auto methods = all_methods();
   const Method& method = *methods[static_cast<size_t>(random.uniform(static_cast<int64_t>(methods.size())))];
@@ -34,7 +52,14 @@ Case random_case(Random& random) {
   const auto [heads, kv_heads] = kHeads[random.uniform(5)];
   static constexpr std::string_view kLayouts[] = {"", "contiguous", "zigzag", "striped"};
   const std::string_view layout = kLayouts[random.uniform(4)];
-  Layout where = layout.empty() ? layout_of(method.name, lengths, ranks) : make_layout(layout, lengths, ranks);
+  auto options = random_options(method, ranks, random);
+  try {
+    layout_of(method.name, lengths, ranks, options);
+  } catch (const Error& error) {  // two degrees that do not fit together
+    if (options.empty() || error.code() != ErrorCode::unsupported) throw;
+    options.clear();
+  }
+  Layout where = choose_layout(layout, method.name, lengths, ranks, options);
   Problem problem = self_attention(Mask::documents(lengths, rule), std::move(where), heads, kv_heads, 2);
   problem.element = problem.wire = DType::fp64;
   problem.backward = true;
@@ -44,7 +69,8 @@ Case random_case(Random& random) {
   for (int64_t length : lengths) text += " " + std::to_string(length);
   text +=
       ", heads " + std::to_string(heads) + "/" + std::to_string(kv_heads) + ", layout '" + std::string(layout) + "'";
-  return {make_schedule(method.name, std::move(problem)), text};
+  for (const auto& [key, value] : options) text += ", " + key + "=" + value;
+  return {make_schedule(method.name, std::move(problem), options), text};
 }
 
 // Whether execution gives the right numbers, and under disturbance too.

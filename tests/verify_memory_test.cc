@@ -31,6 +31,17 @@ TEST(LiveMemory, OfRingsIsTheSameForAnyNumberOfRanks) {
   }
 }
 
+// Windows of up to 8 ranks hold what three blocks and their sums need, however many windows there are.
+TEST(LiveMemory, OfDoubleRingsIsTheSameForAnyNumberOfWindows) {
+  for (const std::string_view layout : {"contiguous", "zigzag", "striped"}) {
+    for (const MaskRule rule : {MaskRule{}, MaskRule{.causal = true}, MaskRule{.causal = true, .window = 2 * kT}}) {
+      const Options options = {{"ulysses", "1"}, {"window", "8"}};
+      const int64_t few = live("double-ring", layout, rule, 32, options);
+      EXPECT_LE(live("double-ring", layout, rule, 64, options), few) << layout << " " << to_string(rule);
+    }
+  }
+}
+
 // Groups of heads: far less than all keys and values and their gradients, which all-gather holds.
 TEST(LiveMemory, OfGroupedGathersIsThatOfFewGroups) {
   for (const int ranks : {8, 32}) {

@@ -86,10 +86,20 @@ bool Dependencies::conflicts(Flight& flight, size_t first) {
   return false;
 }
 
+bool Dependencies::receives_a_value_of_now(const Flight& flight, size_t first) const {
+  for (size_t i = first; i < first + flight.uses; ++i) {
+    for (const Use& now : now_) {
+      if (uses_[i].writes && uses_[i].slice.value == now.slice.value) return true;
+    }
+  }
+  return false;
+}
+
 bool Dependencies::must_complete(Flight& flight, size_t first, const Instruction& instruction) {
   switch (instruction.op) {
     case Op::wait: return flight.lane == instruction.lane;
     case Op::begin_backward: return true;
+    case Op::drop: return receives_a_value_of_now(flight, first);  // it ends as a whole, whatever rows are named
     default: return conflicts(flight, first);
   }
 }

@@ -72,6 +72,8 @@ class Dependencies {
   void find_uses(const Block& block, const Instruction& instruction);
   // Whether the uses of a flight, which begin at `first`, conflict with a use of now_.
   bool conflicts(Flight& flight, size_t first);
+  // Whether a flight receives rows of a value that now_ names.
+  bool receives_a_value_of_now(const Flight& flight, size_t first) const;
   bool must_complete(Flight& flight, size_t first, const Instruction& instruction);
   // Marks the flights that must be complete before the instruction. Returns whether there are any.
   bool find_due(const Block& block, const Instruction& instruction, const Values& values);
