@@ -96,6 +96,25 @@ TEST_P(Volumes, StripedCausal) {
   EXPECT_EQ(backward("striped", problem), (Sent{back * s.kv() + out * s.dkv(), P * (P - 2) + (P - 2) + P * (P - 1)}));
 }
 
+// Blocks of B tokens: ranks below j do not need the last B rows of block j, where one alone does not see its last row.
+TEST_P(Volumes, BlockStripedCausal) {
+  const Shape& s = GetParam();
+  const int64_t P = s.P();
+  for (int64_t B : {1, 2, 4, 12}) {
+    const int64_t out = P * (P - 1) * kT - B * P * (P - 1) / 2, back = P * (P - 2) * kT - B * (P - 1) * (P - 2) / 2;
+    const Options options = {{"block", std::to_string(B)}};
+    const Problem problem = s.problem(layout_of("striped", {s.tokens()}, s.ranks, options), {.causal = true});
+    EXPECT_EQ(forward("striped", problem, options), (Sent{out * s.kv(), B < kT ? P * (P - 1) : P * (P - 1) / 2}));
+    EXPECT_EQ(backward("striped", problem, options).bytes, back * s.kv() + out * s.dkv());
+    // Row j of block i of a rank sees all blocks before: r B rows more than those of rank 0.
+    const int64_t blocks = kT / B, before = B * B * P * blocks * (blocks - 1) / 2, inside = kT * (B + 1) / 2;
+    const std::vector<RankReport> ranks = proved("striped", problem, options).ranks;
+    for (int64_t r = 0; r < P; ++r) {
+      EXPECT_EQ(ranks[static_cast<size_t>(r)].work, (before + r * kT * B + inside) * s.heads);
+    }
+  }
+}
+
 // A window of W <= T tokens needs the last W-1 rows of the rank before: P-1 borders, one message
 // each. Backward sends them again, unless forward left them there (P = 2: the block held last), and
 // brings their gradients home.

@@ -11,6 +11,7 @@ namespace {
 
 constexpr int64_t kMaxTokens = (int64_t{1} << 31) - 1;
 constexpr int kMaxRanks = 65536;
+constexpr int64_t kMaxBlocks = int64_t{1} << 24;
 
 void check_size(int64_t tokens, int64_t ranks) {
   if (tokens < 1 || tokens > kMaxTokens) {
@@ -35,6 +36,22 @@ int64_t sum(const std::vector<int64_t>& lengths) {
     check_size(total, 1);
   }
   return total;
+}
+
+std::vector<IntervalSet> deal_blocks(int64_t tokens, int ranks, int64_t block) {
+  if (block < 1) throw Error(ErrorCode::usage, "blocks of " + std::to_string(block) + " tokens; use 1 or more");
+  if (tokens / block >= kMaxBlocks) {
+    throw Error(ErrorCode::usage, std::to_string(tokens) + " tokens in blocks of " + std::to_string(block) +
+                                      " are too many blocks; use 1, or at least " +
+                                      std::to_string(tokens / kMaxBlocks + 1));
+  }
+  std::vector<IntervalSet> shards(static_cast<size_t>(ranks));
+  size_t rank = 0;
+  for (int64_t begin = 0; begin < tokens; begin += block) {
+    shards[rank].append({begin, std::min(begin + block, tokens)});
+    rank = (rank + 1) % shards.size();
+  }
+  return shards;
 }
 
 }  // namespace
@@ -65,8 +82,9 @@ Layout Layout::zigzag(int64_t tokens, int ranks) {
   return layout;
 }
 
-Layout Layout::striped(int64_t tokens, int ranks) {
+Layout Layout::striped(int64_t tokens, int ranks, int64_t block) {
   check_size(tokens, ranks);
+  if (block != 1) return Layout("block-striped", Axis::identity(tokens), deal_blocks(tokens, ranks, block));
   std::vector<Run> runs;
   std::vector<IntervalSet> shards(static_cast<size_t>(ranks));
   int64_t slot = 0;

@@ -27,8 +27,9 @@ class Layout {
   static Layout contiguous(int64_t tokens, int ranks);
   // 2 x ranks nearly equal chunks; rank r holds chunks r and 2 x ranks - 1 - r. Balanced under a causal mask.
   static Layout zigzag(int64_t tokens, int ranks);
-  // Token t lives on rank t mod ranks (Striped Attention, arXiv 2311.09431).
-  static Layout striped(int64_t tokens, int ranks);
+  // Blocks of tokens dealt round robin: token t lives on rank t / block mod ranks (Striped Attention, arXiv 2311.09431,
+  // with single tokens). Throws Error(usage) for more than 2^24 blocks of several tokens.
+  static Layout striped(int64_t tokens, int ranks, int64_t block = 1);
   // Packed documents. A long one is cut in 2 x ranks chunks and dealt as in zigzag; a short one stays whole, or is
   // dealt as in zigzag to a few neighbours, as far as balance allows: ranks differ by at most one token, and no rank
   // has more than 1/16 above the average of causal work (inside documents), up to the rounding of a few tokens per

@@ -19,6 +19,11 @@ void for_each_layout(F&& f) {
                      " ranks");
         ASSERT_NO_FATAL_FAILURE(f(make_layout(name, lengths, ranks)));
       }
+      for (int64_t block : {2, 3, 8}) {
+        SCOPED_TRACE("blocks of " + std::to_string(block) + ", " + std::to_string(tokens) + " tokens, " +
+                     std::to_string(ranks) + " ranks");
+        ASSERT_NO_FATAL_FAILURE(f(Layout::striped(tokens, ranks, block)));
+      }
       SCOPED_TRACE("runs, " + std::to_string(tokens) + " tokens, " + std::to_string(ranks) + " ranks");
       ASSERT_NO_FATAL_FAILURE(f(Layout::from_runs(tokens, random_runs(random, tokens, ranks))));
     }
@@ -97,6 +102,8 @@ TEST(Layout, GoldenShards) {
   EXPECT_EQ(all_positions(Layout::zigzag(8, 2)), (std::vector<Positions>{{0, 1, 6, 7}, {2, 3, 4, 5}}));
   EXPECT_EQ(all_positions(Layout::striped(8, 2)), (std::vector<Positions>{{0, 2, 4, 6}, {1, 3, 5, 7}}));
   EXPECT_EQ(all_positions(Layout::striped(7, 3)), (std::vector<Positions>{{0, 3, 6}, {1, 4}, {2, 5}}));
+  EXPECT_EQ(all_positions(Layout::striped(11, 2, 3)), (std::vector<Positions>{{0, 1, 2, 6, 7, 8}, {3, 4, 5, 9, 10}}));
+  EXPECT_EQ(all_positions(Layout::striped(7, 3, 4)), (std::vector<Positions>{{0, 1, 2, 3}, {4, 5, 6}, {}}));
   EXPECT_EQ(all_positions(Layout::document_zigzag({4, 8}, 2)),
             (std::vector<Positions>{{0, 3, 4, 5, 10, 11}, {1, 2, 6, 7, 8, 9}}));
   // The first document is for both ranks, its odd token in chunk 0. The others fill up the ranks, the shortest and the
@@ -133,6 +140,25 @@ TEST(Layout, HostileSizesAreRefused) {
     EXPECT_EQ(sum, kMost);
     EXPECT_EQ(make_layout(name, {3, 4}, 65536).ranks(), 65536);
   }
+}
+
+// Token t on rank t / block mod ranks; single tokens are the layout without blocks.
+TEST(Layout, StripedBlocksAreDealtRoundRobin) {
+  for (int64_t tokens : {1, 7, 60, 97}) {
+    for (int ranks : {1, 2, 3, 8}) {
+      EXPECT_EQ(Layout::striped(tokens, ranks, 1), Layout::striped(tokens, ranks));
+      for (int64_t block : {int64_t{1}, int64_t{2}, int64_t{5}, int64_t{60}, kMost}) {
+        const Layout layout = Layout::striped(tokens, ranks, block);
+        for (int rank = 0; rank < ranks; ++rank) {
+          for (int64_t position : layout.positions(rank)) EXPECT_EQ(position / block % ranks, rank);
+        }
+      }
+    }
+  }
+  for (int64_t bad : {int64_t{0}, int64_t{-1}, -kHuge - 1}) refusal([&] { Layout::striped(8, 2, bad); });
+  const std::string message = refusal([] { Layout::striped(kMost, 2, 2); });
+  EXPECT_NE(message.find("at least 128"), std::string::npos) << message;
+  EXPECT_EQ(Layout::striped(kMost, 2, 128).tokens_of(0), int64_t{1} << 30);
 }
 
 TEST(Layout, BadRunsAreRefused) {

@@ -27,7 +27,7 @@ HeadGridShape shape_of(int ranks, const MethodOptions& options) {
   shape.degree = middle_degree("double-ring", "ulysses", ranks, options);
   shape.window = middle_degree("double-ring", "window", ranks / shape.degree, options, "ranks of a context ring");
   shape.adjacent = options.is("placement", "head-first");
-  shape.direction = options.is("direction", "forward") ? 1 : -1;
+  shape.direction = direction_of(options);
   read_head_options(options, shape);
   return shape;
 }
@@ -46,8 +46,7 @@ const Method double_ring = {
                                       "ranks of an inner ring, a divisor of those that ring", {"auto"}),
                 MethodOption::choice("placement", "head-first", {"head-first", "context-first"},
                                      "whether ranks that trade heads are adjacent, or those of a window"),
-                MethodOption::choice("direction", "reverse", {"forward", "reverse"},
-                                     "which way key-value blocks travel in the rings"),
+                direction_option("reverse"),
                 kv_option(), exchange_option()},
     .layout = [](const std::vector<int64_t>& lengths, int ranks, const MethodOptions& options) -> Layout {
       const HeadGridShape shape = shape_of(ranks, options);

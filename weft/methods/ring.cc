@@ -11,6 +11,8 @@
 // arXiv 2310.01889), zigzag (zhuzilin/ring-flash-attention, issue 2; Megatron context parallelism) and striped
 // (Brandon et al. 2023, arXiv 2311.09431). With S tokens and P ranks, kv rows sent per rank under a full mask:
 // forward (P-1)/P * S, backward (P-2)/P * S, and (P-1)/P * S rows of dk, dv.
+#include <numeric>
+
 #include "weft/methods/backward_inputs.h"
 #include "weft/methods/methods.h"
 #include "weft/methods/ring_pass.h"
@@ -48,14 +50,9 @@ Writer make_writer(std::shared_ptr<const Problem> problem, const MethodOptions& 
   for (int r = 0; r < problem->ranks(); ++r) ring->ranks.push_back(r);
   ring->queries = problem->query_layout.shards();
   ring->keys = problem->key_layout.shards();
-  ring->direction = options.is("direction", "forward") ? 1 : -1;
+  ring->direction = direction_of(options);
   ring->prepare(problem->pairs);
   return [ring = std::shared_ptr<const Ring>(std::move(ring))](int rank, Builder& b) { return write(ring, rank, b); };
-}
-
-MethodOption direction(std::string_view fallback) {
-  return MethodOption::choice("direction", fallback, {"forward", "reverse"},
-                              "which way key-value blocks travel: to the next rank or to the previous");
 }
 
 constexpr std::string_view kAllMasks = "full, causal, sliding window, packed documents and combinations";
@@ -69,7 +66,7 @@ const Method ring = {
     .summary = "key-value blocks go round a ring of contiguous shards; under a causal mask they stop by themselves",
     .masks = kAllMasks,
     .needs = kNeeds,
-    .options = {direction("forward")},
+    .options = {direction_option("forward")},
     .layout = [](const std::vector<int64_t>& lengths, int ranks,
                  const MethodOptions&) { return make_layout("contiguous", lengths, ranks); },
     .writer = make_writer,
@@ -81,7 +78,7 @@ const Method zigzag = {
     .summary = "ring over a layout that balances causal work; long documents are cut in 2 x ranks chunks",
     .masks = kAllMasks,
     .needs = kNeeds,
-    .options = {direction("reverse")},
+    .options = {direction_option("reverse")},
     .layout = [](const std::vector<int64_t>& lengths, int ranks,
                  const MethodOptions&) { return zigzag_layout(lengths, ranks); },
     .writer = make_writer,
@@ -90,12 +87,17 @@ const Method zigzag = {
 const Method striped = {
     .name = "striped",
     .paper = "Striped Attention, Brandon et al. 2023, arXiv 2311.09431",
-    .summary = "ring over tokens dealt one by one, balanced to within a token per step",
+    .summary = "ring over tokens dealt one by one, balanced to within a token per row and step, or in blocks of them",
     .masks = kAllMasks,
     .needs = kNeeds,
-    .options = {direction("forward")},
-    .layout = [](const std::vector<int64_t>& lengths, int ranks,
-                 const MethodOptions&) { return make_layout("striped", lengths, ranks); },
+    .options = {direction_option("forward"),
+                MethodOption::integer("block", "1", {.min = 1, .max = (int64_t{1} << 31) - 1},
+                                      "tokens dealt at a time")},
+    .layout =
+        [](const std::vector<int64_t>& lengths, int ranks, const MethodOptions& options) {
+          const int64_t tokens = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
+          return Layout::striped(tokens, ranks, options.integer("block"));
+        },
     .writer = make_writer,
 };
 

@@ -17,7 +17,7 @@ Set RingPass::ahead(int j, int p) {
   return b_.set(ring_->ahead.at(j, count, scratch_));
 }
 
-void RingPass::forward(int t, const Value& q, const Value& acc, Value& current) {
+void RingPass::forward(int t, const Slices& q, const Slices& acc, Value& current) {
   const int j = me_ - d_ * t;  // owner of the current block
   const bool last = t + 1 == steps();
   Value next;
@@ -32,7 +32,7 @@ void RingPass::forward(int t, const Value& q, const Value& acc, Value& current) 
   if (!last) current = std::move(next);
 }
 
-void RingPass::backward(int t, const Value& q, const Value& kv, const Slices& bundle, const Value& dq, Value& current,
+void RingPass::backward(int t, const Slices& q, const Value& kv, const Slices& bundle, const Slices& dq, Value& current,
                         Value& sums) {
   const int j = me_ + d_ * (t + 1);  // owner of the current block; the own one comes last
   Set arriving;                      // what of the next block comes from the neighbour, who works on it now
@@ -59,7 +59,7 @@ void RingPass::backward(int t, const Value& q, const Value& kv, const Slices& bu
   }
 
   if (t == 0) {  // the block held last holds nothing but what I need
-    sums = b_.sums(Field::dk | Field::dv, current.tokens(), kv_heads_);
+    if (sums.empty()) sums = b_.sums(Field::dk | Field::dv, current.tokens(), kv_heads_);
     b_.attend_backward(q, current, bundle, dq, sums);
   } else {
     // The sums are still arriving, so the compute needs a target of its own.
@@ -83,5 +83,12 @@ void RingPass::backward(int t, const Value& q, const Value& kv, const Slices& bu
     current = std::move(next);
   }
 }
+
+MethodOption direction_option(std::string_view fallback) {
+  return MethodOption::choice("direction", fallback, {"forward", "reverse"},
+                              "which way key-value blocks travel: to the next rank of a ring or to the previous");
+}
+
+int direction_of(const MethodOptions& options) { return options.is("direction", "forward") ? 1 : -1; }
 
 }  // namespace weft::methods

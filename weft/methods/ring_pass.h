@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "weft/layout/consecutive_unions.h"
+#include "weft/methods/method.h"
 #include "weft/methods/needed_sets.h"
 #include "weft/schedule/builder.h"
 
@@ -52,10 +53,11 @@ class RingPass {
 
   // Forward step t: passes the block on and attends to it. `current` is kv at t = 0 and what was received after;
   // it ends as the block held last, which backward starts from.
-  void forward(int t, const Value& q, const Value& acc, Value& current);
+  void forward(int t, const Slices& q, const Slices& acc, Value& current);
 
-  // Backward step t: `current` starts as the block held last, `sums` as {} and ends as the complete dk, dv of kv.
-  void backward(int t, const Value& q, const Value& kv, const Slices& bundle, const Value& dq, Value& current,
+  // Backward step t: `current` starts as the block held last, `sums` as {} or as sums of its rows, and ends as the
+  // complete dk, dv of kv.
+  void backward(int t, const Slices& q, const Value& kv, const Slices& bundle, const Slices& dq, Value& current,
                 Value& sums);
 
  private:
@@ -71,5 +73,9 @@ class RingPass {
   bool unanswered_ = false;  // backward: the last hop of sums had nothing to receive
   Set mine_ahead_;  // backward: what of my own block the last rank I sent to, or one after it, needed in forward
 };
+
+// The option that says which way key-value blocks travel, and what it says: Ring::direction.
+MethodOption direction_option(std::string_view fallback);
+int direction_of(const MethodOptions& options);
 
 }  // namespace weft::methods

@@ -21,7 +21,7 @@ HeadGridShape shape_of(int ranks, const MethodOptions& options) {
   HeadGridShape shape;
   shape.degree = middle_degree("usp", "ulysses", ranks, options);
   shape.adjacent = options.is("placement", "inner");
-  shape.direction = options.is("direction", "forward") ? 1 : -1;
+  shape.direction = direction_of(options);
   read_head_options(options, shape);
   return shape;
 }
@@ -46,8 +46,7 @@ const Method usp = {
                                       "ranks that trade heads, a divisor of all; the others ring", {"auto"}),
                 MethodOption::choice("placement", "inner", {"inner", "outer"},
                                      "whether ranks that trade heads are adjacent, or those of a ring"),
-                MethodOption::choice("direction", "reverse", {"forward", "reverse"},
-                                     "which way key-value blocks travel in the ring"),
+                direction_option("reverse"),
                 MethodOption::choice("order", "zigzag", {"zigzag", "contiguous", "striped"},
                                      "how tokens are dealt to the members of a ring"),
                 kv_option(), exchange_option()},
