@@ -40,6 +40,17 @@ TEST(Methods, JsonTypesTheOptions) {
   EXPECT_TRUE(found_direction && found_degree) << outcome.out;
 }
 
+TEST(Methods, AliasesSayWhatTheyStandFor) {
+  int aliases = 0;
+  for (const nlohmann::json& method : nlohmann::json::parse(run_line("methods --json").out)) {
+    const bool lss = method["name"] == "lss";
+    EXPECT_EQ(method["alias_of"], lss ? nlohmann::json("all-gather") : nlohmann::json());
+    aliases += lss ? 1 : 0;
+  }
+  EXPECT_EQ(aliases, 1);
+  EXPECT_TRUE(has(run_line("methods").out, "\n  lss: all-gather --option backward=keep, on its own layout\n"));
+}
+
 TEST(Methods, BadOptionsAreRefusedWithWhatIsAllowed) {
   const std::string start = "verify usp --ranks 2 --tokens 8 --option ";
   EXPECT_EQ(complaint(start + "direction=forwrad"),

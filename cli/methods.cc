@@ -33,6 +33,7 @@ std::string as_json() {
   for (const Method* method : all_methods()) {
     Json entry = {{"name", method->name},   {"paper", method->paper}, {"summary", method->summary},
                   {"masks", method->masks}, {"backward", true},       {"needs", method->needs}};
+    entry["alias_of"] = method->alias_of.empty() ? Json() : Json(method->alias_of);
     entry["options"] = Json::array();
     for (const MethodOption& option : method->options) {
       entry["options"].push_back(option_as_json(option));
@@ -42,11 +43,21 @@ std::string as_json() {
   return list.dump(2) + "\n";
 }
 
+// What to give instead of an alias.
+std::string alias_as_command(const Method& alias) {
+  std::string command(alias.alias_of);
+  for (const MethodOption& option : alias.options)
+    command += " --option " + std::string(option.name) + "=" + std::string(option.fallback);
+  return command;
+}
+
 std::string as_text() {
   Table table({{"method"}, {"idea"}, {"paper"}});
-  std::string options;
+  std::string options, aliases;
   for (const Method* method : all_methods()) {
     table.add_row({std::string(method->name), std::string(method->summary), std::string(method->paper)});
+    if (!method->alias_of.empty())
+      aliases += "  " + std::string(method->name) + ": " + alias_as_command(*method) + ", on its own layout\n";
     for (const MethodOption& option : method->options) {
       options += "  " + std::string(method->name) + ": " + std::string(option.name) + " = " + option.allowed() +
                  " (default " + std::string(option.fallback) + "): " + std::string(option.meaning) + "\n";
@@ -55,7 +66,7 @@ std::string as_text() {
   return table.text() +
          "\nAll have forward and backward, on every mask: full, causal, sliding window, packed documents.\n"
          "\nOptions, given as --option key=value:\n" +
-         options;
+         options + "\nAliases:\n" + aliases;
 }
 
 int run(const Options& options, Context& context) {

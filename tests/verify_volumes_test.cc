@@ -147,6 +147,21 @@ TEST_P(Volumes, AllGatherFullMask) {
   }
 }
 
+// LSS: k and v of a rank are one message, once; forward's rows stay alive until backward, which sends gradients only.
+TEST_P(Volumes, LssFullAndCausal) {
+  const Shape& s = GetParam();
+  const int64_t P = s.P(), pairs = P * (P - 1);
+  Problem full = s.problem("contiguous", {}), causal = s.problem("contiguous", {.causal = true});
+  EXPECT_EQ(forward("lss", full), (Sent{pairs * kT * s.kv(), pairs}));
+  EXPECT_EQ(backward("lss", full), (Sent{pairs * kT * s.dkv(), pairs}));
+  EXPECT_EQ(forward("lss", causal), (Sent{pairs / 2 * kT * s.kv(), pairs / 2}));
+  EXPECT_EQ(backward("lss", causal), (Sent{pairs / 2 * kT * s.dkv(), pairs / 2}));
+  full.backward = causal.backward = true;
+  for (const RankReport& rank : proved("lss", full).ranks) EXPECT_EQ(rank.saved_bytes, (P - 1) * kT * s.kv());
+  const std::vector<RankReport> ranks = proved("lss", causal).ranks;
+  for (int64_t r = 0; r < P; ++r) EXPECT_EQ(ranks[static_cast<size_t>(r)].saved_bytes, r * kT * s.kv());
+}
+
 // Rank j sends all its rows to the j ranks below, the low half to the P-1-j above: 3 P (P-1) T/4
 // rows in all, each way. Contiguous: all rows to the P-1-j ranks above, nothing below.
 TEST_P(Volumes, AllGatherCausal) {
@@ -184,7 +199,7 @@ TEST_P(Volumes, TokenRing) {
 // Methods published with a layout in which ranks have as many causal pairs to within nothing at all.
 bool balances(std::string_view method) {
   return method != "ring" && method != "striped" && method != "llama3" && method != "lightseq" &&
-         method != "group-cast";
+         method != "group-cast" && method != "lss";
 }
 
 // S (S+1) / 2 pairs, shared equally: rank r owns chunks r and 2P-1-r, whose rows see, and are seen
@@ -227,7 +242,7 @@ TEST_P(Volumes, DocumentsThatLieOnOneRankMoveNothing) {
       problem =
           self_attention(Mask::documents(lengths, {.causal = causal}), problem.query_layout, s.heads, s.kv_heads, kD);
       problem.backward = true;
-      for (std::string_view method : {"ring", "zigzag", "striped", "all-gather", "token-ring"}) {
+      for (std::string_view method : {"ring", "zigzag", "striped", "all-gather", "lss", "token-ring"}) {
         EXPECT_EQ(total(proved(method, problem)), Sent{}) << method;
       }
       EXPECT_EQ(total(proved("usp", problem, {{"ulysses", "1"}})), Sent{});

@@ -1,28 +1,61 @@
 // All-gather attention: every rank fetches the keys and values that its queries see, then attends in one go.
 //
 //   forward   send each rank the rows of k, v that it needs; meanwhile attend to the own rows; then to the fetched ones
-//   backward  fetch again; dk, dv partials go straight home and are added there in rank order
+//   backward  fetch again, or use what was kept; dk, dv partials go straight home and are added there in rank order
 //
 // Llama 3 (Grattafiori et al. 2024, arXiv 2407.21783, section 3.3.2). No merging of partials across steps and one
 // exchange per direction, at the price of memory: up to all S rows of k and v live on every rank. With S tokens and P
-// ranks, rows of k, v sent per rank under a full mask: forward (P-1)/P * S, backward the same plus as many of dk, dv.
+// ranks, rows of k, v sent per rank under a full mask: forward (P-1)/P * S, backward the same plus as many of dk, dv; without
+// the second gather where forward's is kept, at the price of S rows of k and v a layer until backward.
+//
+// That is the LSS Transformer (Wang et al. 2023, arXiv 2311.02382) on contiguous shards: one gather in which k and v are one
+// message, one reduce-scatter of dk and dv. Its name is an alias. Its other half, averaging the gradients of parameters over
+// sequence and data ranks, is the trainer's; a mean over shards of unequal token counts would be wrong.
 #include "weft/methods/gather_pass.h"
 #include "weft/methods/methods.h"
 
 namespace weft::methods {
 
+namespace {
+
+constexpr std::string_view kAllMasks = "full, causal, sliding window, packed documents and combinations";
+constexpr std::string_view kNeeds = "any tokens, ranks, heads and kv heads; memory for the gathered keys and values";
+
+MethodOption backward_option(std::string_view fallback) {
+  return MethodOption::choice("backward", fallback, {"refetch", "keep"},
+                              "gathered keys and values: fetched again in backward, or kept from forward");
+}
+
+Writer make_writer(std::shared_ptr<const Problem> problem, const MethodOptions& options) {
+  const GatherPieces pieces{.keep = options.is("backward", "keep")};
+  return [problem, pieces](int rank, Builder& b) { return write_gather(problem, pieces, rank, b); };
+}
+
+}  // namespace
+
 const Method all_gather = {
     .name = "all-gather",
     .paper = "Llama 3, Grattafiori et al. 2024, arXiv 2407.21783, section 3.3.2",
     .summary = "every rank fetches the keys and values that its queries see, and attends in one go",
-    .masks = "full, causal, sliding window, packed documents and combinations",
-    .needs = "any tokens, ranks, heads and kv heads; memory for the gathered keys and values",
-    .options = {},
+    .masks = kAllMasks,
+    .needs = kNeeds,
+    .options = {backward_option("refetch")},
     .layout = [](const std::vector<int64_t>& lengths, int ranks,
                  const MethodOptions&) { return zigzag_layout(lengths, ranks); },
-    .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions&) -> Writer {
-      return [problem](int rank, Builder& b) { return write_gather(problem, {}, rank, b); };
-    },
+    .writer = make_writer,
+};
+
+const Method lss = {
+    .name = "lss",
+    .paper = "LSS Transformer, Wang et al. 2023, arXiv 2311.02382",
+    .summary = "one gather of keys and values of contiguous shards, kept for backward; one reduce-scatter of gradients",
+    .masks = kAllMasks,
+    .needs = kNeeds,
+    .options = {backward_option("keep")},
+    .layout = [](const std::vector<int64_t>& lengths, int ranks,
+                 const MethodOptions&) { return make_layout("contiguous", lengths, ranks); },
+    .writer = make_writer,
+    .alias_of = "all-gather",
 };
 
 }  // namespace weft::methods

@@ -46,8 +46,7 @@ const Method double_ring = {
                                       "ranks of an inner ring, a divisor of those that ring", {"auto"}),
                 MethodOption::choice("placement", "head-first", {"head-first", "context-first"},
                                      "whether ranks that trade heads are adjacent, or those of a window"),
-                direction_option("reverse"),
-                kv_option(), exchange_option()},
+                direction_option("reverse"), kv_option(), exchange_option()},
     .layout = [](const std::vector<int64_t>& lengths, int ranks, const MethodOptions& options) -> Layout {
       const HeadGridShape shape = shape_of(ranks, options);
       return layout_of_members(zigzag_layout(lengths, ranks / shape.degree), shape);

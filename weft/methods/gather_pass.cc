@@ -83,12 +83,14 @@ Steps write_gather(std::shared_ptr<const Problem> problem, GatherPieces how, int
   Value q = b.input(Field::q), kv = b.input(Field::k | Field::v);
   Value acc = b.partial(q);
   Value next = fetch(b, kv, pieces, 0);
+  std::vector<Value> kept;
   b.attend(q, kv, acc);
   co_yield Step{};
   for (size_t i = 0; i < pieces.size(); ++i) {
     const Value fetched = std::move(next);
     next = fetch(b, kv, pieces, i + 1);
     b.attend(q.at(q.tokens(), pieces[i].heads), fetched, acc.at(q.tokens(), pieces[i].heads));
+    if (how.keep && problem->backward) kept.push_back(fetched);
     co_yield Step{};
   }
   b.result(b.finish(acc));
@@ -96,7 +98,10 @@ Steps write_gather(std::shared_ptr<const Problem> problem, GatherPieces how, int
   if (!problem->backward) co_return;
 
   BackwardInputs in(b);
-  next = fetch(b, in.kv, pieces, 0);
+  const auto get = [&](size_t i) {
+    return how.keep && i < kept.size() ? std::move(kept[i]) : fetch(b, in.kv, pieces, i);
+  };
+  next = get(0);
   in.prepare();
   Value dkv = in.key_sums();
   b.attend_backward(in.q, in.kv, in.bundle(), in.dq, dkv);
@@ -107,7 +112,7 @@ Steps write_gather(std::shared_ptr<const Problem> problem, GatherPieces how, int
       return value.at(in.q.tokens(), piece.heads).only(fields);
     };
     const Value fetched = std::move(next);
-    next = fetch(b, in.kv, pieces, i + 1);
+    next = get(i + 1);
     Value sums = b.sums(Field::dk | Field::dv, piece.rows, piece.kv_heads);
     b.attend_backward(of_heads(in.q, Field::q), fetched,
                       {of_heads(in.dout, Field::dout), of_heads(in.out, Field::lse), of_heads(in.delta, Field::delta)},

@@ -71,6 +71,8 @@ struct Method {
   // A writer for this problem. Whatever all ranks share is computed here, once. Throws Error(unsupported) with the
   // reason and a way out when the method cannot do it.
   Writer (*writer)(std::shared_ptr<const Problem> problem, const MethodOptions& options);
+  // Of an alias: the method that writes the same schedule, given the same layout and the alias's option values as its own.
+  std::string_view alias_of{};
 };
 
 // The layout that most methods are published with: zigzag, each document by itself when several are packed.

@@ -9,6 +9,7 @@ extern const Method ring;
 extern const Method zigzag;
 extern const Method striped;
 extern const Method all_gather;
+extern const Method lss;
 extern const Method ulysses;
 extern const Method usp;
 extern const Method double_ring;
