@@ -55,7 +55,9 @@ inline const std::vector<std::pair<std::string, Options>>& methods_to_execute() 
       {"zigzag", {}},
       {"zigzag", {{"direction", "forward"}}},
       {"striped", {}},
+      {"striped", {{"block", "3"}}},
       {"all-gather", {}},
+      {"lss", {}},
       {"ulysses", {}},
       {"usp", {}},
       {"ulysses", {{"kv", "whole"}, {"exchange", "each"}}},
@@ -65,6 +67,10 @@ inline const std::vector<std::pair<std::string, Options>>& methods_to_execute() 
       {"double-ring", {{"placement", "context-first"}, {"exchange", "each"}}},
       {"double-ring", {{"direction", "forward"}}},
       {"token-ring", {}},
+      {"tree", {}},
+      {"tree", {{"fan-in", "3"}}},
+      {"mercury-team", {}},
+      {"mercury-team", {{"placement", "outer"}}},
   };
   return methods;
 }

@@ -33,7 +33,7 @@ std::map<std::string, std::string> random_options(const Method& method, int rank
     } else {
       int64_t divisor = 1 + random.uniform(ranks);
       while (ranks % divisor != 0) --divisor;
-      value = std::to_string(divisor);
+      value = std::to_string(std::max(divisor, option.limits.min));
     }
     options.emplace(option.name, value);
   }

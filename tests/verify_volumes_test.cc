@@ -242,7 +242,8 @@ TEST_P(Volumes, DocumentsThatLieOnOneRankMoveNothing) {
       problem =
           self_attention(Mask::documents(lengths, {.causal = causal}), problem.query_layout, s.heads, s.kv_heads, kD);
       problem.backward = true;
-      for (std::string_view method : {"ring", "zigzag", "striped", "all-gather", "lss", "token-ring"}) {
+      for (std::string_view method :
+           {"ring", "zigzag", "striped", "all-gather", "lss", "token-ring", "tree", "mercury-team"}) {
         EXPECT_EQ(total(proved(method, problem)), Sent{}) << method;
       }
       EXPECT_EQ(total(proved("usp", problem, {{"ulysses", "1"}})), Sent{});

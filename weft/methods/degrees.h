@@ -1,6 +1,7 @@
 // Degrees: how methods that arrange the ranks in a grid choose its sides.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "weft/methods/method.h"
@@ -9,6 +10,13 @@ namespace weft::methods {
 
 // All divisors in ascending order.
 std::vector<int> divisors_of(int ranks);
+
+// The divisor of least cost(divisor), the smallest of equal ones.
+template <typename Cost>
+int cheapest_divisor(int ranks, Cost&& cost) {
+  const std::vector<int> all = divisors_of(ranks);
+  return *std::min_element(all.begin(), all.end(), [&](int a, int b) { return cost(a) < cost(b); });
+}
 
 // The degree that an option asks for; 0 for "auto". Throws Error(unsupported) with the divisors when it does not divide
 // the ranks, or `what` of that number.

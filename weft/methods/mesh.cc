@@ -182,8 +182,7 @@ Steps write(std::shared_ptr<const Mesh> mesh, Builder& b) {
     for (int step = 0; step <= mesh->steps(); ++step) {
       tile.trade(step);
       tile.compute(step, [&](const Side& queries, const Side& keys) {
-        const std::vector<Slice> bundle(queries.held.slices.begin() + 1, queries.held.slices.end());
-        b.attend_backward(queries.held.slices[0], keys.held.slices, bundle, queries.sums, keys.sums);
+        b.attend_backward(queries.held.slices[0], keys.held.slices, queries.held.bundle(), queries.sums, keys.sums);
       });
       for (const Value& part : tile.received())
         b.add((part.fields().has(Field::dq) ? in.dq : dkv)[part.tokens()], part);
@@ -197,9 +196,7 @@ Steps write(std::shared_ptr<const Mesh> mesh, Builder& b) {
 // The width that sends the least, forward and backward together: arXiv 2512.20968 leaves it to the user.
 int best_width(const Problem& problem) {
   const double g = static_cast<double>(problem.kv_heads) / static_cast<double>(problem.heads);
-  const auto volume = [&](int a) { return 5.0 * (a - 1) + 6.0 * g * (problem.ranks() / a - 1); };
-  const std::vector<int> widths = divisors_of(problem.ranks());
-  return *std::min_element(widths.begin(), widths.end(), [&](int a, int b) { return volume(a) < volume(b); });
+  return cheapest_divisor(problem.ranks(), [&](int a) { return 5.0 * (a - 1) + 6.0 * g * (problem.ranks() / a - 1); });
 }
 
 }  // namespace

@@ -19,5 +19,7 @@ extern const Method lightseq;
 extern const Method group_cast;
 extern const Method mesh;
 extern const Method burst;
+extern const Method tree;
+extern const Method mercury_team;
 
 }  // namespace weft::methods

@@ -12,6 +12,8 @@ namespace weft::methods {
 struct Held {
   Value rows;  // {}: the own ones, which are values of their own
   std::vector<Slice> slices;
+  // Of queries in backward: dout, lse and delta, which follow q.
+  std::vector<Slice> bundle() const { return {slices.begin() + 1, slices.end()}; }
 };
 
 struct Travelling {
