@@ -1,4 +1,5 @@
-// Many ranks run in an order that suits the cache. Every order must prove the same and tell the same.
+// Many ranks run in an order that suits the cache, and on several threads. Every order must prove the same and tell the
+// same.
 #include "tests/mutate.h"
 #include "tests/verify_script.h"
 #include "weft/methods/registry.h"
@@ -59,6 +60,24 @@ int refused_mutants(const Schedule& schedule, const VerifyOptions& options, int 
   return refused;
 }
 
+TEST(Order, AnyNumberOfThreadsProvesTheSame) {
+  for (const Method* method : all_methods()) {
+    for (int threads : {1, 2, 3, 7}) {
+      for (int ranks : {1, 2, 7, 12}) {
+        expect_same(of(method->name, ranks, 5 * ranks + 2), {.few_ranks = kAlways, .threads = threads},
+                    std::string(method->name) + ", " + std::to_string(threads) + " threads");
+      }
+    }
+  }
+}
+
+TEST(Order, AStopReachesAllThreads) {
+  const Schedule schedule = of("zigzag", 65, 400);
+  StopFlag stop;
+  stop.raise();
+  EXPECT_THROW(verify(schedule, {.threads = 3, .stop = &stop}), Error);
+}
+
 TEST(Order, WrongSchedulesOfManyRanksAreRefusedWithTheSameFindings) {
   Random random(66, 0);
   for (std::string_view method : {"ring", "zigzag", "token-ring", "all-gather"}) {
@@ -71,7 +90,7 @@ TEST(Order, WrongSchedulesOfFewRanksToo) {
   for (const Method* method : all_methods()) {
     for (int ranks : {2, 5}) {
       const Schedule schedule = of(method->name, ranks, 23, {.causal = true, .window = 9});
-      EXPECT_GT(refused_mutants(schedule, {.few_ranks = kAlways}, 20, random), 8) << method->name;
+      EXPECT_GT(refused_mutants(schedule, {.few_ranks = kAlways, .threads = 2}, 20, random), 8) << method->name;
     }
   }
 }

@@ -12,7 +12,7 @@ level=1 sanitizer_level=0
 # The quick part: what reads foreign bytes, what computes on raw memory, what threads share.
 asan_targets=(weft_base_test weft_files_test weft_mask_test weft_layout_test weft_schedule_test weft_kernels_test
   weft_transport_test weft_cli_test mutants_test execute_failures_test)
-tsan_targets=(weft_base_test weft_transport_test execute_failures_test)
+tsan_targets=(weft_base_test weft_schedule_test weft_transport_test execute_failures_test verify_order_test)
 if [ "$mode" = full ]; then level=2 sanitizer_level=1 asan_targets=() tsan_targets=(); fi
 # A ctest pattern for exactly these tests; everything when there are none.
 pattern_of() { [ $# -eq 0 ] && echo . || (IFS='|'; echo "^($*)\$"); }

@@ -2,7 +2,7 @@
 //
 // Schedules name the same few sets over and over, so an instruction holds ids, comparing two sets is comparing two
 // integers, and the results of set algebra are remembered. A pool belongs to one thread; every reading of a schedule
-// has its own.
+// has its own. Threads that read one schedule together have pools of one table.
 //
 //   SetPool pool;
 //   SetId shard = pool.intern(layout.shard(3));
@@ -14,23 +14,22 @@
 #include <memory>
 #include <vector>
 
-#include "weft/base/interval_set.h"
+#include "weft/schedule/set_table.h"
 
 namespace weft {
 
-enum class SetId : uint32_t { empty = 0 };
-
 class SetPool {
  public:
-  SetPool();
+  SetPool() : SetPool(std::make_shared<SetTable>()) {}
+  explicit SetPool(std::shared_ptr<SetTable> table) : table_(std::move(table)), remembered_(kRemembered) {}
   SetPool(const SetPool&) = delete;
   SetPool& operator=(const SetPool&) = delete;
 
-  SetId intern(const IntervalSet& set);
-  // The set of an id. The reference stays valid as long as the pool.
-  const IntervalSet& operator[](SetId id) const { return entry(id).set; }
+  SetId intern(const IntervalSet& set) { return table_->intern(set); }
+  // The set of an id. The reference stays valid as long as the table.
+  const IntervalSet& operator[](SetId id) const { return (*table_)[id]; }
   // Number of members, kept beside the set.
-  int64_t size(SetId id) const { return sizes_[static_cast<size_t>(id)]; }
+  int64_t size(SetId id) const { return table_->size(id); }
 
   SetId unite(SetId a, SetId b) {
     if (a == b || b == SetId::empty) return a;
@@ -46,7 +45,10 @@ class SetPool {
     return b == SetId::empty ? a : remember(Operation::subtract, a, static_cast<uint32_t>(b));
   }
   bool intersects(SetId a, SetId b) { return intersect(a, b) != SetId::empty; }
-  bool includes(SetId a, SetId b) { return a == b || (size(a) >= size(b) && intersect(a, b) == b); }
+  bool includes(SetId a, SetId b) {
+    if (a == b || b == SetId::empty) return true;
+    return size(a) > size(b) && remember(Operation::includes, a, static_cast<uint32_t>(b)) != SetId::empty;
+  }
   // Heads: every member h becomes the `group` members h * group .. h * group + group - 1. kv heads to query heads.
   SetId expand(SetId heads, int64_t group) {
     return group == 1 ? heads : remember(Operation::expand, heads, static_cast<uint32_t>(group));
@@ -56,14 +58,10 @@ class SetPool {
     return group == 1 ? heads : remember(Operation::contract, heads, static_cast<uint32_t>(group));
   }
 
-  size_t count() const { return sizes_.size(); }
+  size_t count() const { return table_->count(); }
 
  private:
-  struct Entry {
-    IntervalSet set;
-    uint64_t hash = 0;
-  };
-  enum class Operation : uint8_t { none, unite, intersect, subtract, expand, contract };
+  enum class Operation : uint8_t { none, unite, intersect, subtract, includes, expand, contract };
   // A direct-mapped memory of recent results: misses only cost time. `b` is a set or a group size.
   struct Remembered {
     Operation operation = Operation::none;
@@ -72,13 +70,11 @@ class SetPool {
     SetId result{};
   };
   static constexpr size_t kRemembered = 1 << 13;
-  // Entries lie in pages, so that they never move.
-  static constexpr size_t kPage = 256;
 
   SetId remember(Operation operation, SetId a, uint32_t b) {
     Remembered& known = remembered_[place_of(operation, a, b)];
     if (known.operation != operation || known.a != a || known.b != b) {
-      known = {operation, a, b, intern(compute(operation, a, b))};
+      known = {operation, a, b, compute(operation, a, b)};
     }
     return known.result;
   }
@@ -88,15 +84,10 @@ class SetPool {
     key *= 0x9e3779b97f4a7c15u;
     return key >> (64 - std::countr_zero(kRemembered));
   }
-  IntervalSet compute(Operation operation, SetId a, uint32_t b) const;
-  const Entry& entry(SetId id) const {
-    return pages_[static_cast<size_t>(id) / kPage][static_cast<size_t>(id) % kPage];
-  }
-  void grow();
+  // Of `includes`: b if it is so, else the empty set.
+  SetId compute(Operation operation, SetId a, uint32_t b);
 
-  std::vector<std::unique_ptr<Entry[]>> pages_;
-  std::vector<int64_t> sizes_;
-  std::vector<uint32_t> index_;  // open addressing: id + 1, or 0 where free
+  std::shared_ptr<SetTable> table_;
   std::vector<Remembered> remembered_;
 };
 

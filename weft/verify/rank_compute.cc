@@ -180,24 +180,24 @@ void RankRun::finish(const Instruction& i) {
                          ", query heads " + to_string(pool_[box.heads]) + " lacks " + std::to_string(pairs) +
                          " pairs with " + (key_side ? "queries " : "keys ") + to_string(what));
   };
-  const Box rows{query_heads(sources[0]), sources[0].tokens};
+  const Box rows{query_heads(sources[0], pool_), sources[0].tokens};
   from->contributions.for_each(pool_, rows,
                                [&](Box box, const IntervalSet& other) { lacks(box, subtract(all, other)); });
   from->contributions.for_each_empty(pool_, rows, [&](Box box) { lacks(box, all); });
   if (!to->defined.define(pool_, targets[0], to->all)) note("lifetime", describe(targets[0]) + " is written twice");
 }
 
-void RankRun::take(ValueState& from, ValueState& to, const Slice& target, bool into_identity) {
-  const Box rows{query_heads(target), target.tokens};
+void RankRun::take(ValueState& from, ValueState& to, const Slice& target, bool into_identity, SetPool& sets) {
+  const Box rows{query_heads(target, sets), target.tokens};
   const bool key_side = is_key_side(target.fields);
   if (into_identity) {
-    to.contributions.for_each(pool_, rows, [&](Box box, const IntervalSet&) {
+    to.contributions.for_each(sets, rows, [&](Box box, const IntervalSet&) {
       note("lifetime", "rows " + to_string(pool_[box.own]) + " of " + to_string(target.fields) +
                            " are received by copy, but hold something already");
     });
   }
   const auto move = [&](Box box, const IntervalSet& other) {
-    to.contributions.add(pool_, box, other, [&](Box twice, const IntervalSet& both) {
+    to.contributions.add(sets, box, other, [&](Box twice, const IntervalSet& both) {
       const int64_t pairs = missing_pairs(key_side, twice.own, both);
       if (pairs > 0) {
         note("coverage", to_string(target.fields) + " of " + (key_side ? "keys " : "queries ") +
@@ -207,9 +207,9 @@ void RankRun::take(ValueState& from, ValueState& to, const Slice& target, bool i
       }
     });
   };
-  if (&from != &to) return from.contributions.for_each(pool_, rows, move);
+  if (&from != &to) return from.contributions.for_each(sets, rows, move);
   const Contributions before = from.contributions;  // one value of one rank, in a broken schedule
-  before.for_each(pool_, rows, move);
+  before.for_each(sets, rows, move);
 }
 
 void RankRun::combine(const Instruction& i) {
@@ -224,7 +224,7 @@ void RankRun::combine(const Instruction& i) {
                                "; partial results merge, sums add");
   }
   if (from == to) return note("coverage", std::string(name_of(i.op)) + " of a value with itself");
-  take(*from, *to, targets[0], false);
+  take(*from, *to, targets[0], false, pool_);
 }
 
 }  // namespace weft::verify_internal

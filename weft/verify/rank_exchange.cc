@@ -121,7 +121,7 @@ void RankRun::check_copy(const Part& copy, std::span<const Part> incoming) {
   }
 }
 
-void RankRun::receive(RankRun& sender, std::span<const Part> sent, std::span<const Part> expected) {
+void RankRun::receive(RankRun& sender, std::span<const Part> sent, std::span<const Part> expected, SetPool& sets) {
   if (sender.exchange_->lane != exchange_->lane) {
     note("message", "rank " + std::to_string(sender.rank_) + " sends on lane " +
                         std::to_string(sender.exchange_->lane) + " (its instruction " +
@@ -158,10 +158,10 @@ void RankRun::receive(RankRun& sender, std::span<const Part> sent, std::span<con
       continue;
     }
     if (target.form != Form::accumulating) continue;  // whole values become defined in complete_exchange
-    take(source, target, to, expected[n].combine == Combine::copy);
+    take(source, target, to, expected[n].combine == Combine::copy, sets);
     if (!trace_) continue;
-    source.contributions.for_each(pool_, {query_heads(to), to.tokens}, [&](Box box, const IntervalSet& other) {
-      if (!trace_->concerns(to.fields, pool_, box.heads, box.own, other)) return;
+    source.contributions.for_each(sets, {query_heads(to, sets), to.tokens}, [&](Box box, const IntervalSet& other) {
+      if (!trace_->concerns(to.fields, sets, box.heads, box.own, other)) return;
       trace_->events.push_back({sender.rank_, sender.instruction(), "sent to rank " + std::to_string(rank_)});
     });
   }
@@ -177,7 +177,7 @@ void RankRun::complete_exchange() {
     return std::span<const Part>(begin, end);
   };
   const auto sent = own(block_.outgoing(i)), expected = own(block_.incoming(i));
-  if (!sent.empty() || !expected.empty()) receive(*this, sent, expected);
+  if (!sent.empty() || !expected.empty()) receive(*this, sent, expected, pool_);
   for (const Part& part : block_.incoming(i)) {
     const size_t id = static_cast<size_t>(part.slice.value);
     if (id >= values_.size() || !values_[id].exists || values_[id].form != Form::whole) continue;

@@ -125,10 +125,6 @@ RankRun::ValueState* RankRun::accumulator(const Slice& slice, const char* role) 
   return value && is_sum(*value, slice, role) ? value : nullptr;
 }
 
-SetId RankRun::query_heads(const Slice& slice) {
-  return is_key_side(slice.fields) ? pool_.expand(slice.heads, problem_.group()) : slice.heads;
-}
-
 bool RankRun::same_rows(const Slice& a, const Slice& b, const char* what) {
   if (a.tokens == b.tokens && a.heads == b.heads && a.fields == b.fields) return true;
   note("operand", std::string(what) + " of different rows: " + describe(a) + " and " + describe(b));
@@ -204,7 +200,7 @@ void RankRun::drop(const Instruction& i) {
     }
     ValueState& value = values_[id];
     if (trace_) {
-      value.contributions.for_each(pool_, {query_heads(value.all), value.all.tokens},
+      value.contributions.for_each(pool_, {query_heads(value.all, pool_), value.all.tokens},
                                    [&](Box box, const IntervalSet& other) {
                                      if (trace_->concerns(value.all.fields, pool_, box.heads, box.own, other)) {
                                        trace_->events.push_back({rank_, instruction(), "dropped"});

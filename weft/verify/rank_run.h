@@ -1,6 +1,6 @@
 // One rank's program, run symbolically: everything in the proof that needs no other rank.
 //
-// The scheduler in verify.cc lets each rank run until it blocks at an exchange, matches messages, and lets it go on.
+// The scheduler (scheduler.h) lets each rank run until it blocks at an exchange, matches messages, and lets it go on.
 #pragma once
 
 #include <cstdint>
@@ -37,8 +37,9 @@ class RankRun {
   std::vector<PendingMessage>& outgoing() { return outgoing_; }
   std::vector<PendingMessage>& incoming() { return incoming_; }
   int unmatched = 0;  // messages of the exchange that have not met their other end
-  // Moves what `sender` sends in these parts into this rank's parts, after comparing them. Part by part.
-  void receive(RankRun& sender, std::span<const Part> sent, std::span<const Part> expected);
+  // Moves what `sender` sends in these parts into this rank's parts, after comparing them. Part by part. `sets` is the
+  // pool of the thread that calls, which need not be the one that runs this rank.
+  void receive(RankRun& sender, std::span<const Part> sent, std::span<const Part> expected, SetPool& sets);
 
   int rank() const { return rank_; }
   int64_t instruction() const { return count_ - 1; }  // the one being run
@@ -112,9 +113,11 @@ class RankRun {
   bool is_sum(const ValueState& value, const Slice& slice, const char* role);
   bool same_rows(const Slice& a, const Slice& b, const char* what);
   ValueState* accumulator(const Slice& slice, const char* role);
-  void take(ValueState& from, ValueState& to, const Slice& target, bool into_identity);
+  void take(ValueState& from, ValueState& to, const Slice& target, bool into_identity, SetPool& sets);
   // Query heads of a slice: kv heads expanded.
-  SetId query_heads(const Slice& slice);
+  SetId query_heads(const Slice& slice, SetPool& sets) const {
+    return is_key_side(slice.fields) ? sets.expand(slice.heads, problem_.group()) : slice.heads;
+  }
   bool is_key_side(Fields fields) const { return !(fields & kKeyFields).empty(); }
   int64_t missing_pairs(bool key_side, SetId own, const IntervalSet& other) const;
   void add_live(int64_t bytes);

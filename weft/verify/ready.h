@@ -1,0 +1,67 @@
+// Whose turn it is among the ranks that can go on.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+namespace weft::verify_internal {
+
+// Nothing is matched by chance, so every order proves the same; but what is wrong is found in the order of running.
+enum class Order {
+  in_turn,  // first ready, first served: findings come as far as possible in the order of the programs
+  by_band,  // some turns of neighbouring ranks before the next ranks: their state stays in the cache meanwhile
+};
+
+// Ranks that can go on. By band, each rank first gets its turns 0..kBand-1, then kBand..2*kBand-1, and so on. Inside a
+// band those that wait for it follow the newest rank at once: in a ring, where a turn needs the neighbours' previous
+// one, a slanted front of some kBand ranks goes round.
+class Ready {
+ public:
+  // The ranks begin..end-1, all ready.
+  Ready(Order order, int begin, int end) : order_(order), begin_(begin), turns_(static_cast<size_t>(end - begin)) {
+    for (int rank = begin; rank < end; ++rank) queue_.push_back(rank);
+  }
+  void push(int rank) {
+    if (order_ == Order::in_turn) {
+      queue_.push_back(rank);
+    } else {
+      (turns(rank) < band_end_ ? following_ : next_band_).push_back(rank);
+    }
+  }
+  // The rank to run now, or -1 when none can go on.
+  int pop() {
+    if (following_.empty() && queue_.empty()) {
+      queue_.assign(next_band_.begin(), next_band_.end());
+      next_band_.clear();
+      band_end_ += kBand;
+    }
+    int rank = -1;
+    if (!following_.empty()) {
+      rank = following_.back();
+      following_.pop_back();
+    } else if (!queue_.empty()) {
+      rank = queue_.front();
+      queue_.pop_front();
+    } else {
+      return -1;
+    }
+    ++turns(rank);
+    return rank;
+  }
+
+ private:
+  static constexpr int64_t kBand = 32;  // so many ranks' state fits into the second cache of a core
+
+  int64_t& turns(int rank) { return turns_[static_cast<size_t>(rank - begin_)]; }
+
+  Order order_;
+  int begin_;
+  int64_t band_end_ = kBand;
+  std::vector<int64_t> turns_;  // had by each rank
+  std::deque<int> queue_;
+  std::vector<int> following_;  // newest last
+  std::vector<int> next_band_;
+};
+
+}  // namespace weft::verify_internal
