@@ -2,7 +2,7 @@
 # nothing to do. The work is in tools/*.sh.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test test-full train bench format presubmit clean
+.PHONY: help setup build test test-full train bench format method-pages presubmit clean
 
 help: ## this text
 	@echo "Weft: one long sequence over many devices."
@@ -29,6 +29,9 @@ bench: setup ## build and run the benchmarks
 
 format: ## format all C++ files (clang-format 14)
 	@bash tools/format.sh
+
+method-pages: build ## write the pictures and tables of docs/methods anew
+	@tools/method_pages.py build/weft
 
 presubmit: ## check include order, file sizes, ASCII, formatting
 	@tools/presubmit
