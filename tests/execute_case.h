@@ -47,31 +47,33 @@ struct ExecuteCase {
   Schedule schedule() const { return make_schedule(method, problem(), options); }
 };
 
-// Every method, with its options.
+// Every method of the registry as it comes, and with the options that make another schedule of it.
 inline const std::vector<std::pair<std::string, Options>>& methods_to_execute() {
-  static const std::vector<std::pair<std::string, Options>> methods = {
-      {"ring", {}},
-      {"ring", {{"direction", "reverse"}}},
-      {"zigzag", {}},
-      {"zigzag", {{"direction", "forward"}}},
-      {"striped", {}},
-      {"striped", {{"block", "3"}}},
-      {"all-gather", {}},
-      {"lss", {}},
-      {"ulysses", {}},
-      {"usp", {}},
-      {"ulysses", {{"kv", "whole"}, {"exchange", "each"}}},
-      {"usp", {{"placement", "outer"}}},
-      {"usp", {{"order", "striped"}, {"kv", "whole"}}},
-      {"double-ring", {{"ulysses", "1"}}},
-      {"double-ring", {{"placement", "context-first"}, {"exchange", "each"}}},
-      {"double-ring", {{"direction", "forward"}}},
-      {"token-ring", {}},
-      {"tree", {}},
-      {"tree", {{"fan-in", "3"}}},
-      {"mercury-team", {}},
-      {"mercury-team", {{"placement", "outer"}}},
-  };
+  static const auto methods = [] {
+    std::vector<std::pair<std::string, Options>> list;
+    for (const Method* method : all_methods()) list.push_back({std::string(method->name), {}});
+    const std::vector<std::pair<std::string, Options>> more = {
+        {"ring", {{"direction", "reverse"}}},
+        {"zigzag", {{"direction", "forward"}}},
+        {"striped", {{"block", "3"}}},
+        {"llama3", {{"stride", "2"}}},
+        {"ulysses", {{"kv", "whole"}, {"exchange", "each"}}},
+        {"usp", {{"placement", "outer"}}},
+        {"usp", {{"order", "striped"}, {"kv", "whole"}}},
+        {"double-ring", {{"ulysses", "1"}}},
+        {"double-ring", {{"placement", "context-first"}, {"exchange", "each"}}},
+        {"double-ring", {{"direction", "forward"}}},
+        {"group-cast", {{"stages", "1"}, {"chunk", "5"}}},
+        {"group-cast", {{"stages", "3"}}},
+        {"mesh", {{"width", "1"}}},
+        {"burst", {{"backward", "keys"}}},
+        {"burst", {{"backward", "queries"}}},
+        {"tree", {{"fan-in", "3"}}},
+        {"mercury-team", {{"placement", "outer"}}},
+    };
+    list.insert(list.end(), more.begin(), more.end());
+    return list;
+  }();
   return methods;
 }
 
