@@ -92,7 +92,8 @@ Command bench_command() {
   command.details(
       "Forward and backward on threads of this process. Efficiency is the time of one rank with the same kernels, "
       "measured in turn with the method's, over ranks x the method's time.\n\n"
-      "attention times one method. methods times all, or those of --methods: on one sequence and on packed documents "
+      "attention times one method. methods times all but references (rsa), or those of --methods: on one sequence and "
+      "on packed documents "
       "whose lengths have a long tail, by default on 2 ranks with 16K tokens each. Each is proved right first. Sent is "
       "what all ranks send; waiting the share of the time in which ranks wait for a message with nothing else to do, "
       "idle that in which they have nothing left to do (means of the ranks).");
@@ -103,7 +104,7 @@ Command bench_command() {
   command.text("--method", "NAME", "attention: method (default: zigzag)", &options->method);
   command.count("--seconds", "N", "attention: how long to measure, at least three pairs of runs (default: 5)",
                 &options->seconds, {.min = 1});
-  command.text("--methods", "LIST", "methods: names, as ring,zigzag (default: all)", &options->methods);
+  command.text("--methods", "LIST", "methods: names, as ring,zigzag (default: all but rsa)", &options->methods);
   command.count("--repeat", "N", "methods: pairs of runs for each (default: 3)", &options->repeat, {.min = 1});
   add_problem_options(command, options->problem);
   command.action([options](Context& context) { return run(*options, context); });

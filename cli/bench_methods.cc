@@ -18,7 +18,9 @@ using Json = nlohmann::ordered_json;
 std::vector<std::string> methods_named(const std::string& list) {
   std::vector<std::string> names;
   if (list.empty() || list == "all") {
-    for (const Method* method : all_methods()) names.emplace_back(method->name);
+    for (const Method* method : all_methods()) {
+      if (!method->reference) names.emplace_back(method->name);
+    }
     return names;
   }
   for (size_t begin = 0; begin <= list.size();) {

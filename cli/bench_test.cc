@@ -88,14 +88,22 @@ TEST(BenchMethods, CountsWhatVerifyCounts) {
   EXPECT_EQ(row["peak_bytes"], live);
 }
 
-TEST(BenchMethods, DefaultsToEveryMethod) {
-  const json methods = json::parse(run_line("methods --json").out);
-  const json result = measured(" --docs 40,3 --heads 2 --head-dim 8 --repeat 1");
-  EXPECT_EQ(result["ranks"], 2);
-  ASSERT_EQ(result["batches"][0]["methods"].size(), methods.size());
-  for (size_t i = 0; i < methods.size(); ++i) {
-    EXPECT_EQ(result["batches"][0]["methods"][i]["method"], methods[i]["name"]);
+TEST(BenchMethods, DefaultsToEveryMethodButReferences) {
+  std::vector<std::string> expected;
+  for (const json& method : json::parse(run_line("methods --json").out)) {
+    if (!method["reference"].get<bool>()) expected.push_back(method["name"]);
   }
+  const auto names = [](const json& result) {
+    std::vector<std::string> timed;
+    for (const json& row : result["batches"][0]["methods"]) timed.push_back(row["method"]);
+    return timed;
+  };
+  const std::string small = " --docs 40,3 --heads 2 --head-dim 8 --repeat 1";
+  const json all = measured(small);
+  EXPECT_EQ(all["ranks"], 2);
+  EXPECT_EQ(names(all), expected);
+  EXPECT_EQ(std::count(expected.begin(), expected.end(), "rsa"), 0);
+  EXPECT_EQ(names(measured(small + " --methods rsa")), std::vector<std::string>{"rsa"});
 }
 
 TEST(BenchMethods, PrintsOneTable) {

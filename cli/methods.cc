@@ -31,8 +31,9 @@ Json option_as_json(const MethodOption& option) {
 std::string as_json() {
   Json list = Json::array();
   for (const Method* method : all_methods()) {
-    Json entry = {{"name", method->name},   {"paper", method->paper}, {"summary", method->summary},
-                  {"masks", method->masks}, {"backward", true},       {"needs", method->needs}};
+    Json entry = {{"name", method->name},          {"paper", method->paper}, {"summary", method->summary},
+                  {"masks", method->masks},        {"backward", true},       {"needs", method->needs},
+                  {"reference", method->reference}};
     entry["alias_of"] = method->alias_of.empty() ? Json() : Json(method->alias_of);
     entry["options"] = Json::array();
     for (const MethodOption& option : method->options) {

@@ -267,7 +267,7 @@ TEST(Values, HoldFieldsThatBelongTogether) {
             }),
             {"operand", 0, Op::create, 1, "a value cannot hold " + to_string(mixed) + " together"});
   }
-  for (Fields sum : {Fields(Field::q), Field::dq | Field::out, Fields(Field::out), kKv}) {
+  for (Fields sum : {Fields(Field::q), Field::dq | Field::out, Fields(Field::lse), kKv}) {
     refused(alone([sum](Builder& b, Value& q, Value& kv, Value& acc) {
               b.sums(sum, q.tokens(), kv.heads());
               b.attend(q, kv, acc);

@@ -139,5 +139,72 @@ TEST_P(Volumes, BurstRingOfRings) {
   }
 }
 
+// ---- rsa
+
+// A ring of keys, then one of values, P-1 hops each; in backward one of values with dv behind it and one of keys with dk,
+// as many hops each. A causal mask over contiguous shards halves everything.
+TEST_P(Volumes, Rsa) {
+  const Shape& s = GetParam();
+  const int64_t P = s.P();
+  for (bool causal : {false, true}) {
+    const int64_t blocks = P * (P - 1) / (causal ? 2 : 1), rows = blocks * kT;
+    const Problem problem = s.problem("contiguous", {.causal = causal});
+    EXPECT_EQ(forward("rsa", problem), (Sent{rows * s.kv(), 2 * blocks}));
+    EXPECT_EQ(backward("rsa", problem), (Sent{rows * (s.kv() + s.dkv()), 4 * blocks}));
+  }
+  expect_equal_ranks("rsa", s.problem("contiguous", {}));
+}
+
+// A window of W tokens: W-1 rows over each border, as with any ring.
+TEST_P(Volumes, RsaSlidingWindow) {
+  const Shape& s = GetParam();
+  for (int64_t window : {int64_t{2}, kT / 2, kT}) {
+    const int64_t rows = (s.P() - 1) * (window - 1);
+    const Problem problem = s.problem("contiguous", {.causal = true, .window = window});
+    EXPECT_EQ(forward("rsa", problem), (Sent{rows * s.kv(), 2 * (s.P() - 1)}));
+    EXPECT_EQ(backward("rsa", problem), (Sent{rows * (s.kv() + s.dkv()), 4 * (s.P() - 1)}));
+  }
+}
+
+// Own queries x keys that they may see x heads in fp32. Probabilities are kept from forward to backward.
+TEST_P(Volumes, RsaKeepsProbabilities) {
+  const Shape& s = GetParam();
+  for (bool causal : {false, true}) {
+    Problem problem = s.problem("contiguous", {.causal = causal});
+    problem.backward = true;
+    const Report report = proved("rsa", problem);
+    for (int64_t r = 0; r < s.P(); ++r) {
+      const int64_t keys = (causal ? r + 1 : s.P()) * kT;
+      EXPECT_EQ(report.ranks[static_cast<size_t>(r)].saved_bytes, kT * keys * s.heads * 4);
+    }
+  }
+}
+
+// The peak is softmax: scores and probabilities, sums of out, lse, own values and those that arrive. In backward:
+// probabilities, their gradient and that of the scores, dout, own values and those of the last step, dv, and the dv that
+// is on its way home and the one that arrives, packed where the wire is narrower.
+TEST_P(Volumes, RsaLiveBytes) {
+  const Shape& s = GetParam();
+  Problem problem = s.problem("contiguous", {});
+  const int64_t scores = kT * s.tokens() * s.heads * 4, row_of_v = s.kv() / 2, row_of_dv = s.kv_heads * kD * 4;
+  const int64_t forward = 2 * scores + kT * (s.heads * kD * 4 + s.stat() + 2 * row_of_v);
+  const int64_t packed = s.w() < 4 ? s.dkv() / 2 : 0;
+  const int64_t backward = 3 * scores + kT * (s.q() + 2 * row_of_v + 3 * row_of_dv + packed);
+  for (const RankReport& rank : proved("rsa", problem).ranks) EXPECT_EQ(rank.live_bytes, forward);
+  problem.backward = true;
+  for (const RankReport& rank : proved("rsa", problem).ranks) EXPECT_EQ(rank.live_bytes, backward);
+}
+
+TEST(Rsa, RefusesMoreScoresThanCanBeCounted) {
+  Problem problem = self_attention(Mask::of(1 << 24, {}), make_layout("contiguous", {1 << 24}, 2), 64, 1, 1);
+  try {
+    make_schedule("rsa", problem);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::unsupported);
+    EXPECT_NE(std::string(error.what()).find("use ring, which keeps none"), std::string::npos) << error.what();
+  }
+}
+
 }  // namespace
 }  // namespace weft::volumes

@@ -104,6 +104,7 @@ class RankReader {
   Cells cells;
   RankTotals totals;
   bool truncated = false;
+  bool values_apart = false;
 
  private:
   void instruction(const Block& block, const Instruction& i) {
@@ -116,7 +117,16 @@ class RankReader {
         break;
       case Op::attend:
       case Op::attend_backward:
-        for (const Slice& q : block.queries(i)) attend(cell(i), q, block.keys(i));
+        for (const Slice& q : block.queries(i)) attend(cell(i), q, block.keys(i), 'k', 1);
+        break;
+      case Op::score:
+      case Op::score_backward:
+        for (const Slice& q : block.queries(i)) attend(cell(i), q, block.keys(i), 'k', 0.5);
+        break;
+      case Op::weigh:
+      case Op::weigh_backward:
+        for (const Slice& q : block.queries(i)) attend(cell(i), q, block.keys(i), 'v', 0.5);
+        values_apart = true;
         break;
       case Op::exchange: exchange(cell(i), block, i); break;
       default: break;
@@ -134,7 +144,8 @@ class RankReader {
     return cells[{backward_, step}];
   }
 
-  void attend(Cell& cell, const Slice& q, std::span<const Slice> keys) {
+  // `letter` names the keys; `share` is the part of attention that is done with them.
+  void attend(Cell& cell, const Slice& q, std::span<const Slice> keys, char letter, double share) {
     const IntervalSet& rows = pool_[q.tokens];
     Computed computed;
     IntervalSet rows_used;
@@ -145,7 +156,7 @@ class RankReader {
       for (int owner : keys_.of(all)) {
         const IntervalSet theirs = intersect(all, problem_.key_layout.shard(owner));
         const double work =
-            static_cast<double>(problem_.pairs.area(rows, theirs)) * static_cast<double>(pool_.size(q.heads));
+            share * static_cast<double>(problem_.pairs.area(rows, theirs)) * static_cast<double>(pool_.size(q.heads));
         if (work == 0) continue;
         computed.work += work;
         add_share(cell.key_owners, owner, work);
@@ -159,7 +170,7 @@ class RankReader {
 
     std::sort(key_owners.begin(), key_owners.end());
     key_owners.erase(std::unique(key_owners.begin(), key_owners.end()), key_owners.end());
-    computed.keys = "k" + compact(key_owners) + (key_owners.size() == 1 ? key_part : "");
+    computed.keys = letter + compact(key_owners) + (key_owners.size() == 1 ? key_part : "");
     const std::vector<int> row_owners = queries_.of(rows_used);
     const bool single = row_owners.size() == 1;
     const std::string row_part = single ? queries_.part(rows_used, row_owners[0]) : "";
@@ -240,6 +251,7 @@ Summary summarise(const Schedule& schedule, int max_ranks, int max_steps) {
     reader.read();
     summary.totals.push_back(reader.totals);
     summary.truncated |= reader.truncated;
+    summary.values_apart |= reader.values_apart;
     for (auto& [key, cell] : reader.cells) {
       if (cell.idle()) continue;
       auto& row = rows[key];

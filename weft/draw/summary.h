@@ -18,9 +18,9 @@ namespace weft {
 // One attend, in a few characters. "lo" and "hi" are the first and the last rows of a shard.
 struct Computed {
   std::string queries;  // "" all of the rank's own; "q hi", "q3", "q0-3", "q3 lo"
-  std::string keys;     // "k3", "k0-3", "k3 lo"
+  std::string keys;     // "k3", "k0-3", "k3 lo"; "v3" where values are worked on apart from keys
   std::string heads;    // "" all heads, else "h0-1"
-  double work = 0;      // allowed pairs x query heads
+  double work = 0;      // allowed pairs x query heads; half of it where scores and values are worked on apart
 
   std::string label() const;  // "q hi x k3"
 };
@@ -62,6 +62,7 @@ struct Summary {
   int shown = 0;                         // ranks that were read: 0 .. shown - 1
   int forward_rows = 0;                  // cells[0 .. forward_rows - 1]; the rest is backward
   bool truncated = false;                // there were more steps than were asked for
+  bool values_apart = false;             // some cells say "v3"
   std::vector<std::vector<Cell>> cells;  // [row][rank]; rows in which nothing happens are left out
   std::vector<RankTotals> totals;        // [rank], steps that are not shown included
 

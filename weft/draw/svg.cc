@@ -178,6 +178,11 @@ void Picture::legend() {
                  "k3: keys of rank 3; q: queries, where not all of the rank's own; lo, hi: the first, "
                  "the last of them; h: heads",
                  {.size = 11, .fill = kMuted});
+    if (summary_.values_apart) {
+      y_ += 18;
+      canvas_.text(x, y_, "scores are computed with k3, the keys of rank 3, and weighed with v3, its values",
+                   {.size = 11, .fill = kMuted});
+    }
   }
   y_ += 8;
 }

@@ -61,7 +61,7 @@ void Picture::labels(const Box& box, const Cell& cell) {
   const std::string more = cell.computed.size() > 1 ? " +" + std::to_string(cell.computed.size() - 1) : "";
   std::string main = (by_query_ && !first.queries.empty() ? first.queries : first.keys) + more;
   if (text_width(main, size) > room && cell.key_owners.size() > 1) {
-    main = "k of " + std::to_string(cell.key_owners.size());
+    main = first.keys.substr(0, 1) + " of " + std::to_string(cell.key_owners.size());
   }
   std::string rest = by_query_ ? (first.queries.empty() ? "" : first.keys) : first.queries;
   if (!first.heads.empty()) rest += (rest.empty() ? "" : ", ") + first.heads;

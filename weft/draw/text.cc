@@ -168,6 +168,8 @@ class TextDrawing {
                                "first, the last of them; h: heads\n%: share of all pairs; kv>3: sent to rank 3\n"
                              : "k3: keys of rank 3, all own queries; hi x k3: the last of the own queries; q2 x k3: "
                                "queries of rank 2; lo, hi: the first, the last of them; h: heads\n";
+    if (summary_.values_apart)
+      text += "scores are computed with k3, the keys of rank 3, and weighed with v3, its values\n";
     if (summary_.shown < summary_.ranks) {
       text +=
           "ranks 0 to " + std::to_string(summary_.shown - 1) + " of " + std::to_string(summary_.ranks) + " are shown\n";

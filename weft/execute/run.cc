@@ -156,8 +156,8 @@ void Run::execute(const Instruction& i) {
     case Op::begin_backward:
       if (phase_ == Phase::backward) refuse("backward begins twice");
       return;
+    default: return execute_scores(i);
   }
-  refuse("unknown operation");
 }
 
 void Run::end_phase() {

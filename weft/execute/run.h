@@ -78,6 +78,7 @@ class Run final : public Execution {
   void need_same_rows(const Slice& a, const Slice& b, const char* what);
   void write(RankValue& value, const Slice& slice);
   void fill_identity(RankValue& value);
+  int64_t bytes_of(RankValue& value);
   void allocate(RankValue& value, Field field);
   // Whether the value, just created, is all of a result, so that it can be made in place.
   bool becomes_result(const Slice& slice) const;
@@ -98,6 +99,22 @@ class Run final : public Execution {
   void merge(RankValue& to, const RankValue& from, const Slice& slice);
   void convert(RankValue& to, const RankValue& from, const Slice& slice);
   void set_kv_heads(Range heads, const RankValue& kv);
+
+  // ---- run_scores.cc: attention by whole rows of scores
+  void execute_scores(const Instruction& i);
+  void score(const Instruction& i);
+  void normalise(const Instruction& i);
+  void weigh(const Instruction& i);
+  void weigh_backward(const Instruction& i);
+  void normalise_backward(const Instruction& i);
+  void score_backward(const Instruction& i);
+  template <typename F>
+  void for_each_pair(const Instruction& i, Field query_field, Field key_field, F&& f);
+  RankValue* score_target(const Instruction& i, Field field, SetId rows, SetId heads);
+  RankValue& score_bundle(const Instruction& i, Field field, const Slice& q);
+  struct ScoreProduct;
+  void multiply(const ScoreProduct& product);
+  void need_same_columns(const RankValue& a, const RankValue& b);
 
   // ---- run_exchange.cc
   // What became of one incoming part, once its exchange is complete.

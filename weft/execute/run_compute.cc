@@ -274,7 +274,8 @@ void Run::combine(const Instruction& i) {
   const RankValue& from = accumulator(sources[0], "source");
   RankValue& to = accumulator(targets[0], "target");
   need_same_rows(sources[0], targets[0], name_of(i.op));
-  if (sources[0].fields != targets[0].fields || (targets[0].fields == kPartial) != (i.op == Op::merge)) {
+  if (sources[0].fields != targets[0].fields || (targets[0].fields == kPartial) != (i.op == Op::merge) ||
+      !(targets[0].fields & kScoreFields).empty()) {
     refuse("partial results merge, sums add; these are " + to_string(sources[0].fields) + " and " +
            to_string(targets[0].fields));
   }

@@ -42,6 +42,9 @@ void Run::check_parts(std::span<const Part> out, std::span<const Part> in) {
     if (part.slice.tokens == SetId::empty || part.slice.heads == SetId::empty) {
       refuse(std::string(role) + ": an empty part");
     }
+    if (!(part.slice.fields & kScoreFields).empty()) {
+      refuse(std::string(role) + ": " + to_string(part.slice.fields) + " stay where they are computed");
+    }
   };
   for (const Part& part : out) {
     check(part, "send");

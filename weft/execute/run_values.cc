@@ -79,9 +79,23 @@ void Run::write(RankValue& value, const Slice& slice) {
 
 // ---- memory
 
+// Also finds the columns of rows of scores.
+int64_t Run::bytes_of(RankValue& value) {
+  const int64_t heads = sets_.size(value.all.heads);
+  if (!kScoreFields.includes(value.all.fields)) {
+    return sets_.size(value.all.tokens) * heads * problem_.bytes_per_row(value.all.fields, value.form);
+  }
+  const IntervalSet& queries = sets_[value.all.tokens];
+  const std::optional<int64_t> bytes = problem_.bytes_of_scores(queries, heads);
+  if (!bytes) refuse("more than 2^50 scores in one value");
+  value.columns = sets_.intern(problem_.columns_of_scores(queries));
+  return *bytes;
+}
+
 void Run::allocate(RankValue& value, Field field) {
   FieldMemory& memory = value.field(field);
-  const int64_t columns = problem_.columns_of(field), heads = sets_.size(value.all.heads);
+  const int64_t heads = sets_.size(value.all.heads);
+  const int64_t columns = kScoreFields.has(field) ? sets_.size(value.columns) : problem_.columns_of(field);
   memory.type = problem_.type_of(field, value.form);
   memory.head_stride = columns;
   memory.row_stride = heads * columns;
@@ -99,7 +113,8 @@ void Run::fill_identity(RankValue& value) {
   value.all.fields.for_each([&](Field f) {
     const FieldMemory& memory = value.field(f);
     const int64_t elements = sets_.size(value.all.tokens) * memory.row_stride;
-    const double identity = f == Field::lse ? -std::numeric_limits<double>::infinity() : 0;
+    const bool of_scores = f == Field::lse || f == Field::scores;
+    const double identity = of_scores ? -std::numeric_limits<double>::infinity() : 0;
     if (memory.type == DType::fp64) {
       fill<double>(memory.data, elements, identity);
     } else {
@@ -117,12 +132,7 @@ void Run::create(const Instruction& i) {
   if (id >= kMaxValues) refuse("value number " + number(slice.value) + " is too large");
   const bool key_side = is_key_side(slice.fields);
   const Form form = i.op == Op::input ? Form::whole : i.form;
-  const Fields side = key_side ? kKeyFields : kQueryFields, sums = Field::dk | Field::dv;
-  const bool may_accumulate =
-      slice.fields == kPartial || slice.fields == Fields(Field::dq) || sums.includes(slice.fields);
-  if (slice.fields.empty() || !side.includes(slice.fields) || (form == Form::accumulating && !may_accumulate)) {
-    refuse("a value cannot hold " + to_string(slice.fields));
-  }
+  if (!may_hold(form, slice.fields)) refuse("a value cannot hold " + to_string(slice.fields));
   if (slice.tokens == SetId::empty || slice.heads == SetId::empty ||
       !sets_.includes(key_side ? c_.all_keys : c_.all_queries, slice.tokens) ||
       !sets_.includes(key_side ? c_.all_kv_heads : c_.all_heads, slice.heads)) {
@@ -136,8 +146,7 @@ void Run::create(const Instruction& i) {
   value.exists = true;
   value.form = form;
   value.all = slice;
-  value.charge = std::make_shared<Charge>(
-      meter_, sets_.size(slice.tokens) * sets_.size(slice.heads) * problem_.bytes_per_row(slice.fields, form));
+  value.charge = std::make_shared<Charge>(meter_, bytes_of(value));
   if (i.op == Op::input) return input(slice, value);
   value.needs_identity = form == Form::accumulating;
   const bool in_place = becomes_result(slice);

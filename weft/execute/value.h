@@ -76,6 +76,7 @@ struct RankValue {
   bool exists = false;
   Form form{};
   Slice all;                    // its own id, tokens, heads and fields
+  SetId columns{};              // of rows of scores: their keys
   bool needs_identity = false;  // accumulating, and memory not yet filled with (0, -inf)
   Written written;              // whole values
   std::shared_ptr<Charge> charge;

@@ -65,6 +65,7 @@ struct Method {
   std::string_view summary;  // one sentence
   std::string_view masks;    // which masks it takes
   std::string_view needs;    // what it asks of tokens, ranks and heads, in words
+  bool reference = false;    // to compare with: plain loops and memory of tokens^2; timed only when named
   std::vector<MethodOption> options;
   // The layout it is published with, for packed documents of the given lengths.
   Layout (*layout)(const std::vector<int64_t>& lengths, int ranks, const MethodOptions& options);

@@ -21,5 +21,6 @@ extern const Method mesh;
 extern const Method burst;
 extern const Method tree;
 extern const Method mercury_team;
+extern const Method rsa;
 
 }  // namespace weft::methods

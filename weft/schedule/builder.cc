@@ -145,23 +145,24 @@ bool Builder::any_pair(const Slices& queries, const Slices& keys) const {
   return false;
 }
 
-void Builder::attend(const Slices& queries, const Slices& keys, const Slices& partial) {
+void Builder::pairwise(Op op, const Slices& queries, const Slices& keys, const Slices& bundles, const Slices& targets,
+                       const Slices& more_targets) {
   if (!any_pair(queries, keys)) return;
-  Instruction& instruction = record(Op::attend);
+  Instruction& instruction = record(op);
   instruction.queries = operands(queries);
   instruction.keys = operands(keys);
-  instruction.targets = operands(partial);
+  instruction.bundles = operands(bundles);
+  instruction.targets = operands(targets);
+  instruction.targets += operands(more_targets);
+}
+
+void Builder::attend(const Slices& queries, const Slices& keys, const Slices& partial) {
+  pairwise(Op::attend, queries, keys, {}, partial, {});
 }
 
 void Builder::attend_backward(const Slices& queries, const Slices& keys, const Slices& bundle, const Slices& dq,
                               const Slices& dkv) {
-  if (!any_pair(queries, keys)) return;
-  Instruction& instruction = record(Op::attend_backward);
-  instruction.queries = operands(queries);
-  instruction.keys = operands(keys);
-  instruction.bundles = operands(bundle);
-  instruction.targets = operands(dq);
-  instruction.targets += operands(dkv);
+  pairwise(Op::attend_backward, queries, keys, bundle, dq, dkv);
 }
 
 Value Builder::prepare_backward(const Slice& out, const Slice& dout) {
@@ -195,6 +196,47 @@ void Builder::add(const Slice& into, const Slice& from) {
   Instruction& instruction = record(Op::add);
   instruction.sources = operands(from);
   instruction.targets = operands(into);
+}
+
+// ---- whole rows of scores
+
+void Builder::score(const Slices& queries, const Slices& keys, const Slices& scores) {
+  pairwise(Op::score, queries, keys, {}, scores, {});
+}
+
+std::pair<Value, Value> Builder::normalise(const Slice& scores) {
+  Value probs = create(Op::create, Form::whole, Field::probs, scores.tokens, scores.heads);
+  Value lse = create(Op::create, Form::whole, Field::lse, scores.tokens, scores.heads);
+  if (probs.empty()) return {};
+  Instruction& instruction = record(Op::normalise);
+  instruction.sources = operands(scores);
+  instruction.targets = operands(probs);
+  instruction.targets += operands(lse);
+  return {std::move(probs), std::move(lse)};
+}
+
+void Builder::weigh(const Slices& probs, const Slices& values, const Slices& out) {
+  pairwise(Op::weigh, probs, values, {}, out, {});
+}
+
+void Builder::weigh_backward(const Slices& dout, const Slices& values, const Slices& probs, const Slices& dprobs,
+                             const Slices& dv) {
+  pairwise(Op::weigh_backward, dout, values, probs, dprobs, dv);
+}
+
+Value Builder::normalise_backward(const Slice& probs, const Slice& dprobs) {
+  Value dscores = create(Op::create, Form::whole, Field::dscores, dprobs.tokens, dprobs.heads);
+  if (dscores.empty()) return dscores;
+  Instruction& instruction = record(Op::normalise_backward);
+  instruction.sources = operands(probs);
+  instruction.sources += operands(dprobs);
+  instruction.targets = operands(dscores);
+  return dscores;
+}
+
+void Builder::score_backward(const Slices& queries, const Slices& keys, const Slices& dscores, const Slices& dq,
+                             const Slices& dk) {
+  pairwise(Op::score_backward, queries, keys, dscores, dq, dk);
 }
 
 void Builder::issue(int lane) {

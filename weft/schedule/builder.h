@@ -141,7 +141,8 @@ class Builder {
   // (out, lse) = (0, -inf) for the rows and heads of these queries.
   Value partial(const Slice& queries);
   Value partial(Set tokens, Set heads);
-  // Zero sums: Field::dq, or Field::dk | Field::dv.
+  // Zero sums: Field::dq, or Field::dk and Field::dv together or alone; Field::out, Field::dprobs; Field::scores without
+  // a key.
   Value sums(Fields fields, Set tokens, Set heads);
   // Hands finished rows to the caller.
   void result(const Slice& slice);
@@ -155,6 +156,20 @@ class Builder {
   Value finish(const Slice& sums);
   void merge(const Slice& into, const Slice& from);
   void add(const Slice& into, const Slice& from);
+
+  // ---- compute by whole rows of scores
+  void score(const Slices& queries, const Slices& keys, const Slices& scores);
+  // The rows' probabilities and lse.
+  std::pair<Value, Value> normalise(const Slice& scores);
+  void weigh(const Slices& probs, const Slices& values, const Slices& out);
+  // dprobs or dv may be {}.
+  void weigh_backward(const Slices& dout, const Slices& values, const Slices& probs, const Slices& dprobs,
+                      const Slices& dv);
+  // dscores
+  Value normalise_backward(const Slice& probs, const Slice& dprobs);
+  // dq or dk may be {}.
+  void score_backward(const Slices& queries, const Slices& keys, const Slices& dscores, const Slices& dq,
+                      const Slices& dk);
 
   // ---- communication
   Exchange exchange(int lane = 0) { return Exchange(*this, lane); }
@@ -186,6 +201,8 @@ class Builder {
   bool is_empty(const Slice& slice) const { return slice.tokens == SetId::empty || slice.heads == SetId::empty; }
   const Slot& slot(ValueId id) const { return slots_[static_cast<size_t>(id)]; }
   bool any_pair(const Slices& queries, const Slices& keys) const;
+  void pairwise(Op op, const Slices& queries, const Slices& keys, const Slices& bundles, const Slices& targets,
+                const Slices& more_targets);
   void issue(int lane);
 
   const Problem& problem_;

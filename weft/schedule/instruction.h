@@ -43,8 +43,15 @@ enum class Op : uint8_t {
   merge,             // targets (out, lse) <- targets merged with sources
   add,               // targets (sums) <- targets + sources
   begin_backward,    // second phase: forward is over, nothing is in flight
+  // Attention by whole rows of scores, as before online softmax. Memory grows with queries x keys.
+  score,               // queries (q), keys (k) -> targets (scores): the columns of these keys
+  normalise,           // sources (scores, complete rows) -> targets (probs), (lse)
+  weigh,               // queries (probs), keys (v) -> targets (out): added
+  weigh_backward,      // queries (dout), keys (v), bundles (probs) -> targets (dprobs) and/or (dv): added
+  normalise_backward,  // sources (probs), (dprobs, complete rows) -> targets (dscores)
+  score_backward,      // queries (q), keys (k), bundles (dscores) -> targets (dq) and/or (dk): added
 };
-inline constexpr int kOpCount = 13;
+inline constexpr int kOpCount = 19;
 const char* name_of(Op op);
 
 // What happens to an incoming part: written into undefined or identity rows, or added, or merged, in listed order.

@@ -187,7 +187,9 @@ class ProgramReader {
         instruction_.sources = slices(sources);
         return;
       }
-      case Op::attend: {
+      case Op::attend:
+      case Op::score:
+      case Op::weigh: {
         const auto [op, step, queries, keys, targets] =
             values_.members(id, {"op", "step", "queries", "keys", "targets"});
         set_step(step);
@@ -196,7 +198,9 @@ class ProgramReader {
         instruction_.targets = slices(targets);
         return;
       }
-      case Op::attend_backward: {
+      case Op::attend_backward:
+      case Op::weigh_backward:
+      case Op::score_backward: {
         const auto [op, step, queries, keys, bundles, targets] =
             values_.members(id, {"op", "step", "queries", "keys", "bundles", "targets"});
         set_step(step);
@@ -209,7 +213,9 @@ class ProgramReader {
       case Op::prepare_backward:
       case Op::finish:
       case Op::merge:
-      case Op::add: {
+      case Op::add:
+      case Op::normalise:
+      case Op::normalise_backward: {
         const auto [op, step, sources, targets] = values_.members(id, {"op", "step", "sources", "targets"});
         set_step(step);
         instruction_.sources = slices(sources);

@@ -163,11 +163,15 @@ class JsonWriter {
       case Op::wait: lane(i); break;
       case Op::begin_backward: break;
       case Op::attend:
+      case Op::score:
+      case Op::weigh:
         slices("queries", block.queries(i));
         slices("keys", block.keys(i));
         slices("targets", block.targets(i));
         break;
       case Op::attend_backward:
+      case Op::weigh_backward:
+      case Op::score_backward:
         slices("queries", block.queries(i));
         slices("keys", block.keys(i));
         slices("bundles", block.bundles(i));
@@ -178,6 +182,8 @@ class JsonWriter {
       case Op::finish:
       case Op::merge:
       case Op::add:
+      case Op::normalise:
+      case Op::normalise_backward:
         slices("sources", block.sources(i));
         slices("targets", block.targets(i));
         break;

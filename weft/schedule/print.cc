@@ -83,15 +83,22 @@ std::string print(const Problem& problem, const SetPool& pool, ValueNumbers& num
     }
     case Op::wait: return name + " for lane " + std::to_string(instruction.lane);
     case Op::attend:
+    case Op::score:
+    case Op::weigh:
       return name + " " + list(block.queries(instruction)) + " to " + list(block.keys(instruction)) + " into " +
              list(block.targets(instruction));
     case Op::attend_backward:
+    case Op::weigh_backward:
+    case Op::score_backward:
       return name + " " + list(block.queries(instruction)) + " to " + list(block.keys(instruction)) + " with " +
              list(block.bundles(instruction)) + " into " + list(block.targets(instruction));
     case Op::prepare_backward:
     case Op::finish:
     case Op::merge:
-    case Op::add: return name + " " + list(block.sources(instruction)) + " into " + list(block.targets(instruction));
+    case Op::add:
+    case Op::normalise:
+    case Op::normalise_backward:
+      return name + " " + list(block.sources(instruction)) + " into " + list(block.targets(instruction));
     case Op::begin_backward: return name;
   }
   return name;

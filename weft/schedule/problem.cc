@@ -8,7 +8,10 @@
 namespace weft {
 namespace {
 
-constexpr const char* kNames[kFieldCount] = {"q", "k", "v", "out", "lse", "dout", "delta", "dq", "dk", "dv"};
+constexpr const char* kNames[kFieldCount] = {"q",  "k",  "v",  "out",    "lse",   "dout",   "delta",
+                                             "dq", "dk", "dv", "scores", "probs", "dprobs", "dscores"};
+
+constexpr int64_t kMostElements = int64_t{1} << 50;  // of one tensor
 
 void require(bool fine, const std::string& message) {
   if (!fine) throw Error(ErrorCode::usage, message);
@@ -50,7 +53,6 @@ void Problem::validate() const {
                                                        " is wider than the accumulator " +
                                                        std::string(weft::name_of(accumulator())));
   // Bytes and pairs are counted in 64 bits; these bounds leave room for sums over fields and ranks.
-  constexpr int64_t kMostElements = int64_t{1} << 50;
   require(std::max(mask.queries(), mask.keys()) <= kMostElements / heads / std::max(dim, dim_v),
           "tokens x heads x head-dim is above 2^50; use fewer of either");
   int64_t work = 0;
@@ -67,13 +69,30 @@ int64_t Problem::columns_of(Field field) const {
     case Field::dk: return dim;
     case Field::lse:
     case Field::delta: return 1;
+    case Field::scores:
+    case Field::probs:
+    case Field::dprobs:
+    case Field::dscores: return 0;
     default: return dim_v;
   }
 }
 
 DType Problem::type_of(Field field, Form form) const {
-  if (form == Form::accumulating || field == Field::lse || field == Field::delta) return accumulator();
-  return element;
+  constexpr Fields kBetween = Field::lse | Field::delta | kScoreFields;  // neither input nor result of the element type
+  return form == Form::accumulating || kBetween.has(field) ? accumulator() : element;
+}
+
+IntervalSet Problem::columns_of_scores(const IntervalSet& queries) const {
+  return pairs.keys_needed(queries, Range{0, key_layout.tokens()});
+}
+
+std::optional<int64_t> Problem::bytes_of_scores(const IntervalSet& queries, int64_t some_heads) const {
+  int64_t elements = 0;
+  if (__builtin_mul_overflow(queries.size(), columns_of_scores(queries).size(), &elements) ||
+      __builtin_mul_overflow(elements, some_heads, &elements) || elements > kMostElements) {
+    return std::nullopt;
+  }
+  return elements * size_of(accumulator());
 }
 
 DType Problem::wire_type_of(Field field, Form form) const {

@@ -7,6 +7,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "weft/base/dtype.h"
@@ -29,8 +30,13 @@ enum class Field : uint8_t {
   dq,     // gradient of q
   dk,     // gradient of k
   dv,     // gradient of v
+  // Whole rows of scores: a column for each key that some query of the value may see (Problem::columns_of_scores).
+  scores,   // scale * q.k                    [tokens, heads, keys]
+  probs,    // exp(scores - lse)              [tokens, heads, keys]
+  dprobs,   // gradient of probs: dout.v      [tokens, heads, keys]
+  dscores,  // gradient of scores             [tokens, heads, keys]
 };
-inline constexpr int kFieldCount = 10;
+inline constexpr int kFieldCount = 14;
 
 // A set of fields of one side.
 class Fields {
@@ -60,7 +66,10 @@ class Fields {
 };
 constexpr Fields operator|(Field a, Field b) { return Fields(a) | Fields(b); }
 
-inline constexpr Fields kQueryFields = Field::q | Field::out | Field::lse | Field::dout | Field::delta | Field::dq;
+// A value holds one of these by itself; it stays on its rank.
+inline constexpr Fields kScoreFields = Field::scores | Field::probs | Field::dprobs | Field::dscores;
+inline constexpr Fields kQueryFields =
+    Field::q | Field::out | Field::lse | Field::dout | Field::delta | Field::dq | kScoreFields;
 inline constexpr Fields kKeyFields = Field::k | Field::v | Field::dk | Field::dv;
 
 const char* name_of(Field field);
@@ -71,6 +80,20 @@ enum class Form : uint8_t {
   whole,         // each element is *the* element of its tensor, written once
   accumulating,  // born as the identity, contributions are added or merged until `finish` makes it whole
 };
+
+// Whether a value of this form can hold these fields: of one side, and as sums only what is summed.
+constexpr bool may_hold(Form form, Fields fields) {
+  const bool one_side = kQueryFields.includes(fields) || kKeyFields.includes(fields);
+  if (fields.empty() || !one_side) return false;
+  if (!(fields & kScoreFields).empty()) {
+    constexpr Field kSums[] = {Field::scores, Field::dprobs}, kWhole[] = {Field::probs, Field::dscores};
+    const auto& alone = form == Form::accumulating ? kSums : kWhole;
+    return fields == Fields(alone[0]) || fields == Fields(alone[1]);
+  }
+  constexpr Fields kPartial = Field::out | Field::lse, kKeySums = Field::dk | Field::dv;
+  return form == Form::whole || fields == kPartial || fields == Fields(Field::out) || fields == Fields(Field::dq) ||
+         kKeySums.includes(fields);
+}
 
 struct Problem {
   Problem(Mask mask, Layout query_layout, Layout key_layout);
@@ -98,13 +121,17 @@ struct Problem {
   // wire types wider than the accumulator.
   void validate() const;
 
-  // Columns of a field: dim, dim_v or 1.
+  // Columns of a field: dim, dim_v or 1; 0 for those of kScoreFields, which depend on the rows.
   int64_t columns_of(Field field) const;
   // Type of a field in memory: the element type for inputs and results, the accumulator for everything between.
   DType type_of(Field field, Form form) const;
   // Type of a field inside a message.
   DType wire_type_of(Field field, Form form) const;
-  // Bytes of one (token, head) of a value in memory, and inside a message.
+  // The keys that some of these queries may see: one column each in whole rows of their scores.
+  IntervalSet columns_of_scores(const IntervalSet& queries) const;
+  // Bytes of whole rows of scores for these queries in so many heads; nothing above 2^50 elements.
+  std::optional<int64_t> bytes_of_scores(const IntervalSet& queries, int64_t heads) const;
+  // Bytes of one (token, head) of a value in memory, and inside a message, without fields of kScoreFields.
   int64_t bytes_per_row(Fields fields, Form form) const;
   int64_t wire_bytes_per_row(Fields fields, Form form) const;
 };

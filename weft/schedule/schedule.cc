@@ -79,9 +79,13 @@ class ReplayedProgram final : public Program {
 }  // namespace
 
 const char* name_of(Op op) {
-  static constexpr const char* kNames[kOpCount] = {
-      "create",           "input",  "drop",  "result", "exchange",      "wait", "attend", "attend_backward",
-      "prepare_backward", "finish", "merge", "add",    "begin_backward"};
+  static constexpr const char* kNames[kOpCount] = {"create",         "input",           "drop",
+                                                   "result",         "exchange",        "wait",
+                                                   "attend",         "attend_backward", "prepare_backward",
+                                                   "finish",         "merge",           "add",
+                                                   "begin_backward", "score",           "normalise",
+                                                   "weigh",          "weigh_backward",  "normalise_backward",
+                                                   "score_backward"};
   return kNames[static_cast<int>(op)];
 }
 

@@ -157,7 +157,12 @@ void RankRun::finish(const Instruction& i) {
   if (from->form != Form::accumulating || to->form != Form::whole) {
     return note("operand", "finish turns an accumulating value into a whole one");
   }
-  const bool key_side = is_key_side(sources[0].fields);
+  check_complete(*from, sources[0]);
+  if (!to->defined.define(pool_, targets[0], to->all)) note("lifetime", describe(targets[0]) + " is written twice");
+}
+
+void RankRun::check_complete(const ValueState& from, const Slice& slice) {
+  const bool key_side = is_key_side(slice.fields);
   const IntervalSet& all = pool_[key_side ? all_queries_ : all_keys_];
   const auto lacks = [&](Box box, const IntervalSet& missing) {
     const int64_t pairs = missing_pairs(key_side, box.own, missing);
@@ -168,7 +173,7 @@ void RankRun::finish(const Instruction& i) {
     const IntervalSet what = key_side ? problem_.pairs.queries_needed(pool_[missing_id], rows)
                                       : problem_.pairs.keys_needed(rows, pool_[missing_id]);
     if (trace_ && trace_->fields.empty()) {  // the first thing missing is what the explanation follows
-      trace_->fields = from->all.fields;
+      trace_->fields = from.all.fields;
       trace_->head = pool_[box.heads].hull().begin;
       trace_->own = rows.hull().begin;
       const IntervalSet one(Range{trace_->own, trace_->own + 1});
@@ -176,15 +181,14 @@ void RankRun::finish(const Instruction& i) {
           key_side ? problem_.pairs.queries_needed(what, one) : problem_.pairs.keys_needed(one, what);
       trace_->other = lost.hull().begin;
     }
-    note("coverage", to_string(sources[0].fields) + " of " + (key_side ? "keys " : "queries ") + to_string(rows) +
+    note("coverage", to_string(slice.fields) + " of " + (key_side ? "keys " : "queries ") + to_string(rows) +
                          ", query heads " + to_string(pool_[box.heads]) + " lacks " + std::to_string(pairs) +
                          " pairs with " + (key_side ? "queries " : "keys ") + to_string(what));
   };
-  const Box rows{query_heads(sources[0], pool_), sources[0].tokens};
-  from->contributions.for_each(pool_, rows,
-                               [&](Box box, const IntervalSet& other) { lacks(box, subtract(all, other)); });
-  from->contributions.for_each_empty(pool_, rows, [&](Box box) { lacks(box, all); });
-  if (!to->defined.define(pool_, targets[0], to->all)) note("lifetime", describe(targets[0]) + " is written twice");
+  const Box rows{query_heads(slice, pool_), slice.tokens};
+  from.contributions.for_each(pool_, rows,
+                              [&](Box box, const IntervalSet& other) { lacks(box, subtract(all, other)); });
+  from.contributions.for_each_empty(pool_, rows, [&](Box box) { lacks(box, all); });
 }
 
 void RankRun::take(ValueState& from, ValueState& to, const Slice& target, bool into_identity, SetPool& sets) {
@@ -219,7 +223,7 @@ void RankRun::combine(const Instruction& i) {
   ValueState* from = accumulator(sources[0], "source");
   ValueState* to = accumulator(targets[0], "target");
   if (!from || !to || !same_rows(sources[0], targets[0], name_of(i.op))) return;
-  if ((targets[0].fields == kPartial) != (i.op == Op::merge)) {
+  if ((targets[0].fields == kPartial) != (i.op == Op::merge) || !(targets[0].fields & kScoreFields).empty()) {
     return note("operand", std::string(name_of(i.op)) + " of " + to_string(targets[0].fields) +
                                "; partial results merge, sums add");
   }

@@ -69,6 +69,9 @@ void RankRun::check_exchange(const Instruction& i) {
     if (part.slice.tokens == SetId::empty || part.slice.heads == SetId::empty) {
       note("operand", std::string("exchange: an empty part ") + role + " rank " + std::to_string(part.peer));
     }
+    if (!(part.slice.fields & kScoreFields).empty()) {
+      note("operand", "exchange: " + to_string(part.slice.fields) + " stay where they are computed");
+    }
   };
   std::vector<ValueId>& accumulators = sent_sums_;  // nothing may arrive in them at the same time
   accumulators.clear();

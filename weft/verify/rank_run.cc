@@ -79,6 +79,7 @@ void RankRun::execute(const Instruction& i) {
     case Op::begin_backward: return begin_backward();
     case Op::wait:
     case Op::exchange: return;
+    default: return execute_scores(i);
   }
 }
 
@@ -145,12 +146,11 @@ void RankRun::create(const Instruction& i) {
     if (value.exists) return note("lifetime", "value " + std::to_string(id) + " is created twice");
     const bool key_side = is_key_side(slice.fields);
     const Form form = i.op == Op::input ? Form::whole : i.form;
-    const bool one_side = (key_side ? kKeyFields : kQueryFields).includes(slice.fields) && !slice.fields.empty();
-    const Fields sums = Field::dk | Field::dv;
-    const bool legal_sum = slice.fields == kPartial || slice.fields == Fields(Field::dq) || sums.includes(slice.fields);
-    if (!one_side || (form == Form::accumulating && !legal_sum)) {
+    if (!may_hold(form, slice.fields)) {
       return note("operand", "a value cannot hold " + to_string(slice.fields) +
-                                 (form == Form::accumulating ? " as sums" : " together"));
+                                 (form == Form::accumulating            ? " as sums"
+                                  : kScoreFields.includes(slice.fields) ? " as a whole"
+                                                                        : " together"));
     }
     if (slice.tokens == SetId::empty || slice.heads == SetId::empty ||
         !lies_in(pool_[slice.tokens], key_side ? problem_.key_layout.tokens() : problem_.query_layout.tokens()) ||
@@ -166,7 +166,9 @@ void RankRun::create(const Instruction& i) {
     value.defined.clear();
     value.contributions.clear();
     value.flights.clear();
-    value.bytes = pool_.size(slice.tokens) * pool_.size(slice.heads) * problem_.bytes_per_row(slice.fields, form);
+    value.bytes = kScoreFields.includes(slice.fields)
+                      ? bytes_of_scores(slice)
+                      : pool_.size(slice.tokens) * pool_.size(slice.heads) * problem_.bytes_per_row(slice.fields, form);
     add_live(value.bytes);
     if (i.op != Op::input) continue;
     const Fields given = backward_ ? Field::q | Field::k | Field::v | Field::out | Field::lse | Field::dout

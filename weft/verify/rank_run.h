@@ -83,8 +83,28 @@ class RankRun {
   void prepare_backward(const Instruction& i);
   void finish(const Instruction& i);
   void combine(const Instruction& i);
+  // Notes what rows of a sum lack.
+  void check_complete(const ValueState& from, const Slice& rows);
   void begin_backward();
   void end_of_program();
+
+  // ---- rank_scores.cc
+  void execute_scores(const Instruction& i);
+  void score(const Instruction& i);
+  void normalise(const Instruction& i);
+  void weigh(const Instruction& i);
+  void weigh_backward(const Instruction& i);
+  void normalise_backward(const Instruction& i);
+  void score_backward(const Instruction& i);
+  template <typename F>
+  void for_each_pair(const Instruction& i, Field query_field, Field key_field, F&& f);
+  bool has_bundle(const Instruction& i, const Slice& q, Field field);
+  void check_targets(const Instruction& i, Fields wanted);
+  enum class Rows : uint8_t { queries, keys };
+  void add_pairs(const Instruction& i, Field field, Rows rows, const Slice& q, const Slice& k, const char* verb);
+  bool same_queries(const Slice& a, const Slice& b, const char* what);
+  int64_t bytes_of_scores(const Slice& slice);
+
   void issue(const Instruction& i);
   void check_exchange(const Instruction& i);
   void check_copy(const Part& copy, std::span<const Part> incoming);

@@ -22,7 +22,7 @@ namespace weft {
 
 // What one rank does, summed over its program. Bytes as laid out in memory or on the wire; self-sends do not count.
 struct RankReport {
-  int64_t work = 0;           // forward (query, key) pairs x query heads attended here
+  int64_t work = 0;           // forward (query, key) pairs x query heads attended (or scored) here
   int64_t work_backward = 0;  // the same in backward
   int64_t bytes_sent = 0;
   int64_t messages = 0;     // sent: one per exchange and peer
