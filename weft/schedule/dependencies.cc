@@ -66,17 +66,30 @@ void Dependencies::find_uses(const Block& block, const Instruction& instruction)
   if (now_.size() > kMany) now_.resize(unite_alike(now_));
 }
 
+void Dependencies::order_uses(Flight& flight, size_t first) {
+  if (flight.uses <= kMany || flight.ordered) return;
+  const auto begin = uses_.begin() + static_cast<int64_t>(first), end = begin + flight.uses;
+  std::stable_sort(begin, end, [](const Use& a, const Use& b) { return a.slice.value < b.slice.value; });
+  const size_t kept = unite_alike({uses_.data() + first, flight.uses});
+  uses_.erase(begin + static_cast<int64_t>(kept), end);
+  flight.uses = static_cast<uint32_t>(kept);
+  flight.ordered = true;
+}
+
+std::span<Dependencies::Use> Dependencies::uses_of(const Flight& flight, size_t first, ValueId id) {
+  const std::span<Use> all(uses_.data() + first, flight.uses);
+  if (!flight.ordered) return all;
+  const auto begin = std::lower_bound(all.begin(), all.end(), id,
+                                      [](const Use& use, ValueId value) { return use.slice.value < value; });
+  auto end = begin;
+  while (end != all.end() && end->slice.value == id) ++end;
+  return {begin, end};
+}
+
 bool Dependencies::conflicts(Flight& flight, size_t first) {
-  if (flight.uses > kMany && !flight.united) {
-    const auto begin = uses_.begin() + static_cast<int64_t>(first);
-    const size_t kept = unite_alike({uses_.data() + first, flight.uses});
-    uses_.erase(begin + static_cast<int64_t>(kept), begin + flight.uses);
-    flight.uses = static_cast<uint32_t>(kept);
-    flight.united = true;
-  }
-  for (size_t i = first; i < first + flight.uses; ++i) {
-    const Use& use = uses_[i];
-    for (const Use& now : now_) {
+  order_uses(flight, first);
+  for (const Use& now : now_) {
+    for (const Use& use : uses_of(flight, first, now.slice.value)) {
       if (use.slice.value != now.slice.value || !(use.writes || now.writes)) continue;
       if ((use.slice.fields & now.slice.fields).empty()) continue;
       if (pool_.intersects(use.slice.tokens, now.slice.tokens) && pool_.intersects(use.slice.heads, now.slice.heads))
@@ -86,10 +99,11 @@ bool Dependencies::conflicts(Flight& flight, size_t first) {
   return false;
 }
 
-bool Dependencies::receives_a_value_of_now(const Flight& flight, size_t first) const {
-  for (size_t i = first; i < first + flight.uses; ++i) {
-    for (const Use& now : now_) {
-      if (uses_[i].writes && uses_[i].slice.value == now.slice.value) return true;
+bool Dependencies::receives_a_value_of_now(Flight& flight, size_t first) {
+  order_uses(flight, first);
+  for (const Use& now : now_) {
+    for (const Use& use : uses_of(flight, first, now.slice.value)) {
+      if (use.writes && use.slice.value == now.slice.value) return true;
     }
   }
   return false;
@@ -148,8 +162,16 @@ uint64_t Dependencies::issue(const Block& block, const Instruction& exchange) {
 }
 
 void Dependencies::forget_value(ValueId id) {
-  for (Use& use : uses_) {
-    if (use.slice.value == id) use.slice.fields = {};  // no fields, no conflicts
+  Values value;
+  value.add(id, true);
+  size_t first = 0;
+  for (Flight& flight : flights_) {
+    if (value.may_conflict(flight.values)) {
+      for (Use& use : uses_of(flight, first, id)) {
+        if (use.slice.value == id) use.slice.fields = {};  // no fields, no conflicts
+      }
+    }
+    first += flight.uses;
   }
 }
 

@@ -58,8 +58,8 @@ class Dependencies {
     Values values;
     uint32_t uses;  // how many
     uint8_t lane;
-    bool due;     // during before(): must be complete first
-    bool united;  // by unite_alike()
+    bool due;      // during before(): must be complete first
+    bool ordered;  // by order_uses()
   };
 
   // All bits for instructions that concern every flight.
@@ -68,12 +68,16 @@ class Dependencies {
   // for each of a thousand peers, and two of those in flight would be a million comparisons.
   size_t unite_alike(std::span<Use> uses);
   static constexpr size_t kMany = 8;
+  // Orders many uses of a flight, which begin at `first`, by their value; fewer are faster looked through.
+  void order_uses(Flight& flight, size_t first);
+  // All uses of the value, perhaps among others.
+  std::span<Use> uses_of(const Flight& flight, size_t first, ValueId id);
   // Fills now_ with those uses of an instruction that may conflict with something in flight.
   void find_uses(const Block& block, const Instruction& instruction);
   // Whether the uses of a flight, which begin at `first`, conflict with a use of now_.
   bool conflicts(Flight& flight, size_t first);
   // Whether a flight receives rows of a value that now_ names.
-  bool receives_a_value_of_now(const Flight& flight, size_t first) const;
+  bool receives_a_value_of_now(Flight& flight, size_t first);
   bool must_complete(Flight& flight, size_t first, const Instruction& instruction);
   // Marks the flights that must be complete before the instruction. Returns whether there are any.
   bool find_due(const Block& block, const Instruction& instruction, const Values& values);
