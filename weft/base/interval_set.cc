@@ -5,6 +5,16 @@
 #include <vector>
 
 namespace weft {
+namespace {
+
+constexpr size_t kMany = 16;
+
+// The first of the intervals whose end lies behind x, or the end of the list.
+const Range* first_ending_after(std::span<const Range> all, int64_t x) {
+  return std::upper_bound(all.data(), all.data() + all.size(), x, [](int64_t v, const Range& r) { return v < r.end; });
+}
+
+}  // namespace
 
 IntervalSet::IntervalSet(std::span<const Range> ranges) {
   bool ordered = true;
@@ -48,6 +58,13 @@ bool IntervalSet::includes(const IntervalSet& other) const {
 
 bool IntervalSet::intersects(const IntervalSet& other) const {
   const auto a = ranges(), b = other.ranges();
+  if (a.size() < b.size()) return other.intersects(*this);
+  if (a.size() > kMany * b.size()) {  // a search for each beats a walk along all
+    return std::any_of(b.begin(), b.end(), [&](const Range& range) {
+      const Range* const next = first_ending_after(a, range.begin);
+      return next != a.data() + a.size() && next->begin < range.end;
+    });
+  }
   for (size_t i = 0, j = 0; i < a.size() && j < b.size();) {
     if (std::max(a[i].begin, b[j].begin) < std::min(a[i].end, b[j].end)) return true;
     a[i].end < b[j].end ? ++i : ++j;
@@ -71,7 +88,26 @@ void IntervalSet::unite(const IntervalSet& other) {
   if (theirs.size() <= kFew || empty() || hull().end <= theirs[0].begin) {
     for (const Range& range : theirs) unite(range);
   } else {
-    *this = weft::unite(*this, other);
+    merge(theirs);
+  }
+}
+
+// From the back, so that what lies before all of theirs is not touched; then neighbours that meet are joined.
+void IntervalSet::merge(std::span<const Range> theirs) {
+  const uint32_t all = count_ + static_cast<uint32_t>(theirs.size());
+  if (all > capacity_) reserve(std::max(all, 2 * capacity_));
+  Range* const to = data();
+  uint32_t end = all;
+  for (size_t left = theirs.size(); left > 0;) {
+    const bool mine = count_ > 0 && to[count_ - 1].begin > theirs[left - 1].begin;
+    to[--end] = mine ? to[--count_] : theirs[--left];
+  }
+  for (; end < all; ++end) {
+    if (count_ > 0 && to[end].begin <= to[count_ - 1].end) {
+      to[count_ - 1].end = std::max(to[count_ - 1].end, to[end].end);
+    } else {
+      to[count_++] = to[end];
+    }
   }
 }
 
@@ -81,6 +117,10 @@ void IntervalSet::unite(Range range) {
   // [first, last): the intervals that overlap or touch the range. Looked for from the end, where sets mostly grow.
   Range* const all = data();
   uint32_t last = count_;
+  if (count_ > kMany && all[count_ - kMany].begin > range.end) {
+    last = static_cast<uint32_t>(first_ending_after(ranges(), range.end) - all);
+    last += last < count_ && all[last].begin <= range.end ? 1 : 0;
+  }
   while (last > 0 && all[last - 1].begin > range.end) --last;
   uint32_t first = last;
   while (first > 0 && all[first - 1].end >= range.begin) --first;

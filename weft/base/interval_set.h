@@ -74,6 +74,7 @@ class IntervalSet {
   const Range* data() const { return heap_ ? heap_.get() : inline_; }
   Range* data() { return heap_ ? heap_.get() : inline_; }
   void reserve(uint32_t capacity);
+  void merge(std::span<const Range> theirs);
   void assign(const IntervalSet& other);
   void take(IntervalSet& other) noexcept;
 

@@ -70,6 +70,37 @@ TEST(IntervalSet, IsBuiltFromAnyRanges) {
   }
 }
 
+// Long lists with short ones: what is searched instead of walked along, and joined in place.
+TEST(IntervalSet, LongListsWithShortOnes) {
+  Random random(7);
+  for (int trial = 0; trial < 400; ++trial) {
+    std::vector<Range> many, few;
+    for (int64_t begin = random.uniform(-5, 5), n = random.uniform(20, 300); n > 0; --n) {
+      many.push_back({begin, begin + random.uniform(1, 4)});
+      begin = many.back().end + random.uniform(1, 5);
+    }
+    for (int64_t n = random.uniform(1, 12); n > 0; --n) {
+      const int64_t begin = random.uniform(-10, many.back().end + 10);
+      few.push_back({begin, begin + random.uniform(1, trial % 2 == 0 ? 3 : 40)});
+    }
+    const IntervalSet a = set_of(many), b = set_of(few);
+    std::set<int> both = members(a), common;
+    for (int x : members(b)) {
+      if (!both.insert(x).second) common.insert(x);
+    }
+    ASSERT_EQ(a.intersects(b), !common.empty());
+    ASSERT_EQ(b.intersects(a), !common.empty());
+    IntervalSet one_by_one = a, at_once = a, other_way = b;
+    for (const Range& range : b.ranges()) one_by_one.unite(range);
+    at_once.unite(b);
+    other_way.unite(a);
+    for (const IntervalSet& set : {one_by_one, at_once, other_way}) {
+      ASSERT_TRUE(well_formed(set)) << to_string(set, 999);
+      ASSERT_EQ(members(set), both);
+    }
+  }
+}
+
 TEST(IntervalSet, InvertedRangesAreEmptyAndHideNothing) {
   const IntervalSet set({{0, 10}, {12, 2}, {5, 8}});
   EXPECT_EQ(to_string(set), "0..10");

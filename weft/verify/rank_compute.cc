@@ -11,9 +11,28 @@ constexpr Fields kPartial = Field::out | Field::lse;
 
 }  // namespace
 
+// Calls f(set) for groups of slices without a token in common, each as one set: many keys join what their queries hold
+// at once. Tokens that come twice come in two groups.
+template <typename F>
+void RankRun::for_each_group(const std::vector<SetId>& tokens, F&& f) {
+  if (tokens.empty()) return;
+  if (tokens.size() == 1) return f(pool_[tokens[0]]);
+  group_.clear();
+  for (SetId id : tokens) {
+    if (group_.intersects(pool_[id])) {
+      f(group_);
+      group_.clear();
+    }
+    group_.unite(pool_[id]);
+  }
+  f(group_);
+}
+
 void RankRun::attend(const Instruction& i) {
   for (const Slice& q : block_.queries(i)) {
     if (!is_whole(q, "attend: queries", Field::q)) continue;
+    std::vector<SetId>& keys = attended_;
+    keys.clear();
     for (const Slice& k : block_.keys(i)) {
       if (!is_whole(k, "attend: keys", Field::k | Field::v)) continue;
       if (!pool_.includes(k.heads, pool_.contract(q.heads, problem_.group()))) {
@@ -21,23 +40,26 @@ void RankRun::attend(const Instruction& i) {
         continue;
       }
       report_.work += problem_.pairs.area(pool_[q.tokens], pool_[k.tokens]) * pool_.size(q.heads);
-      ValueState* into = nullptr;
-      for (const Slice& target : block_.targets(i)) {
-        if (!pool_.includes(target.tokens, q.tokens) || !pool_.includes(target.heads, q.heads)) continue;
-        into = accumulator(target, "attend: partial");
-        if (into && target.fields != kPartial) {
-          note("operand", "attend: the target holds " + to_string(target.fields) + ", not out+lse");
-          into = nullptr;
-        }
-        break;
+      keys.push_back(k.tokens);
+    }
+    if (keys.empty()) continue;
+    ValueState* into = nullptr;
+    for (const Slice& target : block_.targets(i)) {
+      if (!pool_.includes(target.tokens, q.tokens) || !pool_.includes(target.heads, q.heads)) continue;
+      into = accumulator(target, "attend: partial");
+      if (into && target.fields != kPartial) {
+        note("operand", "attend: the target holds " + to_string(target.fields) + ", not out+lse");
+        into = nullptr;
       }
-      if (!into) {
-        note("operand", "attend: no partial result for queries " + to_string(pool_[q.tokens]) + ", heads " +
-                            to_string(pool_[q.heads]));
-        continue;
-      }
-      const IntervalSet& keys = pool_[k.tokens];
-      into->contributions.add(pool_, {q.heads, q.tokens}, keys, [&](Box box, const IntervalSet& both) {
+      break;
+    }
+    if (!into) {
+      note("operand", "attend: no partial result for queries " + to_string(pool_[q.tokens]) + ", heads " +
+                          to_string(pool_[q.heads]));
+      continue;
+    }
+    for_each_group(keys, [&](const IntervalSet& group) {
+      into->contributions.add(pool_, {q.heads, q.tokens}, group, [&](Box box, const IntervalSet& both) {
         const int64_t pairs = problem_.pairs.area(pool_[box.own], both);
         if (pairs > 0) {
           note("coverage", "out of queries " + to_string(pool_[box.own]) + ", heads " + to_string(pool_[box.heads]) +
@@ -45,10 +67,10 @@ void RankRun::attend(const Instruction& i) {
                                " are attended twice");
         }
       });
-      if (trace_ && trace_->concerns(kPartial, pool_, q.heads, q.tokens, keys)) {
+      if (trace_ && trace_->concerns(kPartial, pool_, q.heads, q.tokens, group)) {
         trace_->events.push_back({rank_, instruction(), "attended"});
       }
-    }
+    });
   }
 }
 
@@ -73,6 +95,8 @@ void RankRun::attend_backward(const Instruction& i) {
       }
     }
     if (!complete) continue;
+    std::vector<SetId>& keys = attended_;
+    keys.clear();
     for (const Slice& k : block_.keys(i)) {
       if (!is_whole(k, "attend_backward: keys", Field::k | Field::v)) continue;
       if (!pool_.includes(k.heads, pool_.contract(q.heads, problem_.group()))) {
@@ -81,45 +105,44 @@ void RankRun::attend_backward(const Instruction& i) {
         continue;
       }
       report_.work_backward += problem_.pairs.area(pool_[q.tokens], pool_[k.tokens]) * pool_.size(q.heads);
-      contribute_gradients(i, q, k);
+      keys.push_back(k.tokens);
+      contribute(i, Field::dk, q.heads, k.tokens, pool_[q.tokens]);
+      contribute(i, Field::dv, q.heads, k.tokens, pool_[q.tokens]);
     }
+    for_each_group(keys, [&](const IntervalSet& group) { contribute(i, Field::dq, q.heads, q.tokens, group); });
   }
 }
 
-void RankRun::contribute_gradients(const Instruction& i, const Slice& q, const Slice& k) {
-  for (Field field : {Field::dq, Field::dk, Field::dv}) {
-    const bool key_side = field != Field::dq;
-    const SetId rows = key_side ? k.tokens : q.tokens, others = key_side ? q.tokens : k.tokens;
-    const SetId heads = key_side ? pool_.contract(q.heads, problem_.group()) : q.heads;
-    bool wanted = false, found = false;
-    for (const Slice& target : block_.targets(i)) {
-      if (!target.fields.has(field)) continue;
-      wanted = true;
-      if (!pool_.includes(target.tokens, rows) || !pool_.includes(target.heads, heads)) continue;
-      found = true;
-      if (field == Field::dv && target.fields.has(Field::dk)) break;  // one value: contributed with dk
-      ValueState* into = accumulator(target, "attend_backward: gradient");
-      if (!into) break;
-      into->contributions.add(pool_, {q.heads, rows}, pool_[others], [&](Box box, const IntervalSet& both) {
-        const int64_t pairs =
-            key_side ? problem_.pairs.area(both, pool_[box.own]) : problem_.pairs.area(pool_[box.own], both);
-        if (pairs > 0) {
-          note("coverage", to_string(target.fields) + " of " + (key_side ? "keys " : "queries ") +
-                               to_string(pool_[box.own]) + ", query heads " + to_string(pool_[box.heads]) + ": " +
-                               std::to_string(pairs) + " pairs with " + (key_side ? "queries " : "keys ") +
-                               to_string(both) + " are added twice");
-        }
-      });
-      if (trace_ && trace_->concerns(target.fields, pool_, q.heads, rows, pool_[others])) {
-        trace_->events.push_back({rank_, instruction(), "computed"});
+void RankRun::contribute(const Instruction& i, Field field, SetId query_heads, SetId rows, const IntervalSet& others) {
+  const bool key_side = field != Field::dq;
+  const SetId heads = key_side ? pool_.contract(query_heads, problem_.group()) : query_heads;
+  bool wanted = false;
+  for (const Slice& target : block_.targets(i)) {
+    if (!target.fields.has(field)) continue;
+    wanted = true;
+    if (!pool_.includes(target.tokens, rows) || !pool_.includes(target.heads, heads)) continue;
+    if (field == Field::dv && target.fields.has(Field::dk)) return;  // one value: contributed with dk
+    ValueState* into = accumulator(target, "attend_backward: gradient");
+    if (!into) return;
+    into->contributions.add(pool_, {query_heads, rows}, others, [&](Box box, const IntervalSet& both) {
+      const int64_t pairs =
+          key_side ? problem_.pairs.area(both, pool_[box.own]) : problem_.pairs.area(pool_[box.own], both);
+      if (pairs > 0) {
+        note("coverage", to_string(target.fields) + " of " + (key_side ? "keys " : "queries ") +
+                             to_string(pool_[box.own]) + ", query heads " + to_string(pool_[box.heads]) + ": " +
+                             std::to_string(pairs) + " pairs with " + (key_side ? "queries " : "keys ") +
+                             to_string(both) + " are added twice");
       }
-      break;
+    });
+    if (trace_ && trace_->concerns(target.fields, pool_, query_heads, rows, others)) {
+      trace_->events.push_back({rank_, instruction(), "computed"});
     }
-    if (wanted && !found) {
-      note("operand", std::string("attend_backward: no ") + name_of(field) + " rows for " +
-                          (key_side ? "keys " : "queries ") + to_string(pool_[rows]) + ", heads " +
-                          to_string(pool_[heads]));
-    }
+    return;
+  }
+  if (wanted) {
+    note("operand", std::string("attend_backward: no ") + name_of(field) + " rows for " +
+                        (key_side ? "keys " : "queries ") + to_string(pool_[rows]) + ", heads " +
+                        to_string(pool_[heads]));
   }
 }
 

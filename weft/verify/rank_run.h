@@ -79,7 +79,10 @@ class RankRun {
   void result(const Instruction& i);
   void attend(const Instruction& i);
   void attend_backward(const Instruction& i);
-  void contribute_gradients(const Instruction& i, const Slice& q, const Slice& k);
+  template <typename F>
+  void for_each_group(const std::vector<SetId>& tokens, F&& f);
+  // Adds pairs of these rows and others to the gradient that an attend_backward has for them, if any.
+  void contribute(const Instruction& i, Field field, SetId query_heads, SetId rows, const IntervalSet& others);
   void prepare_backward(const Instruction& i);
   void finish(const Instruction& i);
   void combine(const Instruction& i);
@@ -161,6 +164,8 @@ class RankRun {
   std::vector<FlightState> flights_;  // the few in flight
   static constexpr size_t kFewReaders = 8;
   std::vector<ValueId> sent_sums_;  // during check_exchange
+  std::vector<SetId> attended_;     // during attend and attend_backward: keys of one slice of queries,
+  IntervalSet group_;               // and those that are added at once
   std::vector<Held> held_;
   std::vector<HeldBy> held_by_;
   int64_t live_ = 0;
