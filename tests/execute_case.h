@@ -56,6 +56,7 @@ inline const std::vector<std::pair<std::string, Options>>& methods_to_execute() 
         {"ring", {{"direction", "reverse"}}},
         {"zigzag", {{"direction", "forward"}}},
         {"striped", {{"block", "3"}}},
+        {"all-gather", {{"chunks", "3"}}},
         {"llama3", {{"stride", "2"}}},
         {"ulysses", {{"kv", "whole"}, {"exchange", "each"}}},
         {"usp", {{"placement", "outer"}}},

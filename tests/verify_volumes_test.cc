@@ -243,7 +243,7 @@ TEST_P(Volumes, DocumentsThatLieOnOneRankMoveNothing) {
           self_attention(Mask::documents(lengths, {.causal = causal}), problem.query_layout, s.heads, s.kv_heads, kD);
       problem.backward = true;
       for (std::string_view method :
-           {"ring", "zigzag", "striped", "all-gather", "lss", "token-ring", "tree", "mercury-team"}) {
+           {"ring", "zigzag", "striped", "all-gather", "lss", "token-ring", "tree", "mercury-team", "tasp"}) {
         EXPECT_EQ(total(proved(method, problem)), Sent{}) << method;
       }
       EXPECT_EQ(total(proved("usp", problem, {{"ulysses", "1"}})), Sent{});

@@ -3,6 +3,10 @@
 //   forward   send each rank the rows of k, v that it needs; meanwhile attend to the own rows; then to the fetched ones
 //   backward  fetch again, or use what was kept; dk, dv partials go straight home and are added there in rank order
 //
+// In chunks, part 1 of every rank's rows arrives while the own rows are attended to, part 2 while part 1 is, ...: memory
+// holds two parts instead of all, and every rank sends to all others at once, in every step. On links from each to each
+// that loads them as evenly as `tasp` does, without passing anything on.
+//
 // Llama 3 (Grattafiori et al. 2024, arXiv 2407.21783, section 3.3.2). No merging of partials across steps and one
 // exchange per direction, at the price of memory: up to all S rows of k and v live on every rank. With S tokens and P
 // ranks, rows of k, v sent per rank under a full mask: forward (P-1)/P * S, backward the same plus as many of dk, dv; without
@@ -26,8 +30,14 @@ MethodOption backward_option(std::string_view fallback) {
                               "gathered keys and values: fetched again in backward, or kept from forward");
 }
 
+MethodOption chunks_option() {
+  return MethodOption::integer("chunks", "1", {.min = 1, .max = 1024},
+                               "parts of every rank's rows, each fetched while the one before is attended to");
+}
+
 Writer make_writer(std::shared_ptr<const Problem> problem, const MethodOptions& options) {
-  const GatherPieces pieces{.keep = options.is("backward", "keep")};
+  const GatherPieces pieces{.chunks = static_cast<int>(options.integer("chunks")),
+                            .keep = options.is("backward", "keep")};
   return [problem, pieces](int rank, Builder& b) { return write_gather(problem, pieces, rank, b); };
 }
 
@@ -39,7 +49,7 @@ const Method all_gather = {
     .summary = "every rank fetches the keys and values that its queries see, and attends in one go",
     .masks = kAllMasks,
     .needs = kNeeds,
-    .options = {backward_option("refetch")},
+    .options = {chunks_option(), backward_option("refetch")},
     .layout = [](const std::vector<int64_t>& lengths, int ranks,
                  const MethodOptions&) { return zigzag_layout(lengths, ranks); },
     .writer = make_writer,
@@ -51,7 +61,7 @@ const Method lss = {
     .summary = "one gather of keys and values of contiguous shards, kept for backward; one reduce-scatter of gradients",
     .masks = kAllMasks,
     .needs = kNeeds,
-    .options = {backward_option("keep")},
+    .options = {chunks_option(), backward_option("keep")},
     .layout = [](const std::vector<int64_t>& lengths, int ranks,
                  const MethodOptions&) { return make_layout("contiguous", lengths, ranks); },
     .writer = make_writer,

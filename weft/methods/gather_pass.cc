@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "weft/methods/backward_inputs.h"
+#include "weft/methods/pieces.h"
 
 namespace weft::methods {
 namespace {
@@ -22,20 +23,25 @@ struct Piece {
 
 std::vector<Piece> cut(const Problem& problem, const GatherPieces& how, int rank, Builder& b) {
   const int ranks = problem.ranks();
-  std::vector<Piece> stages(static_cast<size_t>(how.stages));
+  std::vector<Piece> stages(static_cast<size_t>(how.stages * how.chunks));
   std::vector<IntervalSet> rows(stages.size());
   // Both ends count the distance from the owner to the rank that fetches.
-  const auto stage_of = [&](int owner, int fetcher) {
-    return static_cast<size_t>(((fetcher - owner + ranks) % ranks - 1) * how.stages / (ranks - 1));
+  const auto stage_of = [&](int owner, int fetcher, size_t chunk) {
+    const int stage = ((fetcher - owner + ranks) % ranks - 1) * how.stages / (ranks - 1);
+    return static_cast<size_t>(stage * how.chunks) + chunk;
   };
+  const std::vector<IntervalSet> mine = cut_in_pieces(problem.key_layout.shard(rank), how.chunks);
   for (int peer = 0; peer < ranks; ++peer) {
     if (peer == rank) continue;
-    const Set taken = b.keys_needed(problem.query_layout.shard(peer), problem.key_layout.shard(rank));
-    const Set fetched = b.keys_needed(problem.query_layout.shard(rank), problem.key_layout.shard(peer));
-    if (!taken.empty()) stages[stage_of(rank, peer)].trades.push_back({peer, taken, {}});
-    if (fetched.empty()) continue;
-    stages[stage_of(peer, rank)].trades.push_back({peer, {}, fetched});
-    rows[stage_of(peer, rank)].unite(fetched.intervals());
+    const std::vector<IntervalSet> theirs = cut_in_pieces(problem.key_layout.shard(peer), how.chunks);
+    for (size_t chunk = 0; chunk < mine.size(); ++chunk) {
+      const Set taken = b.keys_needed(problem.query_layout.shard(peer), mine[chunk]);
+      const Set fetched = b.keys_needed(problem.query_layout.shard(rank), theirs[chunk]);
+      if (!taken.empty()) stages[stage_of(rank, peer, chunk)].trades.push_back({peer, taken, {}});
+      if (fetched.empty()) continue;
+      stages[stage_of(peer, rank, chunk)].trades.push_back({peer, {}, fetched});
+      rows[stage_of(peer, rank, chunk)].unite(fetched.intervals());
+    }
   }
   std::vector<Piece> pieces;
   const int64_t group = how.kv_heads == 0 ? problem.kv_heads : how.kv_heads;

@@ -22,5 +22,6 @@ extern const Method burst;
 extern const Method tree;
 extern const Method mercury_team;
 extern const Method rsa;
+extern const Method tasp;
 
 }  // namespace weft::methods

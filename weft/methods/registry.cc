@@ -13,7 +13,7 @@ constexpr std::array kMethods = {
     &methods::ring,         &methods::zigzag,     &methods::striped, &methods::all_gather,  &methods::lss,
     &methods::llama3,       &methods::ulysses,    &methods::usp,     &methods::double_ring, &methods::token_ring,
     &methods::lightseq,     &methods::group_cast, &methods::mesh,    &methods::burst,       &methods::tree,
-    &methods::mercury_team, &methods::rsa,
+    &methods::mercury_team, &methods::rsa,        &methods::tasp,
 };
 
 }  // namespace

@@ -1,0 +1,323 @@
+// TASP: as many rings at once as there are links, each carrying a piece of every key-value block.
+//
+//   5 ranks, 4 rings that together use each of the 20 links once; piece i of every block goes round ring i
+//   ring 0   0 1 2 3 4       what rank 0 holds    ring 0  ring 1  ring 2  ring 3
+//   ring 1   0 4 3 2 1       step 0                 0       0       0       0
+//   ring 2   0 2 4 1 3       step 1                 4       1       3       2
+//   ring 3   0 3 1 4 2       step 2                 3       2       1       4
+//                            step 3                 2       3       4       1
+//                            step 4                 1       4       2       3
+//
+// A ring uses one link out of each rank; here a step moves the same bytes over all of them. Over nodes every ring follows
+// a path through one node after the other, so a rank sends one piece out of its node and the others inside. Each piece
+// has a part of every run of its shard, so on zigzag shards all pieces cost the same under a causal mask. Wang et al.
+// 2025, arXiv 2509.26541, whose code is forward only and refuses causal masks over nodes. In backward the keys go round
+// again and their gradients follow one step behind on the same ring until they are home, so that nothing leaves its
+// links; what no later rank of a ring needs is not sent on. With S tokens and P ranks, rows sent per rank under a full
+// mask: forward (P-1)/P * S of (k, v), backward as many of (k, v) and of (dk, dv); over each link 1/rings of it.
+#include <algorithm>
+#include <array>
+#include <string>
+
+#include "weft/base/error.h"
+#include "weft/methods/backward_inputs.h"
+#include "weft/methods/degrees.h"
+#include "weft/methods/methods.h"
+#include "weft/methods/multi_ring.h"
+
+namespace weft::methods {
+namespace {
+
+constexpr int kKeysLane = 0, kSumsLane = 1;
+constexpr Fields kKeys = Field::k | Field::v, kSums = Field::dk | Field::dv;
+// Every rank trades a message per ring in each of as many steps as there are ranks: beyond this size more than a few rings
+// are refused. Ranks of one node beyond it have no link each to each; there a ring and its reverse are chosen.
+constexpr int kLargestNode = 64, kMostBeyond = 16, kChosenBeyond = 2;
+
+// The sets of rows of one piece, interned when first asked for.
+struct RowSets {
+  explicit RowSets(const PieceNeeds& of_piece) : needs(&of_piece) {}
+  Set get(Builder& b, int number) {
+    if (number >= static_cast<int>(known.size())) return b.set(needs->rows(number));
+    Set& set = known[static_cast<size_t>(number)];
+    if (set.empty() && number > 0) set = b.set(needs->rows(number));
+    return set;
+  }
+  const PieceNeeds* needs;
+  std::array<Set, 4> known;
+};
+
+struct Plan {
+  MultiRing rings;
+  // Whether the pieces that a rank holds in a step lie in one value, which makes one call of a kernel, or in one each. One
+  // value has another set of rows for nearly every rank and step: with many ranks those are too many to prove.
+  bool joined;
+};
+
+enum class Phase { forward, backward };
+
+// A rank's view of one phase. In every step: trade, compute on block() into targets(), settle.
+class MultiRingPass {
+ public:
+  // `home` is where the sums of the own keys end. Both are empty on a rank without keys, which still passes on what
+  // others have.
+  MultiRingPass(Builder& b, const Plan& plan, Phase phase, const Value& own, const Value& home);
+
+  int steps() const { return rings_.ranks(); }
+  // Passes keys and sums on. One more call than there are steps brings the last sums home.
+  void trade(int t);
+  // The pieces held in this step, and in backward where the sums of their rows go.
+  const std::vector<Slice>& block() const { return block_; }
+  const std::vector<Slice>& targets() const { return targets_; }
+  // Keys that have been worked on go, sums are made up.
+  void settle();
+
+ private:
+  // Pieces in one value.
+  struct Group {
+    std::vector<int> rings;
+    Value keys, next_keys;  // of this step and of the next
+    Value sums, part;       // sums of the keys of this step, and what this rank adds to them
+    Value sent;             // sums of the step before
+  };
+  // A ring, and which rows of its piece are wanted in this step and in the next.
+  struct Ring {
+    RowSets rows, next_rows;
+    Set sums;  // rows that have sums
+    size_t group;
+  };
+
+  static size_t at(int i) { return static_cast<size_t>(i); }
+  int next_rank(int i) const { return rings_.rank_after(i, b_.rank(), 1); }
+  int previous_rank(int i) const { return rings_.rank_after(i, b_.rank(), -1); }
+  // Owner of the piece that comes round a ring to this rank in step t.
+  int owner(int i, int t) const { return rings_.rank_after(i, b_.rank(), -t); }
+  Group& group_of(int i) { return groups_[ring_[at(i)].group]; }
+  // The union over the rings of a group of the set that number(ring, needs of its piece) names.
+  template <typename Number>
+  Set join(const Group& group, RowSets Ring::*sets, Number&& number);
+  void pass_keys(int t);
+  void pass_sums(int t);
+  void bring_sums_home();
+  void choose_block(int t);
+
+  Builder& b_;
+  const MultiRing& rings_;
+  bool backward_;
+  Value own_, home_;
+  std::vector<int> to_, from_;  // rings by the rank that I send to, that sends to me
+  std::vector<Ring> ring_;
+  std::vector<Group> groups_;
+  bool unanswered_ = false;  // sums were sent, and none arrived
+  std::vector<Slice> block_, targets_;
+  IntervalSet scratch_;
+};
+
+MultiRingPass::MultiRingPass(Builder& b, const Plan& plan, Phase phase, const Value& own, const Value& home)
+    : b_(b), rings_(plan.rings), backward_(phase == Phase::backward), own_(own), home_(home) {
+  groups_.resize(plan.joined ? 1 : at(rings_.rings()));
+  for (int i = 0; i < rings_.rings(); ++i) {
+    const RowSets mine(rings_.needs(i, b.rank()));
+    ring_.push_back({mine, mine, {}, plan.joined ? 0 : at(i)});
+    group_of(i).rings.push_back(i);
+    to_.push_back(i);
+  }
+  from_ = to_;
+  // Parts in the order of their peers, which is the same in every step.
+  std::sort(to_.begin(), to_.end(), [&](int i, int j) { return next_rank(i) < next_rank(j); });
+  std::sort(from_.begin(), from_.end(), [&](int i, int j) { return previous_rank(i) < previous_rank(j); });
+}
+
+template <typename Number>
+Set MultiRingPass::join(const Group& group, RowSets Ring::*sets, Number&& number) {
+  const auto rows = [&](int i) {
+    RowSets& of_ring = ring_[at(i)].*sets;
+    return of_ring.get(b_, number(i, *of_ring.needs));
+  };
+  if (group.rings.size() == 1) return rows(group.rings[0]);
+  scratch_.clear();
+  for (int i : group.rings) scratch_.unite(rows(i).intervals());
+  return b_.set(scratch_);
+}
+
+// Keys of step t go to the next ranks while those of step t + 1 arrive.
+void MultiRingPass::pass_keys(int t) {
+  if (t + 1 == steps()) return;
+  for (int i = 0; i < rings_.rings(); ++i) ring_[at(i)].next_rows = RowSets(rings_.needs(i, owner(i, t + 1)));
+  const auto ahead = [t](int /*ring*/, const PieceNeeds& needs) { return needs.ahead(t + 1); };
+  for (Group& group : groups_) {
+    group.next_keys = b_.whole(kKeys, join(group, &Ring::next_rows, ahead), b_.all_kv_heads());
+  }
+  Exchange x = b_.exchange(kKeysLane);
+  for (int i : from_) {
+    RowSets& rows = ring_[at(i)].next_rows;
+    x.receive(previous_rank(i), group_of(i).next_keys[rows.get(b_, rows.needs->ahead(t + 1))]);
+  }
+  for (int i : to_) {
+    RowSets& rows = ring_[at(i)].rows;
+    const Value& current = t == 0 ? own_ : group_of(i).keys;
+    x.send(next_rank(i), current[rows.get(b_, rows.needs->ahead(t + 1))]);
+  }
+  x.issue();
+}
+
+// Sums of the pieces of step t - 1, complete as far as this rank goes, follow them; those of step t arrive.
+void MultiRingPass::pass_sums(int t) {
+  // Where nothing arrives nothing waits, and all that was sent would be held to the end. It had a whole step to leave.
+  if (unanswered_) b_.wait(kSumsLane);
+  unanswered_ = true;
+  for (Group& group : groups_) {
+    group.sent = std::move(group.sums);
+    const auto arriving = [t](int /*ring*/, const PieceNeeds& needs) { return needs.so_far(t - 1); };
+    if (join(group, &Ring::rows, arriving).empty()) continue;  // this rank is the first
+    const auto rows = [t](int /*ring*/, const PieceNeeds& needs) { return needs.so_far(t); };
+    group.sums = b_.sums(kSums, join(group, &Ring::rows, rows), b_.all_kv_heads());
+    unanswered_ = false;
+  }
+  Exchange x = b_.exchange(kSumsLane);
+  for (int i : to_) x.send(next_rank(i), group_of(i).sent[ring_[at(i)].sums]);
+  for (int i : from_) {
+    RowSets& rows = ring_[at(i)].rows;
+    x.receive(previous_rank(i), group_of(i).sums[rows.get(b_, rows.needs->so_far(t - 1))]);
+  }
+  x.issue();
+  for (Group& group : groups_) group.sent.reset();
+}
+
+void MultiRingPass::bring_sums_home() {
+  Exchange x = b_.exchange(kSumsLane);
+  for (int i : to_) x.send(next_rank(i), group_of(i).sums[ring_[at(i)].sums]);
+  for (int i : from_) {
+    const PieceNeeds& needs = rings_.needs(i, b_.rank());
+    x.receive(previous_rank(i), home_[b_.set(needs.rows(needs.so_far(steps() - 1)))], Combine::add);
+  }
+  x.issue();
+  for (Group& group : groups_) group.sums.reset();
+}
+
+void MultiRingPass::trade(int t) {
+  if (t == steps()) return bring_sums_home();
+  pass_keys(t);
+  if (backward_ && t > 1) pass_sums(t);
+  choose_block(t);
+}
+
+void MultiRingPass::choose_block(int t) {
+  block_.clear();
+  targets_.clear();
+  if (t == 0) {
+    block_ = {own_};
+    targets_ = {home_};
+    return;
+  }
+  if (!backward_) {
+    for (const Group& group : groups_) block_.push_back(group.keys);
+    return;
+  }
+  for (Group& group : groups_) {
+    // Sums that are still arriving are not computed into.
+    const Set mine = join(group, &Ring::rows, [&](int i, const PieceNeeds& /*needs*/) {
+      return rings_.needed_by(i, owner(i, t), b_.rank());
+    });
+    group.part = b_.sums(kSums, mine, b_.all_kv_heads());
+    block_.push_back(group.keys[mine]);
+    targets_.push_back(group.part);
+  }
+  for (Ring& ring_of_piece : ring_) {
+    RowSets& rows = ring_of_piece.rows;
+    ring_of_piece.sums = rows.get(b_, rows.needs->so_far(t));
+  }
+}
+
+void MultiRingPass::settle() {
+  for (Group& group : groups_) {
+    if (group.sums.empty()) {
+      group.sums = std::move(group.part);
+    } else {
+      b_.add(group.sums[group.part.tokens()], group.part);
+    }
+    group.part.reset();
+    group.keys = std::move(group.next_keys);
+    group.next_keys.reset();
+  }
+  for (Ring& ring_of_piece : ring_) ring_of_piece.rows = ring_of_piece.next_rows;
+}
+
+Steps write(std::shared_ptr<const Plan> plan, Builder& b) {
+  Value q = b.input(Field::q), kv = b.input(kKeys);
+  Value acc = b.partial(q);
+  {
+    MultiRingPass pass(b, *plan, Phase::forward, kv, {});
+    for (int t = 0; t < pass.steps(); ++t) {
+      pass.trade(t);
+      b.attend(q, pass.block(), acc);
+      pass.settle();
+      co_yield Step{};
+    }
+  }
+  b.result(b.finish(acc));
+  acc.reset(), q.reset(), kv.reset();
+  if (!b.problem().backward) co_return;
+
+  BackwardInputs in(b);
+  in.prepare();
+  Value dkv = in.key_sums();
+  const std::vector<Slice> bundle = in.bundle();
+  MultiRingPass pass(b, *plan, Phase::backward, in.kv, dkv);
+  for (int t = 0; t < pass.steps(); ++t) {
+    pass.trade(t);
+    b.attend_backward(in.q, pass.block(), bundle, in.dq, pass.targets());
+    pass.settle();
+    co_yield Step{};
+  }
+  pass.trade(pass.steps());
+  b.result(b.finish(in.dq));  // while the last sums travel
+  co_yield Step{};
+  b.result(b.finish(dkv));
+}
+
+// The number of rings: as given, or as many as share no link in a node.
+int rings_of(int ranks, int nodes, const MethodOptions& options) {
+  const int most = most_rings(nodes, ranks / nodes),
+            allowed = ranks > kLargestNode ? std::min(most, kMostBeyond) : most;
+  if (options.is("rings", "auto")) return nodes == 1 && ranks > kLargestNode ? kChosenBeyond : allowed;
+  const int given = static_cast<int>(options.integer("rings"));
+  if (given <= allowed) return given;
+  const std::string where = std::to_string(ranks) + (ranks == 1 ? " rank" : " ranks") +
+                            (nodes > 1 ? " on " + std::to_string(nodes) + " nodes" : "");
+  const std::string reason =
+      given > most ? "at most " + std::to_string(most) + " that share no link are known for " + where
+                   : "above " + std::to_string(kLargestNode) + " ranks at most " + std::to_string(kMostBeyond) +
+                         ", since every rank trades a message per ring in each of " + std::to_string(ranks) + " steps";
+  throw Error(ErrorCode::unsupported, "tasp: rings " + std::to_string(given) + ": " + reason + "; use 1" +
+                                          (allowed > 1 ? " to " + std::to_string(allowed) : "") +
+                                          ", or all-gather with chunks " + std::to_string(given) +
+                                          ", which loads the links of one node as evenly");
+}
+
+}  // namespace
+
+const Method tasp = {
+    .name = "tasp",
+    .paper = "TASP, Wang et al. 2025, arXiv 2509.26541; backward is weft's",
+    .summary = "pieces of key-value blocks go round many rings at once that share no link, in a node and over nodes",
+    .masks = "full, causal, sliding window, packed documents and combinations",
+    .needs = "nodes that divide the ranks; any tokens, heads and kv heads; above 64 ranks at most 16 rings",
+    .options = {MethodOption::integer("nodes", "1", {.min = 1, .max = 65536},
+                                      "groups of ranks, a divisor of all; rings pass through one after the other"),
+                MethodOption::integer(
+                    "rings", "auto", {.min = 1, .max = kLargestNode - 1},
+                    "pieces of a block, each on a ring of its own; auto: as many as share no link in a node",
+                    {"auto"})},
+    .layout = [](const std::vector<int64_t>& lengths, int ranks,
+                 const MethodOptions&) { return zigzag_layout(lengths, ranks); },
+    .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
+      const int ranks = problem->ranks(), nodes = degree_option("tasp", "nodes", ranks, options);
+      const int count = rings_of(ranks, nodes, options);
+      auto plan = std::make_shared<const Plan>(
+          Plan{MultiRing(*problem, rings_over_nodes(nodes, ranks / nodes, count)), ranks <= kLargestNode});
+      return [plan](int /*rank*/, Builder& b) { return write(plan, b); };
+    },
+};
+
+}  // namespace weft::methods
