@@ -1,4 +1,5 @@
 // weft methods: what is there to choose from.
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -47,8 +48,13 @@ std::string as_json() {
 // What to give instead of an alias.
 std::string alias_as_command(const Method& alias) {
   std::string command(alias.alias_of);
-  for (const MethodOption& option : alias.options)
-    command += " --option " + std::string(option.name) + "=" + std::string(option.fallback);
+  const auto& usual = find_method(alias.alias_of).options;
+  for (const MethodOption& option : alias.options) {
+    const bool same = std::any_of(usual.begin(), usual.end(), [&](const MethodOption& other) {
+      return other.name == option.name && other.fallback == option.fallback;
+    });
+    if (!same) command += " --option " + std::string(option.name) + "=" + std::string(option.fallback);
+  }
   return command;
 }
 

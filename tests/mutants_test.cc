@@ -55,14 +55,17 @@ Case random_case(Random& random, std::string_view name) {
   static constexpr std::string_view kLayouts[] = {"", "contiguous", "zigzag", "striped"};
   const std::string_view layout = kLayouts[random.uniform(4)];
   auto options = random_options(method, ranks, random);
+  const auto problem_of = [&] {
+    Layout where = choose_layout(layout, method.name, lengths, ranks, options);
+    return self_attention(Mask::documents(lengths, rule), std::move(where), heads, kv_heads, 2);
+  };
   try {
-    layout_of(method.name, lengths, ranks, options);
-  } catch (const Error& error) {  // two degrees that do not fit together
+    make_schedule(method.name, problem_of(), options);
+  } catch (const Error& error) {  // two degrees that do not fit together, more rings than there are
     if (options.empty() || error.code() != ErrorCode::unsupported) throw;
     options.clear();
   }
-  Layout where = choose_layout(layout, method.name, lengths, ranks, options);
-  Problem problem = self_attention(Mask::documents(lengths, rule), std::move(where), heads, kv_heads, 2);
+  Problem problem = problem_of();
   problem.element = problem.wire = DType::fp64;
   problem.backward = true;
   problem.return_lse = random.uniform(2) == 0;
