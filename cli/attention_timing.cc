@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "weft/base/error.h"
 #include "weft/base/random.h"
 #include "weft/base/text.h"
 #include "weft/execute/executor.h"
@@ -75,6 +76,7 @@ std::vector<std::byte> random_tensor(DType type, int64_t elements, uint64_t stre
       case DType::fp32: put(static_cast<float>(x)); break;
       case DType::bf16: put(float_to_bf16(static_cast<float>(x))); break;
       case DType::fp16: put(float_to_fp16(static_cast<float>(x))); break;
+      default: WEFT_CHECK(false);  // not an element type
     }
   }
   return bytes;

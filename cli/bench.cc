@@ -1,6 +1,8 @@
 // weft bench: how fast a method is on this machine, against one rank with the same kernels.
 #include "cli/bench.h"
 
+#include <algorithm>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -8,6 +10,8 @@
 #include "cli/schedules.h"
 #include "weft/base/progress.h"
 #include "weft/base/table.h"
+#include "weft/methods/registry.h"
+#include "weft/verify/verify.h"
 
 namespace weft::cli {
 namespace {
@@ -15,6 +19,30 @@ namespace {
 void refuse_others(const std::string& what, bool given, const std::string& option, const std::string& instead) {
   if (!given) return;
   throw Error(ErrorCode::usage, "bench " + what + ": " + option + " does not go with it; " + instead);
+}
+
+// What canonical results cost: the time of one rank with them over that without, in turn; and the largest memory of a rank.
+struct CanonicalCost {
+  double time = 0, memory = 0;
+};
+
+CanonicalCost canonical_cost(const BenchOptions& options, const Schedule& schedule, const Schedule& alone,
+                             Context& context, const std::function<void(int64_t)>& progress) {
+  BenchOptions plain = options;
+  plain.problem.canonical = false;
+  const Schedule plain_alone = alone_for(plain.problem);
+  const AttentionTiming timing =
+      time_attention(alone, plain_alone, {.seconds = static_cast<double>(options.seconds)}, context.stop, progress);
+  // The same shards, so that only the accumulators differ.
+  Problem problem = schedule.problem();
+  problem.canonical_tile = 0;
+  const auto live = [](const Schedule& of) {
+    int64_t most = 0;
+    for (const RankReport& rank : verify(of).ranks) most = std::max(most, rank.live_bytes);
+    return static_cast<double>(most);
+  };
+  return {1 / timing.efficiency,
+          live(schedule) / live(make_schedule(options.method, problem, options.problem.method_options))};
 }
 
 int bench_attention(const BenchOptions& given, Context& context) {
@@ -25,9 +53,11 @@ int bench_attention(const BenchOptions& given, Context& context) {
   const Schedule schedule = schedule_for(options.method, options.problem, true);
   const Schedule alone = alone_for(options.problem);
   Progress progress("bench");
+  const auto count = [&](int64_t pairs) { progress.update(pairs, std::to_string(pairs) + " pairs of runs"); };
   const AttentionTiming timing =
-      time_attention(schedule, alone, {.seconds = static_cast<double>(options.seconds)}, context.stop,
-                     [&](int64_t pairs) { progress.update(pairs, std::to_string(pairs) + " pairs of runs"); });
+      time_attention(schedule, alone, {.seconds = static_cast<double>(options.seconds)}, context.stop, count);
+  CanonicalCost cost;
+  if (options.problem.canonical) cost = canonical_cost(options, schedule, alone, context, count);
   progress.finish();
   if (options.problem.json) {
     nlohmann::ordered_json json = {{"method", options.method},
@@ -43,6 +73,7 @@ int bench_attention(const BenchOptions& given, Context& context) {
                                    {"idle_share", timing.idle_share},
                                    {"valid", timing.not_valid.empty()}};
     if (options.problem.cross()) json["kv_tokens"] = options.problem.kv_tokens;
+    if (options.problem.canonical) json["canonical_cost"] = {{"time", cost.time}, {"memory", cost.memory}};
     context.out.write(json.dump(2) + "\n");
     return kExitFine;
   }
@@ -57,6 +88,11 @@ int bench_attention(const BenchOptions& given, Context& context) {
                  format_duration(timing.backward_seconds), format_fixed(timing.efficiency, 3),
                  format_count(timing.flops_per_second), format_bytes(timing.peak_bytes)});
   context.out.write(table.text());
+  if (options.problem.canonical) {
+    context.out.write("--canonical takes " + format_fixed(cost.time, 2) +
+                      " times the time of one rank without it, and " + format_fixed(cost.memory, 2) +
+                      " times the memory of the fullest rank\n");
+  }
   if (!timing.not_valid.empty()) context.out.write("not valid: " + timing.not_valid + "\n");
   return kExitFine;
 }
@@ -91,7 +127,8 @@ Command bench_command() {
   Command command("bench", "time methods on this machine");
   command.details(
       "Forward and backward on threads of this process. Efficiency is the time of one rank with the same kernels, "
-      "measured in turn with the method's, over ranks x the method's time.\n\n"
+      "measured in turn with the method's, over ranks x the method's time. With --canonical, what that costs is timed "
+      "too.\n\n"
       "attention times one method. methods times all but references (rsa), or those of --methods: on one sequence and "
       "on packed documents "
       "whose lengths have a long tail, by default on 2 ranks with 16K tokens each. Each is proved right first. Sent is "
@@ -99,6 +136,7 @@ Command bench_command() {
       "idle that in which they have nothing left to do (means of the ranks).");
   command.example("weft bench attention --method zigzag --ranks 2 --tokens 16K --heads 8 --head-dim 64");
   command.example("weft bench attention --method ring --ranks 2 --tokens 4K --kv-tokens 16K --mask full");
+  command.example("weft bench attention --method zigzag --ranks 2 --tokens 8K --canonical");
   command.example("weft bench methods --ranks 2 --tokens 16K --methods ring,zigzag,ulysses --repeat 5");
   command.positional("what", "what to time: attention or methods", &options->what);
   command.text("--method", "NAME", "attention: method (default: zigzag)", &options->method);

@@ -6,6 +6,7 @@
 #include "cli/commands.h"
 #include "cli/problem_options.h"
 #include "cli/schedules.h"
+#include "weft/base/digest.h"
 #include "weft/base/table.h"
 #include "weft/execute/check.h"
 #include "weft/files/atomic_file.h"
@@ -55,6 +56,15 @@ std::string short_number(double x) {
   return text;
 }
 
+// Of every bit of the results, in the order of the sequence: equal digests mean equal results.
+std::string digest_of(const CheckTensors& tensors) {
+  Digest digest;
+  for (const HostTensor* tensor : {&tensors.out, &tensors.lse, &tensors.dq, &tensors.dk, &tensors.dv}) {
+    digest.add(std::string_view(reinterpret_cast<const char*>(tensor->bytes.data()), tensor->bytes.size()));
+  }
+  return digest.hex();
+}
+
 int run(const Options& given, Context& context) {
   Options options = given;
   require_method(options.method, "check");
@@ -64,7 +74,10 @@ int run(const Options& given, Context& context) {
       check_schedule(schedule, {.seed = static_cast<uint64_t>(options.problem.seed), .stop = &context.stop});
   if (!options.save.empty()) save(options.save, schedule.problem(), report.tensors);
   if (options.problem.json) {
-    Json json = {{"ok", report.ok}, {"method", options.method}, {"errors", Json::object()}};
+    Json json = {{"ok", report.ok},
+                 {"method", options.method},
+                 {"digest", digest_of(report.tensors)},
+                 {"errors", Json::object()}};
     for (const TensorError& e : report.errors)
       json["errors"][e.name] = {{"max_abs", e.max_abs}, {"max_rel", e.max_rel}, {"bound", e.bound}};
     context.out.write(json.dump(2) + "\n");
@@ -78,7 +91,7 @@ int run(const Options& given, Context& context) {
       table.add_row(
           {e.name, short_number(e.max_abs), short_number(e.max_rel), short_number(e.bound), e.ok() ? "fine" : "WRONG"});
     }
-    context.out.write(table.text());
+    context.out.write(table.text() + "digest of the results: " + digest_of(report.tensors) + "\n");
   }
   return report.ok ? kExitFine : kExitWrong;
 }
@@ -88,9 +101,12 @@ int run(const Options& given, Context& context) {
 Command check_command() {
   auto options = std::make_shared<Options>();
   Command command("check", "run a method, forward and backward, and compare it with dense attention");
-  command.details("Exit code 0: within the error bounds. 1: not.");
+  command.details(
+      "Exit code 0: within the error bounds. 1: not. Equal digests mean equal bits: with --canonical, of every method, "
+      "layout and number of ranks.");
   command.example("weft check ulysses --ranks 4 --tokens 1000 --mask full --heads 5 --kv-heads 1 --dtype bf16");
   command.example("weft check ring --ranks 4 --tokens 1000 --wire-dtype bf16");
+  command.example("weft check ring --ranks 4 --tokens 1000 --canonical");
   command.example("weft check usp --ranks 4 --tokens 1000 --kv-tokens 300 --mask full");
   command.positional("method", "method to check; weft methods lists them", &options->method);
   command.text("--save", "DIR", "write inputs, outputs and mask into this folder", &options->save);

@@ -109,6 +109,21 @@ TEST(Check, WireTypeShowsInTheErrors) {
   EXPECT_TRUE(has(complaint("verify ring --ranks 2 --tokens 8 --dtype fp64 --wire-dtype bf16"), "travel as fp64"));
 }
 
+TEST(Check, CanonicalResultsHaveOneDigest) {
+  const auto digest_of = [](const std::string& line) {
+    const Outcome outcome = run_line("check " + line + " --tokens 600 --heads 2 --kv-heads 1 --head-dim 8 --json");
+    EXPECT_EQ(outcome.code, kExitFine);
+    return nlohmann::json::parse(outcome.out).at("digest").get<std::string>();
+  };
+  const std::string one = digest_of("ring --ranks 1 --canonical");
+  EXPECT_EQ(digest_of("usp --ranks 4 --canonical"), one);
+  EXPECT_EQ(digest_of("token-ring --ranks 3 --layout striped --canonical"), one);
+  EXPECT_NE(digest_of("usp --ranks 4"), digest_of("ring --ranks 1"));
+  EXPECT_NE(digest_of("ring --ranks 1 --canonical --seed 1"), one);
+  EXPECT_EQ(complaint("check ring --ranks 2 --tokens 600 --canonical --wire-dtype bf16"),
+            "weft: error: --wire-dtype bf16 and --canonical: exact sums travel as they are; leave one of them out");
+}
+
 TEST(Verify, LargeFilesNeedLarge) {
   if (test_level() == 0) GTEST_SKIP() << "seconds, and much more with a sanitizer";
   // Two million drops of what was never made, before a right program.

@@ -81,6 +81,10 @@ void ProblemOptions::check() {
   if (!kv_docs.empty()) kv_tokens = sum_of(kv_docs, "--kv-docs", "--kv-tokens", kv_tokens);
   if (cross()) check_cross(*this);
   if (wire) check_wire(dtype, *wire);
+  if (canonical && wire && *wire != accumulator_of(dtype)) {
+    throw Error(ErrorCode::usage, "--wire-dtype " + std::string(name_of(*wire)) +
+                                      " and --canonical: exact sums travel as they are; leave one of them out");
+  }
   if (kv_heads == 0) kv_heads = heads;
   if (heads % kv_heads != 0) {
     throw Error(ErrorCode::usage, "--heads " + std::to_string(heads) + " is not a multiple of --kv-heads " +
@@ -168,6 +172,9 @@ void add_problem_options(Command& command, ProblemOptions& options) {
                     if (o->scale == 0) throw Error(ErrorCode::usage, "--scale: 0 is not allowed; give another number");
                   }});
   command.flag("--backward", "the backward pass too", &o->backward);
+  command.flag("--canonical",
+               "the same bits for every method, layout and number of ranks; shards are made of whole tiles",
+               &o->canonical);
   command.group("Method");
   add_method_options(command, &o->layout, &o->method_options);
   command.group("Other");

@@ -41,6 +41,7 @@ struct ProblemOptions {
   std::string layout;  // empty: the method's own
   std::map<std::string, std::string> method_options;
   bool backward = false;
+  bool canonical = false;
   bool json = false;
 
   // Checks what single options cannot, and fills in `tokens`, `kv_tokens` where keys are given apart, and `kv_heads`.

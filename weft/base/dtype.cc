@@ -13,6 +13,10 @@ std::string_view name_of(DType type) {
     case DType::fp32: return "fp32";
     case DType::bf16: return "bf16";
     case DType::fp16: return "fp16";
+    case DType::sum2: return "sum2";
+    case DType::sum3: return "sum3";
+    case DType::expsum2: return "expsum2";
+    case DType::expsum3: return "expsum3";
   }
   return "?";
 }

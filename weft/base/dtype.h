@@ -7,21 +7,31 @@
 
 namespace weft {
 
-enum class DType : uint8_t { fp64, fp32, bf16, fp16 };
+// Elements are of the first four. The others are accumulators of canonical results (kernels/exact_sum.h): the sum of any
+// numbers in two or three bins, and the sum of exponentials with the exponent that they share.
+enum class DType : uint8_t { fp64, fp32, bf16, fp16, sum2, sum3, expsum2, expsum3 };
 
 // Bytes of one element.
 constexpr int64_t size_of(DType type) {
   switch (type) {
     case DType::fp64: return 8;
     case DType::fp32: return 4;
-    default: return 2;
+    case DType::bf16:
+    case DType::fp16: return 2;
+    case DType::sum2: return 16;
+    case DType::sum3:
+    case DType::expsum2: return 24;
+    case DType::expsum3: return 32;
   }
+  return 0;
 }
 
-// "fp64", "fp32", "bf16", "fp16".
+constexpr bool is_exact_sum(DType type) { return type >= DType::sum2; }
+
+// "fp64", "fp32", "bf16", "fp16"; "sum2" and so on for accumulators.
 std::string_view name_of(DType type);
 
-// Inverse of name_of. Throws Error(usage) naming the four allowed names.
+// Inverse of name_of for element types. Throws Error(usage) naming the four allowed names.
 DType dtype_of(std::string_view name);
 
 // The type in which partial results of elements of `type` are kept: fp64 for fp64, else fp32.

@@ -301,6 +301,7 @@ std::string describe(const Problem& problem) {
   if (problem.kv_heads != problem.heads) text += " (" + std::to_string(problem.kv_heads) + " kv heads)";
   text += ", " + std::string(name_of(problem.element));
   if (problem.wire != problem.accumulator()) text += " (" + std::string(name_of(problem.wire)) + " on the wire)";
+  if (problem.canonical_tile != 0) text += ", canonical";
   return text;
 }
 

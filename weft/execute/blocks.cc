@@ -1,8 +1,10 @@
 #include "weft/execute/blocks.h"
 
 #include <algorithm>
+#include <string>
 
 #include "weft/execute/value.h"
+#include "weft/layout/tile_cuts.h"
 
 namespace weft::execute_internal {
 namespace {
@@ -30,6 +32,7 @@ size_t BlockCache::Hash::operator()(const BlockKey& key) const {
 std::span<const kernels::Block> BlockCache::of(const BlockKey& key) {
   const auto found = known_.find(key);
   if (found != known_.end()) return found->second;
+  if (tile_ != 0) check_tiles(key);
   std::vector<kernels::Block> blocks = compute(key);
   if (remembered_ + blocks.size() > kMaxRemembered) {
     known_.clear();
@@ -46,6 +49,7 @@ std::vector<kernels::Block> BlockCache::compute(const BlockKey& key) const {
   const auto bundle_rows = first_rows(pool_, key.q, key.bundle_all);
   const auto k_rows = first_rows(pool_, key.k, key.k_all);
   const auto grad_rows = first_rows(pool_, key.k, key.grad_all);
+  const Axis &q_axis = pairs_.queries(), &k_axis = pairs_.keys();
 
   std::vector<kernels::Block> blocks;
   const auto add = [&](size_t i, size_t j) {
@@ -59,7 +63,9 @@ std::vector<kernels::Block> BlockCache::compute(const BlockKey& key) const {
                                  .hi = band.hi + k_to_row - q_to_row},
                         .out_row = out_rows[i] + skipped_q,
                         .bundle_row = bundle_rows[i] + skipped_q,
-                        .kv_grad_row = grad_rows[j] + skipped_k});
+                        .kv_grad_row = grad_rows[j] + skipped_k,
+                        .q_position = q_axis.position(band.q.begin),
+                        .k_position = k_axis.position(band.k.begin)});
       return true;
     });
   };
@@ -81,6 +87,24 @@ std::vector<kernels::Block> BlockCache::compute(const BlockKey& key) const {
     return std::pair(a.band.q.begin, a.band.k.begin) < std::pair(b.band.q.begin, b.band.k.begin);
   });
   return blocks;
+}
+
+// Layouts have their borders between tiles, so what is found here was cut by the schedule.
+void BlockCache::check_tiles(const BlockKey& key) const {
+  const auto refuse = [&](const std::optional<int64_t>& position, const char* cut, const char* across) {
+    if (!position) return;
+    throw Error(ErrorCode::unsupported, std::string("canonical results: ") + cut + " are cut at position " +
+                                            std::to_string(*position) + ", inside a tile of " + std::to_string(tile_) +
+                                            ", with " + across +
+                                            " on both sides; use a method that cuts between tiles");
+  };
+  const IntervalSet &queries = pool_[key.q], &keys = pool_[key.k];
+  if (key.out_all != SetId::empty) {  // out or dq: sums over keys
+    refuse(keys_cut_inside_tile(pairs_, queries, keys, tile_), "keys", "keys of one query");
+  }
+  if (key.grad_all != SetId::empty) {  // dk, dv: sums over queries
+    refuse(queries_cut_inside_tile(pairs_, queries, keys, tile_), "queries", "queries of one key");
+  }
 }
 
 }  // namespace weft::execute_internal

@@ -28,9 +28,10 @@ struct BlockKey {
 
 class BlockCache {
  public:
-  BlockCache(const AllowedPairs& pairs, SetPool& pool) : pairs_(pairs), pool_(pool) {}
+  // With a tile (Problem::canonical_tile), blocks whose slices cut one are refused.
+  BlockCache(const AllowedPairs& pairs, SetPool& pool, int64_t tile = 0) : pairs_(pairs), pool_(pool), tile_(tile) {}
 
-  // Sorted as kernels want them. Valid until the next call.
+  // Sorted as kernels want them. Valid until the next call. Throws Error(unsupported) as said above.
   std::span<const kernels::Block> of(const BlockKey& key);
 
  private:
@@ -38,10 +39,12 @@ class BlockCache {
     size_t operator()(const BlockKey& key) const;
   };
   std::vector<kernels::Block> compute(const BlockKey& key) const;
+  void check_tiles(const BlockKey& key) const;
   static constexpr size_t kMaxRemembered = 200'000;  // blocks; about 15 MB
 
   const AllowedPairs& pairs_;
   SetPool& pool_;
+  const int64_t tile_;
   std::unordered_map<BlockKey, std::vector<kernels::Block>, Hash> known_;
   size_t remembered_ = 0;
 };

@@ -22,6 +22,7 @@ double round_to(DType type, double x) {
     case DType::fp32: return narrow;
     case DType::bf16: return bf16_to_float(float_to_bf16(narrow));
     case DType::fp16: return fp16_to_float(float_to_fp16(narrow));
+    default: break;
   }
   return x;
 }

@@ -25,6 +25,7 @@ double HostTensor::at(int64_t i) const {
     case DType::fp32: return read<float>(bytes.data(), i);
     case DType::bf16: return bf16_to_float(read<uint16_t>(bytes.data(), i));
     case DType::fp16: return fp16_to_float(read<uint16_t>(bytes.data(), i));
+    default: break;  // not an element type
   }
   return 0;
 }
@@ -36,6 +37,7 @@ void HostTensor::set(int64_t i, double value) {
     case DType::fp32: return write(bytes.data(), i, narrow);
     case DType::bf16: return write(bytes.data(), i, float_to_bf16(narrow));
     case DType::fp16: return write(bytes.data(), i, float_to_fp16(narrow));
+    default: break;
   }
 }
 

@@ -3,7 +3,12 @@
 #include <chrono>
 #include <thread>
 
+#include "weft/kernels/exact_bins.h"
+
 namespace weft::execute_internal {
+
+static_assert(kMostCanonicalTerms == kernels::kMostTerms);
+
 namespace {
 
 double seconds() {
@@ -18,10 +23,10 @@ Context::Context(const Schedule& s, int r, Endpoint& e, const kernels::KernelSet
       problem(schedule.problem()),
       rank(r),
       endpoint(e),
-      kernels(k),
+      kernels(problem.canonical_tile == 0 ? k : *k.canonical()),
       pool(p),
       options(std::move(o)),
-      blocks(problem.pairs, sets) {
+      blocks(problem.pairs, sets, problem.canonical_tile) {
   my_queries = sets.intern(problem.query_layout.shard(rank));
   my_keys = sets.intern(problem.key_layout.shard(rank));
   all_queries = sets.intern(Range{0, problem.query_layout.tokens()});
@@ -275,6 +280,10 @@ Executor::Executor(const Schedule& schedule, int rank, Endpoint& endpoint, const
   if (!kernels.supports(problem.element)) {
     throw Error(ErrorCode::unsupported, "kernels '" + std::string(kernels.name()) + "' have no " +
                                             std::string(name_of(problem.element)) + "; use the reference kernels");
+  }
+  if (problem.canonical_tile != 0 && !kernels.canonical()) {
+    throw Error(ErrorCode::unsupported, "kernels '" + std::string(kernels.name()) +
+                                            "' cannot give canonical results; use those of the CPU, or leave it out");
   }
   context_ = std::make_unique<execute_internal::Context>(schedule, rank, endpoint, kernels, pool, std::move(options));
 }

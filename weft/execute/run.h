@@ -98,6 +98,7 @@ class Run final : public Execution {
   void add(RankValue& to, const RankValue& from, const Slice& slice);
   void merge(RankValue& to, const RankValue& from, const Slice& slice);
   void convert(RankValue& to, const RankValue& from, const Slice& slice);
+  void finish_partial(RankValue& to, const RankValue& from, const Slice& slice);
   void set_kv_heads(Range heads, const RankValue& kv);
 
   // ---- run_scores.cc: attention by whole rows of scores

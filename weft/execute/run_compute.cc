@@ -70,7 +70,8 @@ void Run::attend_pair(const Slice& q, const Slice& k, RankValue& into) {
                        .dim_v = problem_.dim_v,
                        .scale = problem_.softmax_scale(),
                        .blocks = blocks,
-                       .stop = &c_.endpoint.stop_flag()});
+                       .stop = &c_.endpoint.stop_flag(),
+                       .tile = problem_.canonical_tile});
   }
 }
 
@@ -182,7 +183,8 @@ void Run::attend_backward_pair(const Backward& b) {
                                 .dim_v = problem_.dim_v,
                                 .scale = problem_.softmax_scale(),
                                 .blocks = blocks,
-                                .stop = &c_.endpoint.stop_flag()});
+                                .stop = &c_.endpoint.stop_flag(),
+                                .tile = problem_.canonical_tile});
   }
 }
 
@@ -217,6 +219,16 @@ void Run::merge(RankValue& to, const RankValue& from, const Slice& slice) {
     c_.kernels.merge(to.field(Field::out).view(row[0], head[0]), to.field(Field::lse).view(row[0], head[0]),
                      from.field(Field::out).view(row[1], head[1]), from.field(Field::lse).view(row[1], head[1]),
                      {rows, heads, problem_.dim_v});
+  });
+}
+
+void Run::finish_partial(RankValue& to, const RankValue& from, const Slice& slice) {
+  for_each_piece(sets_, to, from, slice, [&](int64_t rows, int64_t heads, auto row, auto head) {
+    const auto target = [&](Field f) {
+      return slice.fields.has(f) ? to.field(f).view(row[0], head[0]) : kernels::View{};
+    };
+    c_.kernels.finish(target(Field::out), target(Field::lse), from.field(Field::out).view(row[1], head[1]),
+                      from.field(Field::lse).view(row[1], head[1]), {rows, heads, problem_.dim_v});
   });
 }
 
@@ -265,7 +277,11 @@ void Run::finish(const Instruction& i) {
   }
   fill_identity(from);
   write(to, targets[0]);
-  convert(to, from, targets[0]);
+  if (from.all.fields == kPartial) {
+    finish_partial(to, from, targets[0]);
+  } else {
+    convert(to, from, targets[0]);
+  }
 }
 
 void Run::combine(const Instruction& i) {

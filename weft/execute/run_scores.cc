@@ -67,6 +67,8 @@ void Run::multiply(const ScoreProduct& p) {
 }
 
 void Run::execute_scores(const Instruction& i) {
+  if (problem_.canonical_tile != 0)
+    refuse("whole rows of scores are not summed tile by tile, as canonical results are");
   switch (i.op) {
     case Op::score: return score(i);
     case Op::normalise: return normalise(i);

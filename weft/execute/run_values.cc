@@ -113,6 +113,10 @@ void Run::fill_identity(RankValue& value) {
   value.all.fields.for_each([&](Field f) {
     const FieldMemory& memory = value.field(f);
     const int64_t elements = sets_.size(value.all.tokens) * memory.row_stride;
+    if (is_exact_sum(memory.type)) {
+      std::fill_n(memory.data, elements * size_of(memory.type), std::byte{0});
+      return;
+    }
     const bool of_scores = f == Field::lse || f == Field::scores;
     const double identity = of_scores ? -std::numeric_limits<double>::infinity() : 0;
     if (memory.type == DType::fp64) {

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "weft/kernels/canonical.h"
 #include "weft/kernels/cpu_kernels.h"
 
 namespace weft::kernels {
@@ -14,7 +15,7 @@ namespace {
 
 class CpuKernels final : public KernelSet {
  public:
-  explicit CpuKernels(const TileOps& ops) : ops_(ops) {}
+  explicit CpuKernels(const TileOps& ops) : ops_(ops), canonical_(make_canonical(*this, &ops)) {}
 
   std::string_view name() const override { return ops_.name; }
   bool supports(DType element) const override { return element != DType::fp64; }
@@ -35,6 +36,7 @@ class CpuKernels final : public KernelSet {
   }
   void add(View to, ConstView from, Shape shape) const override { cpu_add(ops_, to, from, shape); }
   void convert(View to, ConstView from, Shape shape) const override { cpu_convert(ops_, to, from, shape); }
+  const KernelSet* canonical() const override { return canonical_.get(); }
 
  private:
   void require(DType element) const {
@@ -45,6 +47,7 @@ class CpuKernels final : public KernelSet {
   }
 
   const TileOps& ops_;
+  const std::unique_ptr<KernelSet> canonical_;
 };
 
 #if defined(__x86_64__)

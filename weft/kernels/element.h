@@ -16,7 +16,9 @@ inline double load_element(const void* data, DType type, int64_t index) {
     case DType::fp32: return static_cast<const float*>(data)[index];
     case DType::bf16: return bf16_to_float(static_cast<const uint16_t*>(data)[index]);
     case DType::fp16: return fp16_to_float(static_cast<const uint16_t*>(data)[index]);
+    default: break;
   }
+  WEFT_CHECK(false);  // no element
   return 0;
 }
 
@@ -28,6 +30,7 @@ inline void store_element(void* data, DType type, int64_t index, double value) {
     case DType::fp32: static_cast<float*>(data)[index] = static_cast<float>(value); break;
     case DType::bf16: static_cast<uint16_t*>(data)[index] = float_to_bf16(static_cast<float>(value)); break;
     case DType::fp16: static_cast<uint16_t*>(data)[index] = float_to_fp16(static_cast<float>(value)); break;
+    default: WEFT_CHECK(false);  // no element
   }
 }
 

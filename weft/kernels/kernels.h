@@ -49,6 +49,8 @@ struct Block {
   int64_t out_row = 0;      // row of o and lse (forward) or of dq (backward) that belongs to q row band.q.begin
   int64_t bundle_row = 0;   // row of dout, lse and delta that belongs to q row band.q.begin; backward only
   int64_t kv_grad_row = 0;  // row of dk and dv that belongs to k row band.k.begin; backward only
+  int64_t q_position = 0;   // position in the sequence of q row band.q.begin, the rows after it follow on; and
+  int64_t k_position = 0;   // of k row band.k.begin: what canonical kernels cut tiles by
 };
 
 // o, lse <- merge(o, lse, attention of q over the keys that the blocks allow).
@@ -65,6 +67,7 @@ struct AttendArgs {
   double scale = 1;                  // multiplies q.k
   std::span<const Block> blocks;
   const StopFlag* stop = nullptr;  // polled per tile; raises Error(stopped)
+  int64_t tile = 0;                // canonical kernels only: positions per tile
 };
 
 // With s = scale * q.k, p = exp(s - lse), ds = p * (dout.v - delta), over the pairs that the blocks allow:
@@ -84,6 +87,7 @@ struct AttendBackwardArgs {
   double scale = 1;
   std::span<const Block> blocks;
   const StopFlag* stop = nullptr;
+  int64_t tile = 0;
 };
 
 // Shape of an element-wise call: rows x heads x columns, each View giving its own strides.
@@ -114,6 +118,11 @@ class KernelSet {
   virtual void add(View to, ConstView from, Shape shape) const = 0;
   // to = from, converting between any two types (round to nearest even).
   virtual void convert(View to, ConstView from, Shape shape) const = 0;
+  // Partials become results: out and lse in any type; without data where not wanted. columns = dim_v.
+  virtual void finish(View out, View lse, ConstView partial_o, ConstView partial_lse, Shape shape) const;
+
+  // The kernels with the same arithmetic whose accumulators are exact sums (DType::sum2 and so on; canonical.h), or null.
+  virtual const KernelSet* canonical() const { return nullptr; }
 };
 
 // Plain loops, accumulating in fp64 and rounding once to the output type: what everything else is compared with.

@@ -11,6 +11,7 @@
 #include "weft/kernels/convert_rows.inc.h"
 #include "weft/kernels/transpose.inc.h"
 #include "weft/kernels/pack.inc.h"
+#include "weft/kernels/exact_rows.inc.h"
 #include "weft/kernels/forward_tile.inc.h"
 #include "weft/kernels/backward_tile.inc.h"
 // clang-format on
@@ -19,11 +20,13 @@ namespace weft::kernels {
 namespace {
 
 static_assert(kForwardKeyTile % kPanel == 0 && kBackwardKeyTile % kPanel == 0);
+static_assert(kMostTileOfKeys <= kForwardKeyTile);  // one pass over the keys: see canonical_cpu.cc
 static_assert(kForwardQueryTile % kStrip == 0 && kBackwardQueryTile % kStrip == 0);
 
 constexpr TileOps tile_ops(const char* name) {
-  return {name,          kStrip,     kPanel,     pack_rows, pack_columns, forward_tile, finish_forward,
-          backward_tile, add_strips, add_panels, scale_add, dot,          to_float,     from_float};
+  return {name,           kStrip,        kPanel,          pack_rows,  pack_columns, forward_tile,
+          finish_forward, backward_tile, add_strips,      add_panels, scale_add,    dot,
+          to_float,       from_float,    transpose_strip, all_finite, add_exactly};
 }
 
 }  // namespace

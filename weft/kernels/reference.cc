@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "weft/kernels/canonical.h"
 #include "weft/kernels/checks.h"
 #include "weft/kernels/element.h"
 
@@ -36,6 +37,7 @@ class ReferenceKernels final : public KernelSet {
  public:
   std::string_view name() const override { return "reference"; }
   bool supports(DType) const override { return true; }
+  const KernelSet* canonical() const override { return canonical_.get(); }
 
   void attend(const AttendArgs& args) const override {
     check(args);
@@ -181,6 +183,8 @@ class ReferenceKernels final : public KernelSet {
   static void accumulate(const View& view, int64_t row, int64_t head, int64_t column, double value) {
     store(view, row, head, column, load(view, row, head, column) + value);
   }
+
+  const std::unique_ptr<KernelSet> canonical_ = make_canonical(*this, nullptr);
 };
 
 }  // namespace

@@ -17,6 +17,15 @@ static void scale_add(float* to, float a, const float* from, float b, int64_t n)
   for (; i < n; ++i) to[i] = a * to[i] + b * from[i];
 }
 
+static bool all_finite(const float* x, int64_t n) {
+  int64_t i = 0;
+  Vec zero = {};  // times zero, what is not finite is NaN
+  for (; i + kLanes <= n; i += kLanes) zero = fma(load(x + i), Vec{}, zero);
+  float total = sum_of_lanes(zero);
+  for (; i < n; ++i) total += x[i] * 0.0f;
+  return total == 0;
+}
+
 static float dot(const float* x, const float* y, int64_t n) {
   int64_t i = 0;
   Vec sum = {};

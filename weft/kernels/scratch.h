@@ -28,6 +28,7 @@ struct Scratch {
   ScratchBuffer rows, state, o;                    // per query: lse and delta; maximum and sum; outputs
   ScratchBuffer dq, dk, dv;                        // gradients being summed
   ScratchBuffer scores, gradients, transposed;
+  ScratchBuffer dk_row, dv_row;  // one row of dk, dv: canonical kernels
 };
 Scratch& thread_scratch();
 

@@ -14,6 +14,9 @@ inline constexpr int kLanes = 8;
 inline constexpr int kPanel = 6;  // 12 accumulators, 2 right operands, 1 broadcast: 15 of 16 registers
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef int32_t IVec __attribute__((vector_size(4 * kLanes)));
+inline constexpr int kDoubles = kLanes / 2;
+typedef double DVec __attribute__((vector_size(8 * kDoubles)));
+typedef int64_t LVec __attribute__((vector_size(8 * kDoubles)));
 
 WEFT_INLINE Vec fma(Vec a, Vec b, Vec c) { return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 WEFT_INLINE Vec max(Vec a, Vec b) { return (Vec)_mm256_max_ps((__m256)a, (__m256)b); }
@@ -26,6 +29,9 @@ WEFT_INLINE Vec load_fp16(const uint16_t* p) { return (Vec)_mm256_cvtph_ps(_mm_l
 WEFT_INLINE void store_fp16(uint16_t* p, Vec v) {
   _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
 }
+
+// Whether any bit is set.
+WEFT_INLINE bool any_word(LVec v) { return !_mm256_testz_si256((__m256i)v, (__m256i)v); }
 
 }  // namespace
 }  // namespace weft::kernels

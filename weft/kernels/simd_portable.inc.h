@@ -14,6 +14,9 @@ inline constexpr int kLanes = 4;
 inline constexpr int kPanel = 4;  // 8 accumulators, 2 right operands, 1 broadcast, 1 product: 12 of 16 registers
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef int32_t IVec __attribute__((vector_size(4 * kLanes)));
+inline constexpr int kDoubles = kLanes / 2;
+typedef double DVec __attribute__((vector_size(8 * kDoubles)));
+typedef int64_t LVec __attribute__((vector_size(8 * kDoubles)));
 
 WEFT_INLINE Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 // b where either is NaN, on every path: so NaN in scores, passed as b, survives.
@@ -29,6 +32,9 @@ WEFT_INLINE Vec load_fp16(const uint16_t* p) {
 WEFT_INLINE void store_fp16(uint16_t* p, Vec v) {
   for (int i = 0; i < kLanes; ++i) p[i] = float_to_fp16(v[i]);
 }
+
+// Whether any bit is set.
+WEFT_INLINE bool any_word(LVec v) { return (v[0] | v[1]) != 0; }
 
 }  // namespace
 }  // namespace weft::kernels

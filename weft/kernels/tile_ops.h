@@ -22,6 +22,7 @@
 #include <cstdint>
 
 #include "weft/base/dtype.h"
+#include "weft/kernels/exact_bins.h"
 
 namespace weft::kernels {
 
@@ -35,6 +36,8 @@ inline constexpr int64_t kBackwardQueryTile = 256;
 // Keys packed at once and then used by all query tiles and all heads of a group.
 inline constexpr int64_t kForwardKeyBlock = 2304;
 inline constexpr int64_t kBackwardKeyBlock = 768;
+// Tiles of canonical results have at most as many positions.
+inline constexpr int64_t kMostTileOfKeys = 128;
 
 // Contiguous columns of some rows in memory, of any 16-bit or fp32 type.
 struct RowsIn {
@@ -115,7 +118,16 @@ struct TileOps {
   float (*dot)(const float* x, const float* y, int64_t n);
   void (*to_float)(const void* from, DType type, float* to, int64_t n);
   void (*from_float)(const float* from, DType type, void* to, int64_t n);
+
+  // rows[lane][c] = strip[c][lane], row_stride floats from lane to lane: one strip of X in strip form as rows.
+  void (*rows_of_strip)(const float* strip, int64_t columns, float* rows, int64_t row_stride);
+  bool (*all_finite)(const float* x, int64_t n);
+  // Row of n exact sums of two bins: sums[i] += from[i] * factor * 2^(32 * bins), bins <= 0, all finite.
+  void (*add_exactly)(const float* from, double factor, int64_t bins, int64_t* sums, int64_t n);
 };
+
+// ExactSum<2>::add for sum `sums[0]` of a row of n. Not inline, as the paths need it.
+void add_one_exactly(double x, int64_t bins, int64_t* sums, int64_t n);
 
 const TileOps& portable_tile_ops();
 const TileOps& avx2_tile_ops();    // x86-64 only

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -58,6 +59,20 @@ class Layout {
   // The runs of a rank in local order: from_runs of all of them gives an equal layout.
   std::vector<Run> runs(int rank) const;
 
+  // ---- tiles: positions 0 .. tile - 1, tile .. 2 tile - 1, and so on; the last may be shorter
+  // The layout whose tiles lie as the tokens of `tiles` do, for `tokens` tokens in ceil(tokens / tile) tiles.
+  static Layout of_tiles(const Layout& tiles, int64_t tokens, int64_t tile);
+  // Every tile on the rank that has its middle token here, tiles of a rank in the order of positions: borders move to the
+  // nearest multiple of `tile`. Meant for layouts whose runs are longer than that.
+  Layout rounded_to_tiles(int64_t tile) const;
+  // The first border of a run that lies inside a tile, if there is any.
+  struct CutTile {
+    int rank = 0;
+    int64_t position = 0;  // of the border
+    bool begins = false;   // whether a run begins there, or ends
+  };
+  std::optional<CutTile> first_cut_tile(int64_t tile) const;
+
   // Same tokens on the same ranks in the same order; the name does not matter.
   friend bool operator==(const Layout& a, const Layout& b);
 
@@ -73,6 +88,15 @@ class Layout {
 // entry for a single sequence. Throws Error(usage) naming the known ones.
 Layout make_layout(std::string_view name, const std::vector<int64_t>& lengths, int ranks);
 std::vector<std::string_view> layout_names();
+
+// A layout made of whole tiles: that of a rule rounded, or where the rule deals tokens singly, as striped does, the same rule
+// over tiles. `make(lengths)` is the rule.
+template <typename Make>
+Layout make_tiled_layout(const std::vector<int64_t>& lengths, int64_t tile, Make&& make) {
+  const Layout exact = make(lengths);
+  if (exact.axis().is_identity()) return exact.rounded_to_tiles(tile);
+  return Layout::of_tiles(make({(exact.tokens() + tile - 1) / tile}), exact.tokens(), tile);
+}
 
 // The rows of `global` [tokens, width] that live on `rank`, in local order.
 template <typename T>

@@ -30,10 +30,11 @@ std::vector<Piece> cut(const Problem& problem, const GatherPieces& how, int rank
     const int stage = ((fetcher - owner + ranks) % ranks - 1) * how.stages / (ranks - 1);
     return static_cast<size_t>(stage * how.chunks) + chunk;
   };
-  const std::vector<IntervalSet> mine = cut_in_pieces(problem.key_layout.shard(rank), how.chunks);
+  const int64_t unit = problem.unit_of_cuts();
+  const std::vector<IntervalSet> mine = cut_in_pieces(problem.key_layout.shard(rank), how.chunks, unit);
   for (int peer = 0; peer < ranks; ++peer) {
     if (peer == rank) continue;
-    const std::vector<IntervalSet> theirs = cut_in_pieces(problem.key_layout.shard(peer), how.chunks);
+    const std::vector<IntervalSet> theirs = cut_in_pieces(problem.key_layout.shard(peer), how.chunks, unit);
     for (size_t chunk = 0; chunk < mine.size(); ++chunk) {
       const Set taken = b.keys_needed(problem.query_layout.shard(peer), mine[chunk]);
       const Set fetched = b.keys_needed(problem.query_layout.shard(rank), theirs[chunk]);

@@ -50,7 +50,8 @@ MultiRing::MultiRing(const Problem& problem, std::vector<Tour> rings) : rings_(s
     for (const Wanted::Ranks& some : wanted.ranks) {
       while (rank < some.end) set_of[at(rank++)] = some.set;
     }
-    const std::vector<IntervalSet> pieces = cut_in_pieces(problem.key_layout.shard(owner), this->rings());
+    const std::vector<IntervalSet> pieces =
+        cut_in_pieces(problem.key_layout.shard(owner), this->rings(), problem.unit_of_cuts());
     for (size_t i = 0; i < rings_.size(); ++i) {
       std::vector<int> nearest(wanted.sets.size()), farthest(wanted.sets.size());
       size_t place = at(places_[i][at(owner)]);

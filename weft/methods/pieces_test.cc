@@ -19,6 +19,11 @@ TEST(Pieces, TokensLeftOverAreDealtRound) {
   EXPECT_EQ(pieces, (std::vector<IntervalSet>{{{0, 1}, {30, 32}}, {{10, 11}, {32, 33}}, {{20, 21}, {33, 34}}}));
 }
 
+TEST(Pieces, UnitsStayWhole) {
+  const std::vector<IntervalSet> pieces = cut_in_pieces({{0, 32}, {64, 91}}, 2, 8);
+  EXPECT_EQ(pieces, (std::vector<IntervalSet>{{{0, 16}, {64, 80}}, {{16, 32}, {80, 91}}}));
+}
+
 TEST(Pieces, ArePartsOfTheShardAndDifferByOneToken) {
   Random random(3);
   for (int trial = 0; trial < 2000; ++trial) {

@@ -36,9 +36,12 @@ Layout layout_of(std::string_view method, const std::vector<int64_t>& lengths, i
 }
 
 Layout choose_layout(std::string_view name, std::string_view method, const std::vector<int64_t>& lengths, int ranks,
-                     const std::map<std::string, std::string>& options) {
-  Layout own = layout_of(method, lengths, ranks, options);
-  return name.empty() ? own : make_layout(name, lengths, ranks);
+                     const std::map<std::string, std::string>& options, int64_t tile) {
+  const auto make = [&](const std::vector<int64_t>& of) {
+    Layout own = layout_of(method, of, ranks, options);
+    return name.empty() ? own : make_layout(name, of, ranks);
+  };
+  return tile == 0 ? make(lengths) : make_tiled_layout(lengths, tile, make);
 }
 
 Schedule make_schedule(std::string_view method, Problem problem, const std::map<std::string, std::string>& options) {

@@ -20,8 +20,9 @@ Layout layout_of(std::string_view method, const std::vector<int64_t>& lengths, i
                  const std::map<std::string, std::string>& options = {});
 
 // The layout that a user named, or the method's own when `name` is empty. The method's options are checked either way.
+// With a tile, a layout of whole tiles of so many positions (Problem::canonical_tile).
 Layout choose_layout(std::string_view name, std::string_view method, const std::vector<int64_t>& lengths, int ranks,
-                     const std::map<std::string, std::string>& options = {});
+                     const std::map<std::string, std::string>& options = {}, int64_t tile = 0);
 
 // Validates the problem and makes the method's schedule. Throws Error(usage) or Error(unsupported).
 Schedule make_schedule(std::string_view method, Problem problem,

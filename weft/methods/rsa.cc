@@ -100,6 +100,10 @@ Steps write(SharedRing ring, Builder& b) {
 }
 
 void check_size(const Problem& problem) {
+  if (problem.canonical_tile != 0) {
+    throw Error(ErrorCode::unsupported,
+                "rsa sums over whole rows of scores, not tile by tile, and has no canonical results; use ring");
+  }
   for (int rank = 0; rank < problem.ranks(); ++rank) {
     if (problem.bytes_of_scores(problem.query_layout.shard(rank), problem.heads)) continue;
     throw Error(ErrorCode::unsupported, "rsa keeps the scores of all queries and keys, more than 2^50 on rank " +

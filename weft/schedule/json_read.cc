@@ -60,9 +60,11 @@ Layout layout_of(const Tree& tree, NodeId id, int64_t tokens) {
 Problem problem_of(const Tree& tree, NodeId id) {
   const Values values(tree);
   const auto [tokens_id, key_tokens_id, heads, kv_heads, dim, dim_v, scale, backward, return_lse, element, wire,
-              mask_id, layout, key_layout] =
-      values.members(id, {"tokens", "key_tokens", "heads", "kv_heads", "head_dim", "value_dim", "scale", "backward",
-                          "return_lse", "dtype", "wire", "mask", "layout", "key_layout"});
+              mask_id, layout, key_layout, canonical_tile] =
+      values.members(id,
+                     {"tokens", "key_tokens", "heads", "kv_heads", "head_dim", "value_dim", "scale", "backward",
+                      "return_lse", "dtype", "wire", "mask", "layout", "key_layout", "canonical_tile"},
+                     1);
   const int64_t tokens = values.integer(tokens_id, 1, kMost), key_tokens = values.integer(key_tokens_id, 1, kMost);
   Mask mask = mask_of(tree, mask_id, tokens, key_tokens);
   Layout queries = layout_of(tree, layout, tokens);
@@ -83,6 +85,7 @@ Problem problem_of(const Tree& tree, NodeId id) {
     problem.return_lse = values.boolean(return_lse);
     problem.element = values.dtype(element);
     problem.wire = values.dtype(wire);
+    if (canonical_tile != kNone) problem.canonical_tile = values.integer(canonical_tile, 1, kCanonicalTile);
     problem.validate();
     return problem;
   });

@@ -72,6 +72,21 @@ std::string changed(std::string_view from, std::string_view to, std::string_view
   return text.replace(at, from.size(), to);
 }
 
+TEST(Json, CanonicalTileIsThereOnlyIfGiven) {
+  EXPECT_EQ(to_json(small()).find("canonical_tile"), std::string::npos);
+  EXPECT_EQ(schedule_from_json(to_json(small())).problem().canonical_tile, 0);
+  Problem tiled = self_attention(Mask::of(16, {}), Layout::contiguous(16, 2), 4, 2, 8);
+  tiled.canonical_tile = 4;
+  auto shared = std::make_shared<const Problem>(std::move(tiled));
+  const std::string text =
+      to_json(Schedule("tiled", shared, [shared](int rank, Builder& b) { return write(shared, rank, b); }));
+  EXPECT_EQ(schedule_from_json(text).problem().canonical_tile, 4);
+  EXPECT_EQ(to_json(schedule_from_json(text)), text);
+  std::string cut = text;
+  cut.replace(cut.find("\"canonical_tile\": 4"), 19, "\"canonical_tile\": 3");
+  EXPECT_NE(message_of(cut).find("begin and end at multiples of 3 positions"), std::string::npos) << message_of(cut);
+}
+
 TEST(Json, RoundTripIsExact) {
   const std::string text = to_json(small());
   const Schedule read = schedule_from_json(text);

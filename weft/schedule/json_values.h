@@ -28,9 +28,10 @@ class Values {
  public:
   explicit Values(const Tree& tree) : tree_(tree) {}
 
-  // The members with the given names, in their order: all of them and no others.
+  // The members with the given names, in their order: all of them, except that the last `optional` ones may be missing
+  // and are kNone then; and no others.
   template <size_t N>
-  std::array<NodeId, N> members(NodeId id, const char* const (&names)[N]) const {
+  std::array<NodeId, N> members(NodeId id, const char* const (&names)[N], size_t optional = 0) const {
     if (tree_[id].kind != Kind::object) tree_.fail(id, "expected an object");
     std::array<NodeId, N> found;
     found.fill(kNone);
@@ -42,7 +43,7 @@ class Values {
       }
       found[static_cast<size_t>(at - names)] = member;
     }
-    for (size_t i = 0; i < N; ++i) {
+    for (size_t i = 0; i + optional < N; ++i) {
       if (found[i] == kNone) tree_.fail(id, std::string("field '") + names[i] + "' is missing");
     }
     return found;

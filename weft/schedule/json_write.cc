@@ -72,6 +72,7 @@ class JsonWriter {
     member("return_lse", problem_.return_lse);
     member("dtype", name(problem_.element));
     member("wire", name(problem_.wire));
+    if (problem_.canonical_tile != 0) member("canonical_tile", problem_.canonical_tile);
     text("    \"mask\": {\"rectangles\": [");
     bool first = true;
     for (const BandRectangle& band : problem_.mask.bands()) {

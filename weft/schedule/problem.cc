@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "weft/base/error.h"
 
@@ -59,6 +60,32 @@ void Problem::validate() const {
   require(!__builtin_mul_overflow(mask.area(), heads, &work),
           "more than 2^63 pairs to attend; use fewer tokens or heads");
   require(element != DType::fp64 || wire == DType::fp64, "fp64 needs wire type fp64");
+  if (canonical_tile != 0) validate_canonical();
+}
+
+void Problem::validate_canonical() const {
+  const auto number = [](int64_t n) { return std::to_string(n); };
+  require(canonical_tile >= 1 && canonical_tile <= kCanonicalTile,
+          "canonical tile " + number(canonical_tile) + " is out of range; use 1 to " + number(kCanonicalTile));
+  require(wire == accumulator(), "canonical results need partial results to travel as they are, not as " +
+                                     std::string(weft::name_of(wire)) + "; leave the wire type out");
+  const auto require_aligned = [&](const Layout& layout, const char* side) {
+    const std::optional<Layout::CutTile> found = layout.first_cut_tile(canonical_tile);
+    if (!found) return;
+    require(false, "canonical results need shards that begin and end at multiples of " + number(canonical_tile) +
+                       " positions, but a run of " + side + " of rank " + number(found->rank) + " " +
+                       (found->begins ? "begins" : "ends") + " at position " + number(found->position) +
+                       "; use Layout::rounded_to_tiles, or a layout by name with --canonical");
+  };
+  require_aligned(key_layout, "keys");
+  if (backward) require_aligned(query_layout, "queries");
+  // A row gets at most one contribution from each tile, and one more for each rectangle of the mask that cuts one.
+  const int64_t terms =
+      std::max(mask.keys(), mask.queries()) / canonical_tile + 1 + static_cast<int64_t>(mask.bands().size());
+  require(terms <= kMostCanonicalTerms / group(), "an exact sum holds " + number(kMostCanonicalTerms) +
+                                                      " contributions, and this problem may have " + number(terms) +
+                                                      " for each of " + number(group()) +
+                                                      " heads; use fewer tokens or documents, or leave canonical out");
 }
 
 int64_t Problem::columns_of(Field field) const {
@@ -78,6 +105,10 @@ int64_t Problem::columns_of(Field field) const {
 }
 
 DType Problem::type_of(Field field, Form form) const {
+  if (form == Form::accumulating && canonical_tile != 0) {
+    if (field == Field::lse) return element == DType::fp64 ? DType::expsum3 : DType::expsum2;
+    return element == DType::fp64 ? DType::sum3 : DType::sum2;
+  }
   constexpr Fields kBetween = Field::lse | Field::delta | kScoreFields;  // neither input nor result of the element type
   return form == Form::accumulating || kBetween.has(field) ? accumulator() : element;
 }
@@ -96,7 +127,8 @@ std::optional<int64_t> Problem::bytes_of_scores(const IntervalSet& queries, int6
 }
 
 DType Problem::wire_type_of(Field field, Form form) const {
-  return form == Form::accumulating && field != Field::lse ? wire : type_of(field, form);
+  const bool lowered = form == Form::accumulating && field != Field::lse && canonical_tile == 0;
+  return lowered ? wire : type_of(field, form);
 }
 
 int64_t Problem::bytes_per_row(Fields fields, Form form) const {

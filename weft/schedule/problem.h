@@ -111,14 +111,21 @@ struct Problem {
   bool return_lse = false;      // whether lse must reach its owners; else methods may leave it where it was computed
   DType element = DType::fp32;  // of inputs and results; lse is fp32 (fp64 for fp64)
   DType wire = DType::fp32;     // of travelling partial outputs and gradient sums; lse and delta are never lowered
+  // Not 0: results have the same bits for every method, layout and number of ranks (docs/numerics.md). Attention is cut on
+  // tiles of so many positions, shards must begin and end between tiles, and accumulators are exact sums.
+  int64_t canonical_tile = 0;
 
   int ranks() const { return query_layout.ranks(); }
   int64_t group() const { return heads / kv_heads; }
   double softmax_scale() const;
+  // The type of lse and delta, and of accumulating values unless results are canonical.
   DType accumulator() const { return accumulator_of(element); }
 
+  // A method that cuts what a rank holds does it at multiples of so many tokens from the start of an interval.
+  int64_t unit_of_cuts() const { return canonical_tile == 0 ? 1 : canonical_tile; }
+
   // Throws Error(usage) when the parts do not fit together: head counts, layouts of another length or rank count,
-  // wire types wider than the accumulator.
+  // wire types wider than the accumulator, shards that cut a tile of canonical results.
   void validate() const;
 
   // Columns of a field: dim, dim_v or 1; 0 for those of kScoreFields, which depend on the rows.
@@ -134,7 +141,15 @@ struct Problem {
   // Bytes of one (token, head) of a value in memory, and inside a message, without fields of kScoreFields.
   int64_t bytes_per_row(Fields fields, Form form) const;
   int64_t wire_bytes_per_row(Fields fields, Form form) const;
+
+ private:
+  void validate_canonical() const;
 };
+
+// The tile of `--canonical`: its partial results are few enough to sum exactly at little cost.
+inline constexpr int64_t kCanonicalTile = 128;
+// Contributions that an element of a canonical accumulator can take.
+inline constexpr int64_t kMostCanonicalTerms = int64_t{1} << 22;
 
 // Queries and keys are the same tokens in the same layout. dim_v = dim.
 Problem self_attention(Mask mask, Layout layout, int64_t heads, int64_t kv_heads, int64_t dim);

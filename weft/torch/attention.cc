@@ -15,6 +15,7 @@ at::ScalarType torch_type(DType type) {
     case DType::fp32: return at::kFloat;
     case DType::bf16: return at::kBFloat16;
     case DType::fp16: return at::kHalf;
+    default: break;  // not an element type
   }
   return at::kFloat;
 }

@@ -2,6 +2,7 @@
 // proof point, finish.
 #include <algorithm>
 
+#include "weft/layout/tile_cuts.h"
 #include "weft/verify/rank_run.h"
 
 namespace weft::verify_internal {
@@ -40,6 +41,7 @@ void RankRun::attend(const Instruction& i) {
         continue;
       }
       report_.work += problem_.pairs.area(pool_[q.tokens], pool_[k.tokens]) * pool_.size(q.heads);
+      check_tiles("attend", Field::out, q.tokens, k.tokens);
       keys.push_back(k.tokens);
     }
     if (keys.empty()) continue;
@@ -74,6 +76,19 @@ void RankRun::attend(const Instruction& i) {
   }
 }
 
+// Canonical results: what is summed over must not be cut inside a tile.
+void RankRun::check_tiles(const char* op, Field field, SetId queries, SetId keys) {
+  const int64_t tile = problem_.canonical_tile;
+  if (tile == 0) return;
+  const bool over_queries = kKeyFields.has(field);
+  const auto position = over_queries ? queries_cut_inside_tile(problem_.pairs, pool_[queries], pool_[keys], tile)
+                                     : keys_cut_inside_tile(problem_.pairs, pool_[queries], pool_[keys], tile);
+  if (!position) return;
+  note("tile", std::string(op) + ": " + (over_queries ? "queries" : "keys") + " are cut at position " +
+                   std::to_string(*position) + ", inside a tile of " + std::to_string(tile) + ", with " +
+                   (over_queries ? "queries of one key" : "keys of one query") + " on both sides");
+}
+
 void RankRun::attend_backward(const Instruction& i) {
   for (const Slice& q : block_.queries(i)) {
     if (!is_whole(q, "attend_backward: queries", Field::q)) continue;
@@ -105,6 +120,10 @@ void RankRun::attend_backward(const Instruction& i) {
         continue;
       }
       report_.work_backward += problem_.pairs.area(pool_[q.tokens], pool_[k.tokens]) * pool_.size(q.heads);
+      Fields wanted;
+      for (const Slice& target : block_.targets(i)) wanted = wanted | target.fields;
+      if (wanted.has(Field::dq)) check_tiles("attend_backward", Field::dq, q.tokens, k.tokens);
+      if (!(wanted & kKeyFields).empty()) check_tiles("attend_backward", Field::dk, q.tokens, k.tokens);
       keys.push_back(k.tokens);
       contribute(i, Field::dk, q.heads, k.tokens, pool_[q.tokens]);
       contribute(i, Field::dv, q.heads, k.tokens, pool_[q.tokens]);

@@ -83,6 +83,7 @@ class RankRun {
   void for_each_group(const std::vector<SetId>& tokens, F&& f);
   // Adds pairs of these rows and others to the gradient that an attend_backward has for them, if any.
   void contribute(const Instruction& i, Field field, SetId query_heads, SetId rows, const IntervalSet& others);
+  void check_tiles(const char* op, Field field, SetId queries, SetId keys);
   void prepare_backward(const Instruction& i);
   void finish(const Instruction& i);
   void combine(const Instruction& i);

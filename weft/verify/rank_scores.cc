@@ -9,6 +9,9 @@
 namespace weft::verify_internal {
 
 void RankRun::execute_scores(const Instruction& i) {
+  if (problem_.canonical_tile != 0) {
+    note("tile", std::string(name_of(i.op)) + ": whole rows of scores are not summed tile by tile");
+  }
   switch (i.op) {
     case Op::score: return score(i);
     case Op::normalise: return normalise(i);
