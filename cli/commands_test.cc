@@ -124,6 +124,31 @@ TEST(Check, CanonicalResultsHaveOneDigest) {
             "weft: error: --wire-dtype bf16 and --canonical: exact sums travel as they are; leave one of them out");
 }
 
+TEST(Verify, ShowsTheClosedFormBesideWhatItCounted) {
+  const auto verified = [](const std::string& line) { return nlohmann::json::parse(run_line("verify " + line).out); };
+  nlohmann::json proof = verified("zigzag --ranks 3 --tokens 60 --kv-heads 2 --backward --json");
+  EXPECT_EQ(proof["formula"]["exact"], true);
+  proof["formula"].erase("exact");
+  EXPECT_EQ(proof["formula"], proof["counted"]);
+  int64_t bytes = 0, backward = 0;
+  for (const auto& rank : proof["ranks"]) {
+    bytes += rank["bytes_sent"].get<int64_t>(), backward += rank["bytes_backward"].get<int64_t>();
+  }
+  EXPECT_EQ(proof["counted"]["backward"]["bytes"]["total"], backward);
+  EXPECT_EQ(proof["counted"]["forward"]["bytes"]["total"], bytes - backward);
+  EXPECT_EQ(proof["counted"]["forward"]["steps"], 3);
+
+  EXPECT_EQ(verified("ring --ranks 3 --tokens 61 --json")["formula"]["exact"], false);
+  proof = verified("ring --ranks 3 --docs 40,20 --json");
+  EXPECT_TRUE(proof["formula"].is_null());
+  EXPECT_TRUE(has(proof["formula_reason"].get<std::string>(), "one document")) << proof;
+  for (const auto& result : verified("all --ranks 2 --tokens 64 --mask full --json")["results"]) {
+    EXPECT_TRUE(result.contains("formula")) << result["method"];
+  }
+  EXPECT_TRUE(has(run_line("verify ring --ranks 3 --tokens 60").out, "  exact\n"));
+  EXPECT_TRUE(has(run_line("verify ring --ranks 3 --docs 40,20").out, "\nClosed forms are for one document with"));
+}
+
 TEST(Verify, LargeFilesNeedLarge) {
   if (test_level() == 0) GTEST_SKIP() << "seconds, and much more with a sanitizer";
   // Two million drops of what was never made, before a right program.

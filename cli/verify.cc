@@ -1,4 +1,6 @@
 // weft verify: proves that a schedule is right, or says where it is wrong.
+#include <cctype>
+#include <cstdlib>
 #include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -31,8 +33,33 @@ Report prove(const Schedule& schedule, Context& context) {
                            .progress = [&](double share) { progress.update(static_cast<int64_t>(1000 * share)); }});
 }
 
+Json as_json(Amount amount) { return {{"total", amount.total}, {"busiest", amount.busiest}}; }
+
+Json as_json(const PhaseCost& cost) {
+  return {{"steps", cost.steps},
+          {"work", as_json(cost.work)},
+          {"messages", as_json(cost.messages)},
+          {"bytes", as_json(cost.bytes)},
+          {"exposed_bytes", as_json(cost.exposed_bytes)}};
+}
+
+Json as_json(const Cost& cost) {
+  return {{"forward", as_json(cost.forward)},
+          {"backward", as_json(cost.backward)},
+          {"live_bytes", cost.live_bytes},
+          {"saved_bytes", cost.saved_bytes}};
+}
+
+// What a schedule's method says without it; a schedule from a file may be of any method and any options.
+Formula formula_for(const Schedule& schedule, const Options& options) {
+  if (!options.file.empty()) return no_formula("the schedule comes from a file");
+  const Method& method = find_method(schedule.method());
+  const MethodOptions method_options(method.name, method.options, options.problem.method_options);
+  return formula_of(method, schedule.problem(), method_options);
+}
+
 // `cross`: keys are another sequence than queries.
-Json as_json(const Schedule& schedule, const Report& report, bool cross) {
+Json as_json(const Schedule& schedule, const Report& report, const Formula& formula, bool cross) {
   Json json = {{"ok", report.ok()},
                {"method", schedule.method()},
                {"tokens", schedule.problem().query_layout.tokens()},
@@ -41,13 +68,25 @@ Json as_json(const Schedule& schedule, const Report& report, bool cross) {
                {"ranks", Json::array()},
                {"problems", Json::array()}};
   if (cross) json["kv_tokens"] = schedule.problem().key_layout.tokens();
+  json["counted"] = as_json(cost_of(report));
+  if (formula.known()) {
+    json["formula"] = as_json(static_cast<const Cost&>(formula));
+    json["formula"]["exact"] = formula.exact;
+  } else {
+    json["formula"] = nullptr;
+    json["formula_reason"] = formula.reason;
+  }
   for (size_t rank = 0; rank < report.ranks.size(); ++rank) {
     const RankReport& r = report.ranks[rank];
     json["ranks"].push_back({{"rank", rank},
                              {"work", r.work},
                              {"work_backward", r.work_backward},
                              {"bytes_sent", r.bytes_sent},
+                             {"bytes_backward", r.bytes_backward},
                              {"messages", r.messages},
+                             {"messages_backward", r.messages_backward},
+                             {"exposed_bytes", r.exposed_bytes},
+                             {"exposed_backward", r.exposed_backward},
                              {"live_bytes", r.live_bytes},
                              {"saved_bytes", r.saved_bytes}});
   }
@@ -57,8 +96,23 @@ Json as_json(const Schedule& schedule, const Report& report, bool cross) {
   return json;
 }
 
+// How far a closed form is from what was counted: "exact", "within 1.2%", or the number that is not as claimed.
+std::string agreement(const Formula& formula, const Report& report) {
+  if (!formula.known()) return "none";
+  const auto claimed = numbers_of(formula), counted = numbers_of(cost_of(report));
+  double worst = 0;
+  for (size_t i = 0; i < counted.size(); ++i) {
+    const auto [name, real] = counted[i];
+    if (claimed[i].second == real) continue;
+    if (formula.exact) return std::string(name) + " " + std::to_string(claimed[i].second) + "?";
+    const auto apart = static_cast<double>(std::abs(claimed[i].second - real));
+    worst = std::max(worst, real == 0 ? 1 : apart / static_cast<double>(real));
+  }
+  return formula.exact ? "exact" : "within " + format_fixed(100 * worst, 1) + "%";
+}
+
 // One line for people: the verdict and the largest numbers of any rank.
-std::vector<std::string> as_row(const Schedule& schedule, const Report& report) {
+std::vector<std::string> as_row(const Schedule& schedule, const Report& report, const Formula& formula) {
   int64_t most_work = 0, work = 0, bytes = 0, messages = 0, live = 0;
   for (const RankReport& r : report.ranks) {
     work += r.work;
@@ -74,7 +128,8 @@ std::vector<std::string> as_row(const Schedule& schedule, const Report& report) 
           work > 0 ? format_fixed(static_cast<double>(most_work) / mean, 3) : "-",
           format_bytes(bytes),
           std::to_string(messages),
-          format_bytes(live)};
+          format_bytes(live),
+          agreement(formula, report)};
 }
 
 Table result_table() {
@@ -84,7 +139,8 @@ Table result_table() {
                 {"busiest/mean", Align::right},
                 {"bytes sent", Align::right},
                 {"messages", Align::right},
-                {"live bytes", Align::right}});
+                {"live bytes", Align::right},
+                {"closed form"}});
 }
 
 std::string problems_as_text(const Report& report) {
@@ -96,15 +152,21 @@ std::string problems_as_text(const Report& report) {
   return text;
 }
 
-int verify_one(const Schedule& schedule, bool json, bool cross, Context& context) {
+std::string sentence(std::string reason) {
+  reason[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(reason[0])));
+  return reason + ".\n";
+}
+
+int verify_one(const Schedule& schedule, const Options& options, bool cross, Context& context) {
   const Report report = prove(schedule, context);
-  if (json) {
-    context.out.write(as_json(schedule, report, cross).dump(2) + "\n");
+  const Formula formula = formula_for(schedule, options);
+  if (options.problem.json) {
+    context.out.write(as_json(schedule, report, formula, cross).dump(2) + "\n");
   } else {
     Table table = result_table();
-    table.add_row(as_row(schedule, report));
+    table.add_row(as_row(schedule, report, formula));
     context.out.write(
-        table.text() + problems_as_text(report) +
+        table.text() + problems_as_text(report) + (formula.known() ? "" : sentence(formula.reason)) +
         (report.ok() ? "Proved: every allowed pair once, every message matched, no deadlock, no misuse of values.\n"
                      : ""));
   }
@@ -121,9 +183,10 @@ int verify_all(const Options& options, Context& context) {
     try {
       const Schedule schedule = schedule_for(name, options.problem, options.problem.backward);
       const Report report = prove(schedule, context);
+      const Formula formula = formula_for(schedule, options);
       ok &= report.ok();
-      results.push_back(as_json(schedule, report, options.problem.cross()));
-      table.add_row(as_row(schedule, report));
+      results.push_back(as_json(schedule, report, formula, options.problem.cross()));
+      table.add_row(as_row(schedule, report, formula));
       problems += problems_as_text(report);
     } catch (const Error& error) {
       if (error.code() != ErrorCode::unsupported) throw;
@@ -145,7 +208,7 @@ int run(const Options& given, Context& context) {
     const int64_t limit = options.large ? std::numeric_limits<int64_t>::max() : Schedule::kStoreLimit;
     const Schedule schedule = schedule_from_json(read_file(options.file), limit);
     const bool cross = schedule.problem().mask.queries() != schedule.problem().mask.keys();
-    return verify_one(schedule, options.problem.json, cross, context);
+    return verify_one(schedule, options, cross, context);
   }
   if (options.large) throw Error(ErrorCode::usage, "--large goes with --file; a method is verified at any size");
   require_method(options.method, "verify");
@@ -157,7 +220,7 @@ int run(const Options& given, Context& context) {
     }
     return verify_all(options, context);
   }
-  return verify_one(schedule_for(options.method, options.problem, options.problem.backward), options.problem.json,
+  return verify_one(schedule_for(options.method, options.problem, options.problem.backward), options,
                     options.problem.cross(), context);
 }
 

@@ -15,6 +15,7 @@
 // That is the LSS Transformer (Wang et al. 2023, arXiv 2311.02382) on contiguous shards: one gather in which k and v are one
 // message, one reduce-scatter of dk and dv. Its name is an alias. Its other half, averaging the gradients of parameters over
 // sequence and data ranks, is the trainer's; a mean over shards of unequal token counts would be wrong.
+#include "weft/methods/formulas.h"
 #include "weft/methods/gather_pass.h"
 #include "weft/methods/methods.h"
 
@@ -35,9 +36,12 @@ MethodOption chunks_option() {
                                "parts of every rank's rows, each fetched while the one before is attended to");
 }
 
+GatherPieces pieces_of(const MethodOptions& options) {
+  return {.chunks = static_cast<int>(options.integer("chunks")), .keep = options.is("backward", "keep")};
+}
+
 Writer make_writer(std::shared_ptr<const Problem> problem, const MethodOptions& options) {
-  const GatherPieces pieces{.chunks = static_cast<int>(options.integer("chunks")),
-                            .keep = options.is("backward", "keep")};
+  const GatherPieces pieces = pieces_of(options);
   return [problem, pieces](int rank, Builder& b) { return write_gather(problem, pieces, rank, b); };
 }
 
@@ -53,6 +57,8 @@ const Method all_gather = {
     .layout = [](const std::vector<int64_t>& lengths, int ranks,
                  const MethodOptions&) { return zigzag_layout(lengths, ranks); },
     .writer = make_writer,
+    .formula = [](const Configuration& c,
+                  const MethodOptions& options) { return gather_formula(c, "zigzag", pieces_of(options)); },
 };
 
 const Method lss = {
@@ -65,6 +71,8 @@ const Method lss = {
     .layout = [](const std::vector<int64_t>& lengths, int ranks,
                  const MethodOptions&) { return make_layout("contiguous", lengths, ranks); },
     .writer = make_writer,
+    .formula = [](const Configuration& c,
+                  const MethodOptions& options) { return gather_formula(c, "contiguous", pieces_of(options)); },
     .alias_of = "all-gather",
 };
 

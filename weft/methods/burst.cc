@@ -11,6 +11,7 @@
 #include "weft/methods/backward_inputs.h"
 #include "weft/methods/degrees.h"
 #include "weft/methods/double_ring_pass.h"
+#include "weft/methods/formulas.h"
 #include "weft/methods/methods.h"
 
 namespace weft::methods {
@@ -21,12 +22,16 @@ struct Burst {
 };
 
 // Bytes of a block and of its sums, for one hop.
-bool queries_are_cheaper(const Problem& problem) {
-  const int64_t queries = problem.wire_bytes_per_row(Field::q | Field::dout | Field::lse | Field::delta, Form::whole) +
-                          problem.wire_bytes_per_row(Field::dq, Form::accumulating);
-  const int64_t keys = problem.wire_bytes_per_row(Field::k | Field::v, Form::whole) +
-                       problem.wire_bytes_per_row(Field::dk | Field::dv, Form::accumulating);
-  return queries * problem.heads < keys * problem.kv_heads;
+bool queries_are_cheaper(const AttentionShape& shape) {
+  const int64_t queries = shape.wire_bytes_per_token(Field::q | Field::dout | Field::lse | Field::delta, Form::whole) +
+                          shape.wire_bytes_per_token(Field::dq, Form::accumulating);
+  const int64_t keys = shape.wire_bytes_per_token(Field::k | Field::v, Form::whole) +
+                       shape.wire_bytes_per_token(Field::dk | Field::dv, Form::accumulating);
+  return queries < keys;
+}
+
+bool moves_queries(const AttentionShape& shape, const MethodOptions& options) {
+  return options.is("backward", "auto") ? queries_are_cheaper(shape) : options.is("backward", "queries");
 }
 
 Steps write(std::shared_ptr<const Burst> plan, Builder& b) {
@@ -86,14 +91,17 @@ const Method burst = {
                  const MethodOptions&) { return zigzag_layout(lengths, ranks); },
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
       const int nodes = degree_option("burst", "nodes", problem->ranks(), options);
-      const bool queries =
-          options.is("backward", "queries") || (options.is("backward", "auto") && queries_are_cheaper(*problem));
+      const bool queries = moves_queries(*problem, options);
       auto plan = std::make_shared<Burst>();
       plan->forward = make_double_ring(*problem, Travels::keys, nodes, -1);
       plan->backward = queries ? make_double_ring(*problem, Travels::queries, nodes, -1) : plan->forward;
       return
           [plan = std::shared_ptr<const Burst>(std::move(plan))](int /*rank*/, Builder& b) { return write(plan, b); };
     },
+    .formula =
+        [](const Configuration& c, const MethodOptions& options) {
+          return burst_formula(c, degree_option("burst", "nodes", c.ranks, options), moves_queries(c, options));
+        },
 };
 
 }  // namespace weft::methods

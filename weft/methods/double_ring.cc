@@ -16,6 +16,7 @@
 // The published code is for causal masks and equal lengths, and slices tokens by context rank while the ring counts in the
 // order of windows, so that its interleaved placement computes wrong blocks (not offered here).
 #include "weft/methods/degrees.h"
+#include "weft/methods/formulas.h"
 #include "weft/methods/head_exchange.h"
 #include "weft/methods/methods.h"
 
@@ -55,6 +56,10 @@ const Method double_ring = {
       auto grid = make_head_grid(*problem, shape_of(problem->ranks(), options));
       return [grid](int rank, Builder& b) { return write_head_exchange(grid, rank, b); };
     },
+    .formula =
+        [](const Configuration& c, const MethodOptions& options) {
+          return head_exchange_formula(c, shape_of(c.ranks, options), "zigzag");
+        },
 };
 
 }  // namespace weft::methods

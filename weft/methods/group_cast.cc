@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "weft/methods/formulas.h"
 #include "weft/methods/gather_pass.h"
 #include "weft/methods/methods.h"
 
@@ -109,6 +110,17 @@ const Method group_cast = {
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
       const GatherPieces pieces{.stages = static_cast<int>(options.integer("stages"))};
       return [problem, pieces](int rank, Builder& b) { return write_gather(problem, pieces, rank, b); };
+    },
+    .formula = [](const Configuration& c, const MethodOptions& options) -> Formula {
+      const GatherPieces pieces{.stages = static_cast<int>(options.integer("stages"))};
+      if (!c.layout.empty() || c.ranks == 1) return gather_formula(c, "contiguous", pieces);
+      if (c.mask.causal)
+        return no_formula("no closed form for dealt chunks under a causal mask; known on other layouts");
+      // Nobody's place matters under a full mask, as long as the shares are equal.
+      const int64_t chunk = chunk_size(c.tokens, c.ranks, options);
+      if (c.tokens % (c.ranks * chunk) != 0)
+        return no_formula("no closed form for chunks that do not divide the tokens");
+      return gather_formula(c, "contiguous", pieces);
     },
 };
 

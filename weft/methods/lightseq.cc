@@ -15,6 +15,7 @@
 #include <array>
 
 #include "weft/methods/backward_inputs.h"
+#include "weft/methods/formulas.h"
 #include "weft/methods/methods.h"
 #include "weft/methods/travelling.h"
 
@@ -179,6 +180,7 @@ const Method lightseq = {
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions&) -> Writer {
       return [problem](int /*rank*/, Builder& b) { return write(problem, b); };
     },
+    .formula = [](const Configuration& c, const MethodOptions&) { return lightseq_formula(c); },
 };
 
 }  // namespace weft::methods

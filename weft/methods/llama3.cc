@@ -7,6 +7,7 @@
 // home and added in fp32 (or the wire type) while the next is computed. Grattafiori et al. 2024, arXiv 2407.21783,
 // section 3.3.2; with groups in zhuzilin/ring-flash-attention, llama3_flash_attn_varlen, which adds in 16 bits and cannot
 // do zigzag. Bytes are those of all-gather, messages as many times more as there are groups.
+#include "weft/methods/formulas.h"
 #include "weft/methods/gather_pass.h"
 #include "weft/methods/methods.h"
 
@@ -25,6 +26,10 @@ const Method llama3 = {
       const GatherPieces pieces{.kv_heads = options.integer("stride")};
       return [problem, pieces](int rank, Builder& b) { return write_gather(problem, pieces, rank, b); };
     },
+    .formula =
+        [](const Configuration& c, const MethodOptions& options) {
+          return gather_formula(c, "contiguous", {.kv_heads = options.integer("stride")});
+        },
 };
 
 }  // namespace weft::methods

@@ -13,6 +13,8 @@
 
 #include "weft/methods/backward_inputs.h"
 #include "weft/methods/degrees.h"
+#include "weft/methods/formulas.h"
+#include "weft/methods/mesh_steps.h"
 #include "weft/methods/methods.h"
 #include "weft/methods/travelling.h"
 
@@ -20,9 +22,7 @@ namespace weft::methods {
 namespace {
 
 // The grid, and when what arrives where: the same on all ranks. Counted from the own rank on, cyclically.
-struct Mesh {
-  std::vector<int> query_steps;          // [a] the step from which the i-th block of queries of a row is there
-  std::vector<int> key_steps;            // [b] the same for the j-th block of keys of a column
+struct Mesh : MeshSteps {
   std::vector<IntervalSet> row_queries;  // [b] queries of each row of ranks
   std::vector<IntervalSet> column_keys;  // [a] keys of each column of ranks
 
@@ -32,18 +32,10 @@ struct Mesh {
   int steps() const { return width() + height() - 1; }
 };
 
-// Queries unlock as many blocks as there are keys, and the other way round; the more work per byte goes first.
 std::shared_ptr<const Mesh> make_mesh(const Problem& problem, int width) {
   auto mesh = std::make_shared<Mesh>();
   const int height = problem.ranks() / width;
-  const auto query_bytes = problem.bytes_per_row(Field::q, Form::whole) * problem.heads;
-  const auto key_bytes = problem.bytes_per_row(Field::k | Field::v, Form::whole) * problem.kv_heads;
-  mesh->query_steps = mesh->key_steps = {0};
-  for (int step = 1; step < width + height - 1; ++step) {
-    const auto queries = static_cast<int>(mesh->query_steps.size()), keys = static_cast<int>(mesh->key_steps.size());
-    const bool more_keys = keys < height && (queries == width || queries * query_bytes >= keys * key_bytes);
-    (more_keys ? mesh->key_steps : mesh->query_steps).push_back(step);
-  }
+  static_cast<MeshSteps&>(*mesh) = make_mesh_steps(problem, width, height);
   mesh->row_queries.resize(static_cast<size_t>(height));
   mesh->column_keys.resize(static_cast<size_t>(width));
   for (int r = 0; r < problem.ranks(); ++r) {
@@ -193,10 +185,9 @@ Steps write(std::shared_ptr<const Mesh> mesh, Builder& b) {
   b.result(b.finish(dkv));
 }
 
-// The width that sends the least, forward and backward together: arXiv 2512.20968 leaves it to the user.
-int best_width(const Problem& problem) {
-  const double g = static_cast<double>(problem.kv_heads) / static_cast<double>(problem.heads);
-  return cheapest_divisor(problem.ranks(), [&](int a) { return 5.0 * (a - 1) + 6.0 * g * (problem.ranks() / a - 1); });
+int width_of(const AttentionShape& shape, int ranks, const MethodOptions& options) {
+  const int width = degree_option("mesh", "width", ranks, options);
+  return width == 0 ? best_mesh_width(shape, ranks) : width;
 }
 
 }  // namespace
@@ -212,10 +203,11 @@ const Method mesh = {
     .layout = [](const std::vector<int64_t>& lengths, int ranks,
                  const MethodOptions&) { return zigzag_layout(lengths, ranks); },
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
-      int width = degree_option("mesh", "width", problem->ranks(), options);
-      if (width == 0) width = best_width(*problem);
+      const int width = width_of(*problem, problem->ranks(), options);
       return [mesh = make_mesh(*problem, width)](int /*rank*/, Builder& b) { return write(mesh, b); };
     },
+    .formula = [](const Configuration& c,
+                  const MethodOptions& options) { return mesh_formula(c, width_of(c, c.ranks, options)); },
 };
 
 }  // namespace weft::methods

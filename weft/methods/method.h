@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "weft/base/text.h"
+#include "weft/methods/formula.h"
 #include "weft/schedule/builder.h"
 #include "weft/schedule/schedule.h"
 
@@ -72,6 +73,8 @@ struct Method {
   // A writer for this problem. Whatever all ranks share is computed here, once. Throws Error(unsupported) with the
   // reason and a way out when the method cannot do it.
   Writer (*writer)(std::shared_ptr<const Problem> problem, const MethodOptions& options);
+  // What it costs, without writing a schedule; null while no formula is known. Call formula_of (registry.h) instead.
+  Formula (*formula)(const Configuration& configuration, const MethodOptions& options) = nullptr;
   // Of an alias: the method that writes the same schedule, given the same layout and the alias's option values as its own.
   std::string_view alias_of{};
 };

@@ -1,7 +1,9 @@
 #include "weft/methods/registry.h"
 
+#include <algorithm>
 #include <array>
 
+#include "weft/base/error.h"
 #include "weft/base/text.h"
 #include "weft/methods/methods.h"
 
@@ -42,6 +44,47 @@ Layout choose_layout(std::string_view name, std::string_view method, const std::
     return name.empty() ? own : make_layout(name, of, ranks);
   };
   return tile == 0 ? make(lengths) : make_tiled_layout(lengths, tile, make);
+}
+
+Formula formula_of(const Method& method, const Configuration& configuration, const MethodOptions& options) {
+  if (method.formula == nullptr) return no_formula("method " + std::string(method.name) + " has no closed form");
+  // Counts are sums over ranks of tokens x heads x columns x a few bytes.
+  constexpr double kMost = 0x1p56;
+  const auto real = [](int64_t n) { return static_cast<double>(n); };
+  const double columns = real(std::max(configuration.dim, configuration.dim_v));
+  const double rows = real(configuration.tokens) * real(configuration.heads);
+  if (rows * std::max(columns * configuration.ranks, real(configuration.tokens)) > kMost) {
+    return no_formula("too large: the counts of all ranks together do not fit into 64 bits");
+  }
+  try {
+    return method.formula(configuration, options);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::unsupported) throw;
+    return no_formula(error.what());
+  }
+}
+
+Formula formula_of(const Method& method, const Problem& problem, const MethodOptions& options) {
+  const int64_t tokens = problem.mask.queries();
+  if (problem.mask.keys() != tokens || !(problem.query_layout == problem.key_layout)) {
+    return no_formula("closed forms are for self-attention");
+  }
+  Configuration c;
+  static_cast<AttentionShape&>(c) = problem;
+  c.ranks = problem.ranks();
+  c.tokens = tokens;
+  const MaskRule full, causal{.causal = true};
+  if (problem.mask == Mask::of(tokens, causal)) {
+    c.mask = causal;
+  } else if (!(problem.mask == Mask::of(tokens, full))) {
+    return no_formula("closed forms are for one document with a full or a causal mask");
+  }
+  if (problem.query_layout == method.layout({tokens}, c.ranks, options)) return formula_of(method, c, options);
+  for (const std::string_view name : {"contiguous", "zigzag", "striped"}) {
+    c.layout = name;
+    if (problem.query_layout == make_layout(name, {tokens}, c.ranks)) return formula_of(method, c, options);
+  }
+  return no_formula("no closed form on this layout; known: contiguous, zigzag, striped");
 }
 
 Schedule make_schedule(std::string_view method, Problem problem, const std::map<std::string, std::string>& options) {

@@ -24,6 +24,12 @@ Layout layout_of(std::string_view method, const std::vector<int64_t>& lengths, i
 Layout choose_layout(std::string_view name, std::string_view method, const std::vector<int64_t>& lengths, int ranks,
                      const std::map<std::string, std::string>& options = {}, int64_t tile = 0);
 
+// What a method costs by its closed form, in microseconds. Never throws: what is not known, or what the method refuses,
+// comes back as a reason.
+Formula formula_of(const Method& method, const Configuration& configuration, const MethodOptions& options);
+// The same for a problem, when it is of the kind that formulas know and its layout one that they know.
+Formula formula_of(const Method& method, const Problem& problem, const MethodOptions& options);
+
 // Validates the problem and makes the method's schedule. Throws Error(usage) or Error(unsupported).
 Schedule make_schedule(std::string_view method, Problem problem,
                        const std::map<std::string, std::string>& options = {});

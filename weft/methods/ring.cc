@@ -14,6 +14,7 @@
 #include <numeric>
 
 #include "weft/methods/backward_inputs.h"
+#include "weft/methods/formulas.h"
 #include "weft/methods/methods.h"
 #include "weft/methods/ring_pass.h"
 
@@ -70,6 +71,8 @@ const Method ring = {
     .layout = [](const std::vector<int64_t>& lengths, int ranks,
                  const MethodOptions&) { return make_layout("contiguous", lengths, ranks); },
     .writer = make_writer,
+    .formula = [](const Configuration& c,
+                  const MethodOptions& options) { return ring_formula(c, "contiguous", direction_of(options)); },
 };
 
 const Method zigzag = {
@@ -82,6 +85,8 @@ const Method zigzag = {
     .layout = [](const std::vector<int64_t>& lengths, int ranks,
                  const MethodOptions&) { return zigzag_layout(lengths, ranks); },
     .writer = make_writer,
+    .formula = [](const Configuration& c,
+                  const MethodOptions& options) { return ring_formula(c, "zigzag", direction_of(options)); },
 };
 
 const Method striped = {
@@ -99,6 +104,10 @@ const Method striped = {
           return Layout::striped(tokens, ranks, options.integer("block"));
         },
     .writer = make_writer,
+    .formula =
+        [](const Configuration& c, const MethodOptions& options) {
+          return ring_formula(c, "striped", direction_of(options), options.integer("block"));
+        },
 };
 
 }  // namespace weft::methods

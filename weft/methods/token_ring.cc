@@ -11,6 +11,7 @@
 // (q, dout, lse, delta) travels as q did, dk and dv stay, and sums of dq go home as the partials did. With S tokens and
 // P ranks, rows sent per rank under a full mask: forward (P-1)/P * S of q and of (out, lse), backward as many of the
 // bundle and of dq. Independent of the number of kv heads, so it suits models with as many kv heads as heads.
+#include "weft/methods/formulas.h"
 #include "weft/methods/methods.h"
 #include "weft/methods/needed_sets.h"
 
@@ -164,6 +165,7 @@ const Method token_ring = {
       auto rows = std::make_shared<const NeededRows>(*problem);
       return [problem, rows](int /*rank*/, Builder& b) { return write(problem, rows, b); };
     },
+    .formula = [](const Configuration& c, const MethodOptions&) { return token_ring_formula(c); },
 };
 
 }  // namespace weft::methods

@@ -10,10 +10,20 @@
 // Published codes repeat kv heads in memory to that end, refuse what does not divide (DeepSpeed, TransformerEngine), or pad
 // kv heads to a multiple of the ranks and query heads with them (vLLM-Omni; compare `kv=whole`).
 // `exchange=each` is the exchange of VeOmni's async Ulysses: a message for each of q, k, v.
+#include "weft/methods/formulas.h"
 #include "weft/methods/head_exchange.h"
 #include "weft/methods/methods.h"
 
 namespace weft::methods {
+namespace {
+
+HeadGridShape shape_of(int ranks, const MethodOptions& options) {
+  HeadGridShape shape{.degree = ranks};
+  read_head_options(options, shape);
+  return shape;
+}
+
+}  // namespace
 
 const Method ulysses = {
     .name = "ulysses",
@@ -25,11 +35,13 @@ const Method ulysses = {
     .layout = [](const std::vector<int64_t>& lengths, int ranks,
                  const MethodOptions&) { return make_layout("contiguous", lengths, ranks); },
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
-      HeadGridShape shape{.degree = problem->ranks()};
-      read_head_options(options, shape);
-      auto grid = make_head_grid(*problem, shape);
+      auto grid = make_head_grid(*problem, shape_of(problem->ranks(), options));
       return [grid](int rank, Builder& b) { return write_head_exchange(grid, rank, b); };
     },
+    .formula =
+        [](const Configuration& c, const MethodOptions& options) {
+          return head_exchange_formula(c, shape_of(c.ranks, options), "contiguous");
+        },
 };
 
 }  // namespace weft::methods

@@ -11,6 +11,7 @@
 // With u x r = P ranks, rows sent per rank under a full mask: all-to-all as in ulysses.cc with u for P, ring as in
 // ring.cc with r for P on S/r tokens and 1/u of the heads.
 #include "weft/methods/degrees.h"
+#include "weft/methods/formulas.h"
 #include "weft/methods/head_exchange.h"
 #include "weft/methods/methods.h"
 
@@ -55,6 +56,10 @@ const Method usp = {
       auto grid = make_head_grid(*problem, shape_of(problem->ranks(), options));
       return [grid](int rank, Builder& b) { return write_head_exchange(grid, rank, b); };
     },
+    .formula =
+        [](const Configuration& c, const MethodOptions& options) {
+          return head_exchange_formula(c, shape_of(c.ranks, options), options.text("order"));
+        },
 };
 
 }  // namespace weft::methods

@@ -88,7 +88,7 @@ void Problem::validate_canonical() const {
                                                       " heads; use fewer tokens or documents, or leave canonical out");
 }
 
-int64_t Problem::columns_of(Field field) const {
+int64_t AttentionShape::columns_of(Field field) const {
   switch (field) {
     case Field::q:
     case Field::k:
@@ -104,7 +104,7 @@ int64_t Problem::columns_of(Field field) const {
   }
 }
 
-DType Problem::type_of(Field field, Form form) const {
+DType AttentionShape::type_of(Field field, Form form) const {
   if (form == Form::accumulating && canonical_tile != 0) {
     if (field == Field::lse) return element == DType::fp64 ? DType::expsum3 : DType::expsum2;
     return element == DType::fp64 ? DType::sum3 : DType::sum2;
@@ -126,21 +126,29 @@ std::optional<int64_t> Problem::bytes_of_scores(const IntervalSet& queries, int6
   return elements * size_of(accumulator());
 }
 
-DType Problem::wire_type_of(Field field, Form form) const {
+DType AttentionShape::wire_type_of(Field field, Form form) const {
   const bool lowered = form == Form::accumulating && field != Field::lse && canonical_tile == 0;
   return lowered ? wire : type_of(field, form);
 }
 
-int64_t Problem::bytes_per_row(Fields fields, Form form) const {
+int64_t AttentionShape::bytes_per_row(Fields fields, Form form) const {
   int64_t bytes = 0;
   fields.for_each([&](Field field) { bytes += columns_of(field) * size_of(type_of(field, form)); });
   return bytes;
 }
 
-int64_t Problem::wire_bytes_per_row(Fields fields, Form form) const {
+int64_t AttentionShape::wire_bytes_per_row(Fields fields, Form form) const {
   int64_t bytes = 0;
   fields.for_each([&](Field field) { bytes += columns_of(field) * size_of(wire_type_of(field, form)); });
   return bytes;
+}
+
+int64_t AttentionShape::bytes_per_token(Fields fields, Form form) const {
+  return bytes_per_row(fields, form) * heads_of(fields);
+}
+
+int64_t AttentionShape::wire_bytes_per_token(Fields fields, Form form) const {
+  return wire_bytes_per_row(fields, form) * heads_of(fields);
 }
 
 Problem self_attention(Mask mask, Layout layout, int64_t heads, int64_t kv_heads, int64_t dim) {

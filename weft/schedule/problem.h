@@ -95,18 +95,12 @@ constexpr bool may_hold(Form form, Fields fields) {
          kKeySums.includes(fields);
 }
 
-struct Problem {
-  Problem(Mask mask, Layout query_layout, Layout key_layout);
-
-  Mask mask;
-  Layout query_layout;  // where q, out, dout, dq live
-  Layout key_layout;    // where k, v, dk, dv live
-  AllowedPairs pairs;   // mask on the axes of the layouts
+// Attention apart from its tokens: what one row holds, and what is asked for.
+struct AttentionShape {
   int64_t heads = 1;
   int64_t kv_heads = 1;  // query head h reads kv head h / (heads / kv_heads)
   int64_t dim = 64;      // columns of q and k
   int64_t dim_v = 64;    // columns of v and out
-  double scale = 0;      // 0: 1 / sqrt(dim)
   bool backward = false;
   bool return_lse = false;      // whether lse must reach its owners; else methods may leave it where it was computed
   DType element = DType::fp32;  // of inputs and results; lse is fp32 (fp64 for fp64)
@@ -115,18 +109,12 @@ struct Problem {
   // tiles of so many positions, shards must begin and end between tiles, and accumulators are exact sums.
   int64_t canonical_tile = 0;
 
-  int ranks() const { return query_layout.ranks(); }
   int64_t group() const { return heads / kv_heads; }
-  double softmax_scale() const;
   // The type of lse and delta, and of accumulating values unless results are canonical.
   DType accumulator() const { return accumulator_of(element); }
 
   // A method that cuts what a rank holds does it at multiples of so many tokens from the start of an interval.
   int64_t unit_of_cuts() const { return canonical_tile == 0 ? 1 : canonical_tile; }
-
-  // Throws Error(usage) when the parts do not fit together: head counts, layouts of another length or rank count,
-  // wire types wider than the accumulator, shards that cut a tile of canonical results.
-  void validate() const;
 
   // Columns of a field: dim, dim_v or 1; 0 for those of kScoreFields, which depend on the rows.
   int64_t columns_of(Field field) const;
@@ -134,13 +122,34 @@ struct Problem {
   DType type_of(Field field, Form form) const;
   // Type of a field inside a message.
   DType wire_type_of(Field field, Form form) const;
+  // Bytes of one (token, head) of a value in memory, and inside a message, without fields of kScoreFields.
+  int64_t bytes_per_row(Fields fields, Form form) const;
+  int64_t wire_bytes_per_row(Fields fields, Form form) const;
+  // The same of a token: for all heads of the side that the fields are of.
+  int64_t bytes_per_token(Fields fields, Form form) const;
+  int64_t wire_bytes_per_token(Fields fields, Form form) const;
+  int64_t heads_of(Fields fields) const { return (fields & kKeyFields).empty() ? heads : kv_heads; }
+};
+
+struct Problem : AttentionShape {
+  Problem(Mask mask, Layout query_layout, Layout key_layout);
+
+  Mask mask;
+  Layout query_layout;  // where q, out, dout, dq live
+  Layout key_layout;    // where k, v, dk, dv live
+  AllowedPairs pairs;   // mask on the axes of the layouts
+  double scale = 0;     // 0: 1 / sqrt(dim)
+
+  int ranks() const { return query_layout.ranks(); }
+  double softmax_scale() const;
   // The keys that some of these queries may see: one column each in whole rows of their scores.
   IntervalSet columns_of_scores(const IntervalSet& queries) const;
   // Bytes of whole rows of scores for these queries in so many heads; nothing above 2^50 elements.
   std::optional<int64_t> bytes_of_scores(const IntervalSet& queries, int64_t heads) const;
-  // Bytes of one (token, head) of a value in memory, and inside a message, without fields of kScoreFields.
-  int64_t bytes_per_row(Fields fields, Form form) const;
-  int64_t wire_bytes_per_row(Fields fields, Form form) const;
+
+  // Throws Error(usage) when the parts do not fit together: head counts, layouts of another length or rank count,
+  // wire types wider than the accumulator, shards that cut a tile of canonical results.
+  void validate() const;
 
  private:
   void validate_canonical() const;

@@ -20,8 +20,11 @@ void RankRun::issue(const Instruction& i) {
   };
   pend(block_.outgoing(i), outgoing_);
   pend(block_.incoming(i), incoming_);
+  if (!outgoing_.empty() || !incoming_.empty()) mark_step(i);
+  const int64_t sent_before = report_.bytes_sent;
   for (const PendingMessage& message : outgoing_) {
     ++report_.messages;
+    report_.messages_backward += backward_;
     for (const Part& part : message.parts) {
       const size_t id = static_cast<size_t>(part.slice.value);
       const Form form = id < values_.size() ? values_[id].form : Form::whole;
@@ -30,8 +33,10 @@ void RankRun::issue(const Instruction& i) {
     }
   }
 
+  if (backward_) report_.bytes_backward += report_.bytes_sent - sent_before;
+
   const uint64_t number = dependencies_.issue(block_, i);
-  FlightState flight{number, 0};
+  FlightState flight{.number = number, .computes_before = computes_};
   for (const Part& part : block_.outgoing(i)) {
     const size_t id = static_cast<size_t>(part.slice.value);
     if (id >= values_.size() || !values_[id].exists) continue;
@@ -46,9 +51,12 @@ void RankRun::issue(const Instruction& i) {
     readers.push_back(number);
   }
   for (const Part& part : block_.incoming(i)) {
-    if (part.combine == Combine::copy) continue;
-    flight.staging += pool_.size(part.slice.tokens) * pool_.size(part.slice.heads) *
-                      problem_.wire_bytes_per_row(part.slice.fields, Form::accumulating);
+    const size_t id = static_cast<size_t>(part.slice.value);
+    const Form form = id < values_.size() ? values_[id].form : Form::whole;
+    const int64_t bytes = pool_.size(part.slice.tokens) * pool_.size(part.slice.heads) *
+                          problem_.wire_bytes_per_row(part.slice.fields, form);
+    if (part.peer != rank_) flight.received += bytes;
+    if (part.combine != Combine::copy) flight.staging += bytes;
   }
   flights_.push_back(flight);
   add_live(flight.staging);
@@ -195,6 +203,10 @@ void RankRun::complete_flight(uint64_t number) {
   std::erase_if(flights_, [&](const FlightState& flight) {
     if (flight.number != number) return false;
     add_live(-flight.staging);
+    if (flight.computes_before == computes_) {
+      report_.exposed_bytes += flight.received;
+      if (backward_) report_.exposed_backward += flight.received;
+    }
     return true;
   });
   std::erase_if(held_by_, [&](const HeldBy& by) {

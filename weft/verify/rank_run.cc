@@ -7,6 +7,11 @@ namespace {
 
 constexpr Fields kPartial = Field::out | Field::lse;
 
+bool works_on_pairs(Op op) {
+  return op == Op::attend || op == Op::attend_backward || op == Op::score || op == Op::score_backward ||
+         op == Op::weigh || op == Op::weigh_backward;
+}
+
 bool lies_in(const IntervalSet& set, int64_t size) { return set.hull().begin >= 0 && set.hull().end <= size; }
 
 }  // namespace
@@ -65,6 +70,10 @@ bool RankRun::run() {
 }
 
 void RankRun::execute(const Instruction& i) {
+  if (works_on_pairs(i.op)) {
+    mark_step(i);
+    ++computes_;
+  }
   switch (i.op) {
     case Op::create:
     case Op::input: return create(i);
@@ -76,7 +85,7 @@ void RankRun::execute(const Instruction& i) {
     case Op::finish: return finish(i);
     case Op::merge:
     case Op::add: return combine(i);
-    case Op::begin_backward: return begin_backward();
+    case Op::begin_backward: phase_began_ = i.step; return begin_backward();
     case Op::wait:
     case Op::exchange: return;
     default: return execute_scores(i);
@@ -135,6 +144,13 @@ bool RankRun::same_rows(const Slice& a, const Slice& b, const char* what) {
 void RankRun::add_live(int64_t bytes) {
   live_ += bytes;
   report_.live_bytes = std::max(report_.live_bytes, live_);
+}
+
+void RankRun::mark_step(const Instruction& i) {
+  const int64_t step = int64_t{i.step} - phase_began_;
+  IntervalSet& steps = steps_[backward_];
+  if (!steps.empty() && steps.hull().end == step + 1) return;
+  steps.unite(Range{step, step + 1});
 }
 
 void RankRun::create(const Instruction& i) {

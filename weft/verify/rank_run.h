@@ -45,6 +45,8 @@ class RankRun {
   int64_t instruction() const { return count_ - 1; }  // the one being run
   int64_t instructions() const { return count_; }
   const RankReport& report() const { return report_; }
+  // Steps of a phase, counted from its first, in which this rank attends or sends or receives something.
+  const IntervalSet& steps(bool backward) const { return steps_[backward]; }
   void note(const char* kind, const std::string& text);
 
  private:
@@ -71,6 +73,8 @@ class RankRun {
   struct FlightState {
     uint64_t number = 0;
     int64_t staging = 0;
+    int64_t received = 0;         // bytes from others
+    int64_t computes_before = 0;  // of this rank at the issue
   };
 
   void execute(const Instruction& i);
@@ -145,6 +149,7 @@ class RankRun {
   bool is_key_side(Fields fields) const { return !(fields & kKeyFields).empty(); }
   int64_t missing_pairs(bool key_side, SetId own, const IntervalSet& other) const;
   void add_live(int64_t bytes);
+  void mark_step(const Instruction& i);
   std::string describe(const Slice& slice) const;
   void check_results();
 
@@ -171,6 +176,9 @@ class RankRun {
   std::vector<HeldBy> held_by_;
   int64_t live_ = 0;
   RankReport report_;
+  int64_t computes_ = 0;     // instructions that attend, or do a part of it
+  IntervalSet steps_[2];     // forward, backward
+  int64_t phase_began_ = 0;  // step
   std::vector<PendingMessage> outgoing_, incoming_;
   const Instruction* exchange_ = nullptr;
   SetId all_queries_, all_keys_, my_queries_, my_keys_, all_heads_, all_kv_heads_;

@@ -72,10 +72,14 @@ Report Scheduler::run() {
   try {
     run_all();
   } catch (const TooMany&) {}
+  IntervalSet steps[2];
   for (const auto& rank : ranks_) {
     report_.ranks.push_back(rank->report());
     report_.instructions += rank->instructions();
+    for (bool backward : {false, true}) steps[backward].unite(rank->steps(backward));
   }
+  report_.steps = steps[false].size();
+  report_.steps_backward = steps[true].size();
   return std::move(report_);
 }
 

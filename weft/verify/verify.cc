@@ -32,6 +32,29 @@ int threads_of(const VerifyOptions& options) {
 
 }  // namespace
 
+Cost cost_of(const Report& report) {
+  Cost cost;
+  cost.forward.steps = report.steps;
+  cost.backward.steps = report.steps_backward;
+  const auto add = [](Amount& amount, int64_t mine) {
+    amount.total += mine;
+    amount.busiest = std::max(amount.busiest, mine);
+  };
+  for (const RankReport& rank : report.ranks) {
+    add(cost.forward.work, rank.work);
+    add(cost.backward.work, rank.work_backward);
+    add(cost.forward.messages, rank.messages - rank.messages_backward);
+    add(cost.backward.messages, rank.messages_backward);
+    add(cost.forward.bytes, rank.bytes_sent - rank.bytes_backward);
+    add(cost.backward.bytes, rank.bytes_backward);
+    add(cost.forward.exposed_bytes, rank.exposed_bytes - rank.exposed_backward);
+    add(cost.backward.exposed_bytes, rank.exposed_backward);
+    cost.live_bytes = std::max(cost.live_bytes, rank.live_bytes);
+    cost.saved_bytes = std::max(cost.saved_bytes, rank.saved_bytes);
+  }
+  return cost;
+}
+
 Report verify(const Schedule& schedule, const VerifyOptions& options) {
   Report quick;
   if (schedule.ranks() > options.few_ranks) {  // the state of a few fits into the cache anyway

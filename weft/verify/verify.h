@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "weft/base/stop.h"
+#include "weft/schedule/cost.h"
 #include "weft/schedule/schedule.h"
 
 namespace weft {
@@ -25,9 +26,14 @@ struct RankReport {
   int64_t work = 0;           // forward (query, key) pairs x query heads attended (or scored) here
   int64_t work_backward = 0;  // the same in backward
   int64_t bytes_sent = 0;
-  int64_t messages = 0;     // sent: one per exchange and peer
-  int64_t live_bytes = 0;   // largest sum of values, receive buffers and staging alive at one moment
-  int64_t saved_bytes = 0;  // values that forward keeps for backward, without inputs and results
+  int64_t bytes_backward = 0;  // those of them that are sent in backward
+  int64_t messages = 0;        // sent: one per exchange and peer
+  int64_t messages_backward = 0;
+  // Received in exchanges between whose issue and completion this rank attends to nothing: no compute can hide them.
+  int64_t exposed_bytes = 0;
+  int64_t exposed_backward = 0;  // those of them in backward
+  int64_t live_bytes = 0;        // largest sum of values, receive buffers and staging alive at one moment
+  int64_t saved_bytes = 0;       // values that forward keeps for backward, without inputs and results
 };
 
 // One thing that is wrong, at the instruction where it shows.
@@ -42,8 +48,14 @@ struct Report {
   std::vector<RankReport> ranks;
   std::vector<Finding> problems;  // empty: proved right
   int64_t instructions = 0;       // of all ranks
+  // Steps of each phase in which some rank attends or something crosses: the rows of the picture.
+  int64_t steps = 0;
+  int64_t steps_backward = 0;
   bool ok() const { return problems.empty(); }
 };
+
+// The counts of all ranks together.
+Cost cost_of(const Report& report);
 
 struct VerifyOptions {
   static constexpr int kThreads = 16;
