@@ -12,8 +12,8 @@ void require_method(const std::string& method, const char* command) {
 
 Schedule schedule_for(const std::string& method, const ProblemOptions& options, bool backward, bool return_lse) {
   const auto layout_over = [&](const std::vector<int64_t>& lengths) {
-    return choose_layout(options.layout, method, lengths, static_cast<int>(options.ranks), options.method_options,
-                         options.canonical ? kCanonicalTile : 0);
+    return choose_layout(options.layout, method, Documents(lengths, options.rule), static_cast<int>(options.ranks),
+                         options.method_options, options.canonical ? kCanonicalTile : 0);
   };
   const Layout queries = layout_over(options.lengths());
   Problem problem(options.mask(), queries, options.cross() ? layout_over(options.kv_lengths()) : queries);

@@ -22,14 +22,16 @@ struct Options {
   std::string method;
   std::string file;
   bool large = false;
+  int64_t threads = 0;
   ProblemOptions problem;
 };
 
 using Json = nlohmann::ordered_json;
 
-Report prove(const Schedule& schedule, Context& context) {
+Report prove(const Schedule& schedule, const Options& options, Context& context) {
   Progress progress("verify " + schedule.method(), 1000);
-  return verify(schedule, {.stop = &context.stop,
+  return verify(schedule, {.threads = static_cast<int>(options.threads),
+                           .stop = &context.stop,
                            .progress = [&](double share) { progress.update(static_cast<int64_t>(1000 * share)); }});
 }
 
@@ -158,7 +160,7 @@ std::string sentence(std::string reason) {
 }
 
 int verify_one(const Schedule& schedule, const Options& options, bool cross, Context& context) {
-  const Report report = prove(schedule, context);
+  const Report report = prove(schedule, options, context);
   const Formula formula = formula_for(schedule, options);
   if (options.problem.json) {
     context.out.write(as_json(schedule, report, formula, cross).dump(2) + "\n");
@@ -182,7 +184,7 @@ int verify_all(const Options& options, Context& context) {
     const std::string name(method->name);
     try {
       const Schedule schedule = schedule_for(name, options.problem, options.problem.backward);
-      const Report report = prove(schedule, context);
+      const Report report = prove(schedule, options, context);
       const Formula formula = formula_for(schedule, options);
       ok &= report.ok();
       results.push_back(as_json(schedule, report, formula, options.problem.cross()));
@@ -239,6 +241,9 @@ Command verify_command() {
   command.positional("method", "method to verify, or all; weft methods lists them", &options->method);
   command.text("--file", "FILE", "a schedule written by weft show --json or by hand", &options->file);
   command.flag("--large", "allow a file of more than 2 million instructions", &options->large);
+  command.count("--threads", "N",
+                "that prove together, for more than 64 ranks (default: one for each processor, at most 16)",
+                &options->threads, {.min = 1, .max = VerifyOptions::kThreads});
   add_problem_options(command, options->problem);
   command.action([options](Context& context) { return run(*options, context); });
   return command;

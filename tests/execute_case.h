@@ -35,8 +35,9 @@ struct ExecuteCase {
            std::string(name_of(element)) + "/" + std::string(name_of(wire));
   }
   Problem problem() const {
-    const Layout at = layout.empty() ? layout_of(method, lengths, ranks, options) : make_layout(layout, lengths, ranks);
-    Problem made = self_attention(Mask::documents(lengths, parse_mask_rule(mask)), at, heads, kv_heads, dim);
+    const MaskRule rule = parse_mask_rule(mask);
+    const Layout at = choose_layout(layout, method, Documents(lengths, rule), ranks, options);
+    Problem made = self_attention(Mask::documents(lengths, rule), at, heads, kv_heads, dim);
     made.dim_v = dim_v;
     made.backward = true;
     made.return_lse = return_lse;

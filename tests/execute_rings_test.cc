@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/execute_case.h"
-#include "weft/methods/hamilton.h"
+#include "weft/methods/passes/hamilton.h"
 
 namespace weft {
 namespace {

@@ -56,7 +56,7 @@ Case random_case(Random& random, std::string_view name) {
   const std::string_view layout = kLayouts[random.uniform(4)];
   auto options = random_options(method, ranks, random);
   const auto problem_of = [&] {
-    Layout where = choose_layout(layout, method.name, lengths, ranks, options);
+    Layout where = choose_layout(layout, method.name, Documents(lengths, rule), ranks, options);
     return self_attention(Mask::documents(lengths, rule), std::move(where), heads, kv_heads, 2);
   };
   try {

@@ -43,8 +43,7 @@ TEST_P(EveryMethod, IsAcceptedOnEveryMaskAndShape) {
     for (int ranks : {1, 2, 3, 4, 5, 8}) {
       for (const HeadCase& heads : kHeads) {
         for (std::string_view layout : {"", "contiguous", "zigzag", "striped", "document-zigzag"}) {
-          Layout where =
-              layout.empty() ? layout_of(GetParam(), mask.lengths, ranks) : make_layout(layout, mask.lengths, ranks);
+          const Layout where = choose_layout(layout, GetParam(), Documents(mask.lengths, mask.rule), ranks);
           Problem problem =
               self_attention(Mask::documents(mask.lengths, mask.rule), where, heads.heads, heads.kv_heads, 16);
           problem.backward = true;

@@ -3,7 +3,7 @@
 
 #include "tests/volumes.h"
 #include "weft/base/error.h"
-#include "weft/methods/hamilton.h"
+#include "weft/methods/passes/hamilton.h"
 
 namespace weft::volumes {
 namespace {

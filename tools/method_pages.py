@@ -39,7 +39,7 @@ PROBLEMS = [
     ("16K tokens, 32 kv heads", "tokens=16K kv-heads=32"),
     ("documents, 8 kv heads", "docs=6000,4000,2500,1500,1000,700,400,200,84 kv-heads=8"),
 ]
-COLUMNS = ["all send, MiB", "a rank sends", "messages of a rank", "live MiB", "work"]
+COLUMNS = ["steps", "all send forward, MiB", "backward", "a rank sends", "messages of a rank", "live MiB", "work", "closed form"]
 PARTS = ["picture", "options", "counts", "reference"]
 HEADINGS = ["Options", "What it sends", "When to use it", "The paper and published code", "Restrictions and reference"]
 
@@ -80,11 +80,14 @@ class Program:
         key = (name, words)
         if key not in self.counted:
             proof = json.loads(self.run("verify", name, *arguments_of(changed(COMMON, words)), "--json"))
-            ranks = proof["ranks"]
+            ranks, formula = proof["ranks"], proof["formula"]
+            forward, backward = proof["counted"]["forward"], proof["counted"]["backward"]
             work = [r["work"] + r["work_backward"] for r in ranks]
             sent, messages, live = ([r[field] for r in ranks] for field in ("bytes_sent", "messages", "live_bytes"))
-            self.counted[key] = [mebibytes(sum(sent)), mebibytes(max(sent)), str(max(messages)), mebibytes(max(live)),
-                                 f"{max(work) * len(work) / sum(work):.3f}"]
+            self.counted[key] = [f"{forward['steps']} + {backward['steps']}", mebibytes(forward["bytes"]["total"]),
+                                 mebibytes(backward["bytes"]["total"]), mebibytes(max(sent)), str(max(messages)),
+                                 mebibytes(max(live)), f"{max(work) * len(work) / sum(work):.3f}",
+                                 "none" if formula is None else "exact" if formula["exact"] else "near"]
         return self.counted[key]
 
 

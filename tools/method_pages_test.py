@@ -32,7 +32,9 @@ class Stand(method_pages.Program):
                 file.write(f"<svg>{name} {self.factor} {given[:2]}</svg>")
             return ""
         sent = self.factor * 2**20 * (2 if "--option" in given else 1)
-        return json.dumps({"ranks": [
+        phase = {"steps": 2, "bytes": {"total": sent // 2}}
+        return json.dumps({"formula": {"exact": True} if name == "ring" else None,
+                           "counted": {"forward": phase, "backward": phase}, "ranks": [
             {"work": 3, "work_backward": 3, "bytes_sent": sent, "messages": 5, "live_bytes": 2**20},
             {"work": 1, "work_backward": 1, "bytes_sent": 0, "messages": 7, "live_bytes": 2**21}]})
 
@@ -90,11 +92,11 @@ class MethodPages(unittest.TestCase):
         self.finished()
         page = self.read("docs/methods/fan.md")
         self.assertIn("| `stride` | `auto`, 1 to 9 | `1` | heads |", page)
-        self.assertIn("| 16K tokens, 8 kv heads | default | 1.0 | 1.0 | 7 | 2.0 | 1.500 |", page)
+        self.assertIn("| 16K tokens, 8 kv heads | default | 2 + 2 | 0.5 | 0.5 | 1.0 | 7 | 2.0 | 1.500 | none |", page)
         self.assertIn("[arXiv 2310.01889](https://arxiv.org/abs/2310.01889)", page)
         self.assertIn("![fan, drawn](../pictures/methods/fan.svg)", page)
         self.assertIn("\nNone.\n", self.read("docs/methods/ring.md"))
-        self.assertIn("| [fan](fan.md) | 1.0 | 1.0 | 7 | 2.0 | 1.500 |", self.read("docs/methods/README.md"))
+        self.assertIn("| [fan](fan.md) | 2 + 2 | 0.5 | 0.5 | 1.0 | 7 | 2.0 | 1.500 | none |", self.read("docs/methods/README.md"))
 
     def test_words_make_rows_and_pictures(self):
         self.finished()
@@ -102,12 +104,12 @@ class MethodPages(unittest.TestCase):
         self.replace("docs/methods/fan.md", "ranks=4", "ranks=5")
         self.refuses("docs/methods/fan.md: stale", "docs/pictures/methods/fan.svg: stale")
         self.assertEqual(self.tool()[0], 0)
-        self.assertIn("| 16K tokens, 8 kv heads | `--option stride=2` | 2.0 |", self.read("docs/methods/fan.md"))
+        self.assertIn("| 16K tokens, 8 kv heads | `--option stride=2` | 2 + 2 | 1.0 |", self.read("docs/methods/fan.md"))
         self.assertIn("('--ranks', '5')", self.read("docs/pictures/methods/fan.svg"))
         self.replace("docs/methods/fan.md", "<!-- generated: options", "<!-- generated: rows ring mask=full -->\n<!-- end -->\n"
                      "<!-- generated: options")
         self.assertEqual(self.tool()[0], 0)
-        self.assertIn("| `ring --mask full` | 1.0 | 1.0 | 7 |", self.read("docs/methods/fan.md"))
+        self.assertIn("| `ring --mask full` | 2 + 2 | 0.5 | 0.5 | 1.0 | 7 |", self.read("docs/methods/fan.md"))
         self.assertEqual(self.tool("--check"), (0, ""))
 
     def test_refuses_what_is_stale(self):

@@ -15,9 +15,9 @@
 // That is the LSS Transformer (Wang et al. 2023, arXiv 2311.02382) on contiguous shards: one gather in which k and v are one
 // message, one reduce-scatter of dk and dv. Its name is an alias. Its other half, averaging the gradients of parameters over
 // sequence and data ranks, is the trainer's; a mean over shards of unequal token counts would be wrong.
-#include "weft/methods/formulas.h"
-#include "weft/methods/gather_pass.h"
+#include "weft/methods/formulas/formulas.h"
 #include "weft/methods/methods.h"
+#include "weft/methods/passes/gather_pass.h"
 
 namespace weft::methods {
 
@@ -54,8 +54,7 @@ const Method all_gather = {
     .masks = kAllMasks,
     .needs = kNeeds,
     .options = {chunks_option(), backward_option("refetch")},
-    .layout = [](const std::vector<int64_t>& lengths, int ranks,
-                 const MethodOptions&) { return zigzag_layout(lengths, ranks); },
+    .layout = zigzag_layout,
     .writer = make_writer,
     .formula = [](const Configuration& c,
                   const MethodOptions& options) { return gather_formula(c, "zigzag", pieces_of(options)); },
@@ -68,8 +67,7 @@ const Method lss = {
     .masks = kAllMasks,
     .needs = kNeeds,
     .options = {chunks_option(), backward_option("keep")},
-    .layout = [](const std::vector<int64_t>& lengths, int ranks,
-                 const MethodOptions&) { return make_layout("contiguous", lengths, ranks); },
+    .layout = contiguous_layout,
     .writer = make_writer,
     .formula = [](const Configuration& c,
                   const MethodOptions& options) { return gather_formula(c, "contiguous", pieces_of(options)); },

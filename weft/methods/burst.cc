@@ -8,11 +8,11 @@
 // Sun et al. 2024, arXiv 2403.09347; 2025, arXiv 2509.19836, which accumulates in the element type; here partial sums are
 // fp32 or the wire type. Rows sent per rank under a full mask, one node: forward (P-1)/P * S of (k, v), backward as many of
 // the bundle and of its sums.
-#include "weft/methods/backward_inputs.h"
-#include "weft/methods/degrees.h"
-#include "weft/methods/double_ring_pass.h"
-#include "weft/methods/formulas.h"
+#include "weft/methods/formulas/formulas.h"
 #include "weft/methods/methods.h"
+#include "weft/methods/passes/backward_inputs.h"
+#include "weft/methods/passes/degrees.h"
+#include "weft/methods/passes/double_ring_pass.h"
 
 namespace weft::methods {
 namespace {
@@ -87,8 +87,7 @@ const Method burst = {
                                       "rings inside nodes, a divisor of ranks, and a ring between them"),
                 MethodOption::choice("backward", "auto", {"auto", "queries", "keys"},
                                      "what travels in backward; auto: what has fewer bytes")},
-    .layout = [](const std::vector<int64_t>& lengths, int ranks,
-                 const MethodOptions&) { return zigzag_layout(lengths, ranks); },
+    .layout = zigzag_layout,
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
       const int nodes = degree_option("burst", "nodes", problem->ranks(), options);
       const bool queries = moves_queries(*problem, options);

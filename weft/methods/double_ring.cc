@@ -15,10 +15,10 @@
 //
 // The published code is for causal masks and equal lengths, and slices tokens by context rank while the ring counts in the
 // order of windows, so that its interleaved placement computes wrong blocks (not offered here).
-#include "weft/methods/degrees.h"
-#include "weft/methods/formulas.h"
-#include "weft/methods/head_exchange.h"
+#include "weft/methods/formulas/formulas.h"
 #include "weft/methods/methods.h"
+#include "weft/methods/passes/degrees.h"
+#include "weft/methods/passes/head_exchange.h"
 
 namespace weft::methods {
 namespace {
@@ -48,9 +48,9 @@ const Method double_ring = {
                 MethodOption::choice("placement", "head-first", {"head-first", "context-first"},
                                      "whether ranks that trade heads are adjacent, or those of a window"),
                 direction_option("reverse"), kv_option(), exchange_option()},
-    .layout = [](const std::vector<int64_t>& lengths, int ranks, const MethodOptions& options) -> Layout {
+    .layout = [](const Documents& documents, int ranks, const MethodOptions& options) -> Layout {
       const HeadGridShape shape = shape_of(ranks, options);
-      return layout_of_members(zigzag_layout(lengths, ranks / shape.degree), shape);
+      return layout_of_members(zigzag_layout(documents.lengths, ranks / shape.degree), shape);
     },
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
       auto grid = make_head_grid(*problem, shape_of(problem->ranks(), options));

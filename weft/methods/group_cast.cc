@@ -10,9 +10,9 @@
 #include <algorithm>
 #include <numeric>
 
-#include "weft/methods/formulas.h"
-#include "weft/methods/gather_pass.h"
+#include "weft/methods/formulas/formulas.h"
 #include "weft/methods/methods.h"
+#include "weft/methods/passes/gather_pass.h"
 
 namespace weft::methods {
 namespace {
@@ -75,7 +75,8 @@ int64_t chunk_size(int64_t tokens, int ranks, const MethodOptions& options) {
   return std::min(std::max<int64_t>(share / 16, 64), share);
 }
 
-Layout balanced_layout(const std::vector<int64_t>& lengths, int ranks, const MethodOptions& options) {
+Layout balanced_layout(const Documents& documents, int ranks, const MethodOptions& options) {
+  const std::vector<int64_t>& lengths = documents.lengths;
   const int64_t tokens = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
   const int64_t size = chunk_size(tokens, ranks, options);
   const std::vector<Chunk> chunks = cut_in_chunks(lengths, size);

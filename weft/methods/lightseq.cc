@@ -14,10 +14,10 @@
 // (P/2)(P/4 - 1/2) T of q and of (out, lse).
 #include <array>
 
-#include "weft/methods/backward_inputs.h"
-#include "weft/methods/formulas.h"
+#include "weft/methods/formulas/formulas.h"
 #include "weft/methods/methods.h"
-#include "weft/methods/travelling.h"
+#include "weft/methods/passes/backward_inputs.h"
+#include "weft/methods/passes/travelling.h"
 
 namespace weft::methods {
 namespace {
@@ -175,8 +175,7 @@ const Method lightseq = {
     .masks = "full, causal, sliding window, packed documents and combinations",
     .needs = "any tokens, ranks, heads and kv heads; an odd number of ranks is perfectly balanced under a causal mask",
     .options = {},
-    .layout = [](const std::vector<int64_t>& lengths, int ranks,
-                 const MethodOptions&) { return make_layout("contiguous", lengths, ranks); },
+    .layout = contiguous_layout,
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions&) -> Writer {
       return [problem](int /*rank*/, Builder& b) { return write(problem, b); };
     },

@@ -7,9 +7,9 @@
 // home and added in fp32 (or the wire type) while the next is computed. Grattafiori et al. 2024, arXiv 2407.21783,
 // section 3.3.2; with groups in zhuzilin/ring-flash-attention, llama3_flash_attn_varlen, which adds in 16 bits and cannot
 // do zigzag. Bytes are those of all-gather, messages as many times more as there are groups.
-#include "weft/methods/formulas.h"
-#include "weft/methods/gather_pass.h"
+#include "weft/methods/formulas/formulas.h"
 #include "weft/methods/methods.h"
+#include "weft/methods/passes/gather_pass.h"
 
 namespace weft::methods {
 
@@ -20,8 +20,7 @@ const Method llama3 = {
     .masks = "full, causal, sliding window, packed documents and combinations",
     .needs = "any tokens, ranks, heads and kv heads; memory for two gathered groups",
     .options = {MethodOption::integer("stride", "1", {.min = 1, .max = 65536}, "kv heads fetched at a time")},
-    .layout = [](const std::vector<int64_t>& lengths, int ranks,
-                 const MethodOptions&) { return make_layout("contiguous", lengths, ranks); },
+    .layout = contiguous_layout,
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
       const GatherPieces pieces{.kv_heads = options.integer("stride")};
       return [problem, pieces](int rank, Builder& b) { return write_gather(problem, pieces, rank, b); };

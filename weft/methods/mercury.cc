@@ -12,11 +12,11 @@
 // There queries are replicated in a team, masks are full and shards equal. With n teams of m and T tokens a rank, rows
 // sent per rank under a full mask: forward (m-1) T of q and of (out, lse) and (n-1) T of (k, v); backward (m-1) T of (q,
 // dout, lse, delta) and of dq, (n-2) T of (k, v) and (n-1) T of (dk, dv).
-#include "weft/methods/backward_inputs.h"
-#include "weft/methods/degrees.h"
 #include "weft/methods/methods.h"
-#include "weft/methods/ring_pass.h"
-#include "weft/methods/travelling.h"
+#include "weft/methods/passes/backward_inputs.h"
+#include "weft/methods/passes/degrees.h"
+#include "weft/methods/passes/ring_pass.h"
+#include "weft/methods/passes/travelling.h"
 
 namespace weft::methods {
 namespace {
@@ -203,8 +203,7 @@ const Method mercury_team = {
                 MethodOption::choice("placement", "inner", {"inner", "outer"},
                                      "whether members of a team are adjacent ranks, or those of a ring"),
                 direction_option("reverse")},
-    .layout = [](const std::vector<int64_t>& lengths, int ranks,
-                 const MethodOptions&) { return zigzag_layout(lengths, ranks); },
+    .layout = zigzag_layout,
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
       int size = degree_option("mercury-team", "team", problem->ranks(), options);
       if (size == 0) size = best_size(*problem);

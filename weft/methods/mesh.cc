@@ -11,12 +11,12 @@
 // (b-1) T of (k, v); backward (a-1) T of (q, dout, lse, delta) and of dq, and (b-1) T of (k, v) and of (dk, dv).
 #include <algorithm>
 
-#include "weft/methods/backward_inputs.h"
-#include "weft/methods/degrees.h"
-#include "weft/methods/formulas.h"
-#include "weft/methods/mesh_steps.h"
+#include "weft/methods/formulas/formulas.h"
 #include "weft/methods/methods.h"
-#include "weft/methods/travelling.h"
+#include "weft/methods/passes/backward_inputs.h"
+#include "weft/methods/passes/degrees.h"
+#include "weft/methods/passes/mesh_steps.h"
+#include "weft/methods/passes/travelling.h"
 
 namespace weft::methods {
 namespace {
@@ -200,8 +200,7 @@ const Method mesh = {
     .needs = "a row width that divides the ranks; any tokens, heads and kv heads",
     .options = {MethodOption::integer("width", "auto", {.min = 1, .max = 65536},
                                       "ranks that share queries, a divisor of all; the others share keys", {"auto"})},
-    .layout = [](const std::vector<int64_t>& lengths, int ranks,
-                 const MethodOptions&) { return zigzag_layout(lengths, ranks); },
+    .layout = zigzag_layout,
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
       const int width = width_of(*problem, problem->ranks(), options);
       return [mesh = make_mesh(*problem, width)](int /*rank*/, Builder& b) { return write(mesh, b); };

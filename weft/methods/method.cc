@@ -86,4 +86,12 @@ Layout zigzag_layout(const std::vector<int64_t>& lengths, int ranks) {
   return make_layout(lengths.size() == 1 ? "zigzag" : "document-zigzag", lengths, ranks);
 }
 
+Layout zigzag_layout(const Documents& documents, int ranks, const MethodOptions&) {
+  return zigzag_layout(documents.lengths, ranks);
+}
+
+Layout contiguous_layout(const Documents& documents, int ranks, const MethodOptions&) {
+  return make_layout("contiguous", documents.lengths, ranks);
+}
+
 }  // namespace weft

@@ -60,6 +60,15 @@ class MethodOptions {
   std::map<std::string, std::string, std::less<>> values_;
 };
 
+// Packed documents and what a query may see in its own: what a layout is chosen for. One length is a single sequence.
+struct Documents {
+  Documents(std::vector<int64_t> lengths, MaskRule rule = {.causal = true}) : lengths(std::move(lengths)), rule(rule) {}
+  Documents(std::initializer_list<int64_t> lengths) : lengths(lengths) {}
+
+  std::vector<int64_t> lengths;
+  MaskRule rule{.causal = true};
+};
+
 struct Method {
   std::string_view name;
   std::string_view paper;    // authors, year, arXiv id
@@ -68,8 +77,8 @@ struct Method {
   std::string_view needs;    // what it asks of tokens, ranks and heads, in words
   bool reference = false;    // to compare with: plain loops and memory of tokens^2; timed only when named
   std::vector<MethodOption> options;
-  // The layout it is published with, for packed documents of the given lengths.
-  Layout (*layout)(const std::vector<int64_t>& lengths, int ranks, const MethodOptions& options);
+  // The layout it is published with.
+  Layout (*layout)(const Documents& documents, int ranks, const MethodOptions& options);
   // A writer for this problem. Whatever all ranks share is computed here, once. Throws Error(unsupported) with the
   // reason and a way out when the method cannot do it.
   Writer (*writer)(std::shared_ptr<const Problem> problem, const MethodOptions& options);
@@ -81,5 +90,8 @@ struct Method {
 
 // The layout that most methods are published with: zigzag, each document by itself when several are packed.
 Layout zigzag_layout(const std::vector<int64_t>& lengths, int ranks);
+Layout zigzag_layout(const Documents& documents, int ranks, const MethodOptions& options);
+// Shards in the order of tokens.
+Layout contiguous_layout(const Documents& documents, int ranks, const MethodOptions& options);
 
 }  // namespace weft

@@ -31,19 +31,19 @@ const Method& find_method(std::string_view name) {
   throw unknown_name_error("method", name, known);
 }
 
-Layout layout_of(std::string_view method, const std::vector<int64_t>& lengths, int ranks,
+Layout layout_of(std::string_view method, const Documents& documents, int ranks,
                  const std::map<std::string, std::string>& options) {
   const Method& found = find_method(method);
-  return found.layout(lengths, ranks, MethodOptions(found.name, found.options, options));
+  return found.layout(documents, ranks, MethodOptions(found.name, found.options, options));
 }
 
-Layout choose_layout(std::string_view name, std::string_view method, const std::vector<int64_t>& lengths, int ranks,
+Layout choose_layout(std::string_view name, std::string_view method, const Documents& documents, int ranks,
                      const std::map<std::string, std::string>& options, int64_t tile) {
   const auto make = [&](const std::vector<int64_t>& of) {
-    Layout own = layout_of(method, of, ranks, options);
+    Layout own = layout_of(method, Documents(of, documents.rule), ranks, options);
     return name.empty() ? own : make_layout(name, of, ranks);
   };
-  return tile == 0 ? make(lengths) : make_tiled_layout(lengths, tile, make);
+  return tile == 0 ? make(documents.lengths) : make_tiled_layout(documents.lengths, tile, make);
 }
 
 Formula formula_of(const Method& method, const Configuration& configuration, const MethodOptions& options) {

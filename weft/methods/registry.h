@@ -16,12 +16,12 @@ std::span<const Method* const> all_methods();
 const Method& find_method(std::string_view name);
 
 // The method's own layout for these documents.
-Layout layout_of(std::string_view method, const std::vector<int64_t>& lengths, int ranks,
+Layout layout_of(std::string_view method, const Documents& documents, int ranks,
                  const std::map<std::string, std::string>& options = {});
 
 // The layout that a user named, or the method's own when `name` is empty. The method's options are checked either way.
 // With a tile, a layout of whole tiles of so many positions (Problem::canonical_tile).
-Layout choose_layout(std::string_view name, std::string_view method, const std::vector<int64_t>& lengths, int ranks,
+Layout choose_layout(std::string_view name, std::string_view method, const Documents& documents, int ranks,
                      const std::map<std::string, std::string>& options = {}, int64_t tile = 0);
 
 // What a method costs by its closed form, in microseconds. Never throws: what is not known, or what the method refuses,

@@ -13,10 +13,10 @@
 // forward (P-1)/P * S, backward (P-2)/P * S, and (P-1)/P * S rows of dk, dv.
 #include <numeric>
 
-#include "weft/methods/backward_inputs.h"
-#include "weft/methods/formulas.h"
+#include "weft/methods/formulas/formulas.h"
 #include "weft/methods/methods.h"
-#include "weft/methods/ring_pass.h"
+#include "weft/methods/passes/backward_inputs.h"
+#include "weft/methods/passes/ring_pass.h"
 
 namespace weft::methods {
 namespace {
@@ -68,8 +68,7 @@ const Method ring = {
     .masks = kAllMasks,
     .needs = kNeeds,
     .options = {direction_option("forward")},
-    .layout = [](const std::vector<int64_t>& lengths, int ranks,
-                 const MethodOptions&) { return make_layout("contiguous", lengths, ranks); },
+    .layout = contiguous_layout,
     .writer = make_writer,
     .formula = [](const Configuration& c,
                   const MethodOptions& options) { return ring_formula(c, "contiguous", direction_of(options)); },
@@ -82,8 +81,7 @@ const Method zigzag = {
     .masks = kAllMasks,
     .needs = kNeeds,
     .options = {direction_option("reverse")},
-    .layout = [](const std::vector<int64_t>& lengths, int ranks,
-                 const MethodOptions&) { return zigzag_layout(lengths, ranks); },
+    .layout = zigzag_layout,
     .writer = make_writer,
     .formula = [](const Configuration& c,
                   const MethodOptions& options) { return ring_formula(c, "zigzag", direction_of(options)); },
@@ -99,8 +97,8 @@ const Method striped = {
                 MethodOption::integer("block", "1", {.min = 1, .max = (int64_t{1} << 31) - 1},
                                       "tokens dealt at a time")},
     .layout =
-        [](const std::vector<int64_t>& lengths, int ranks, const MethodOptions& options) {
-          const int64_t tokens = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
+        [](const Documents& documents, int ranks, const MethodOptions& options) {
+          const int64_t tokens = std::accumulate(documents.lengths.begin(), documents.lengths.end(), int64_t{0});
           return Layout::striped(tokens, ranks, options.integer("block"));
         },
     .writer = make_writer,

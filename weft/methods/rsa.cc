@@ -17,8 +17,8 @@
 // With S tokens and P ranks, rows sent per rank under a full mask: forward (P-1)/P * S of k and of v, backward as many of
 // (v, dv) and of (k, dk). The published code sums full-length dk, dv over all ranks instead, and divides dq, dk and dv by
 // P, which nothing undoes.
-#include "weft/methods/double_ring_pass.h"
 #include "weft/methods/methods.h"
+#include "weft/methods/passes/double_ring_pass.h"
 
 namespace weft::methods {
 namespace {
@@ -122,8 +122,7 @@ const Method rsa = {
     .needs = "memory for queries x keys x heads scores; any tokens, ranks, heads and kv heads",
     .reference = true,
     .options = {},
-    .layout = [](const std::vector<int64_t>& lengths, int ranks,
-                 const MethodOptions&) { return make_layout("contiguous", lengths, ranks); },
+    .layout = contiguous_layout,
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions&) -> Writer {
       check_size(*problem);
       SharedRing members = make_double_ring(*problem, Travels::keys, 1, 1);

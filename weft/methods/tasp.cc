@@ -20,10 +20,10 @@
 #include <string>
 
 #include "weft/base/error.h"
-#include "weft/methods/backward_inputs.h"
-#include "weft/methods/degrees.h"
 #include "weft/methods/methods.h"
-#include "weft/methods/multi_ring.h"
+#include "weft/methods/passes/backward_inputs.h"
+#include "weft/methods/passes/degrees.h"
+#include "weft/methods/passes/multi_ring.h"
 
 namespace weft::methods {
 namespace {
@@ -309,8 +309,7 @@ const Method tasp = {
                     "rings", "auto", {.min = 1, .max = kLargestNode - 1},
                     "pieces of a block, each on a ring of its own; auto: as many as share no link in a node",
                     {"auto"})},
-    .layout = [](const std::vector<int64_t>& lengths, int ranks,
-                 const MethodOptions&) { return zigzag_layout(lengths, ranks); },
+    .layout = zigzag_layout,
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
       const int ranks = problem->ranks(), nodes = degree_option("tasp", "nodes", ranks, options);
       const int count = rings_of(ranks, nodes, options);

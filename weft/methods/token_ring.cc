@@ -11,9 +11,9 @@
 // (q, dout, lse, delta) travels as q did, dk and dv stay, and sums of dq go home as the partials did. With S tokens and
 // P ranks, rows sent per rank under a full mask: forward (P-1)/P * S of q and of (out, lse), backward as many of the
 // bundle and of dq. Independent of the number of kv heads, so it suits models with as many kv heads as heads.
-#include "weft/methods/formulas.h"
+#include "weft/methods/formulas/formulas.h"
 #include "weft/methods/methods.h"
-#include "weft/methods/needed_sets.h"
+#include "weft/methods/passes/needed_sets.h"
 
 namespace weft::methods {
 namespace {
@@ -159,8 +159,7 @@ const Method token_ring = {
     .masks = "full, causal, sliding window, packed documents and combinations",
     .needs = "any tokens, ranks, heads and kv heads",
     .options = {},
-    .layout = [](const std::vector<int64_t>& lengths, int ranks,
-                 const MethodOptions&) { return zigzag_layout(lengths, ranks); },
+    .layout = zigzag_layout,
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions&) -> Writer {
       auto rows = std::make_shared<const NeededRows>(*problem);
       return [problem, rows](int /*rank*/, Builder& b) { return write(problem, rows, b); };

@@ -14,9 +14,9 @@
 // and it ends at the owner; backward is weft's.
 #include <algorithm>
 
-#include "weft/methods/backward_inputs.h"
 #include "weft/methods/methods.h"
-#include "weft/methods/travelling.h"
+#include "weft/methods/passes/backward_inputs.h"
+#include "weft/methods/passes/travelling.h"
 
 namespace weft::methods {
 namespace {
@@ -212,8 +212,7 @@ const Method tree = {
     .needs = "any tokens, ranks, heads and kv heads; in self-attention memory for all queries that see a rank's keys",
     .options = {MethodOption::integer("fan-in", "2", {.min = 2, .max = 65536},
                                       "partial results that become one in a round; as many as ranks: straight home")},
-    .layout = [](const std::vector<int64_t>& lengths, int ranks,
-                 const MethodOptions&) { return zigzag_layout(lengths, ranks); },
+    .layout = zigzag_layout,
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
       auto trees = make_trees(*problem, static_cast<int>(options.integer("fan-in")));
       return [trees](int /*rank*/, Builder& b) { return write(trees, b); };

@@ -10,9 +10,9 @@
 // Published codes repeat kv heads in memory to that end, refuse what does not divide (DeepSpeed, TransformerEngine), or pad
 // kv heads to a multiple of the ranks and query heads with them (vLLM-Omni; compare `kv=whole`).
 // `exchange=each` is the exchange of VeOmni's async Ulysses: a message for each of q, k, v.
-#include "weft/methods/formulas.h"
-#include "weft/methods/head_exchange.h"
+#include "weft/methods/formulas/formulas.h"
 #include "weft/methods/methods.h"
+#include "weft/methods/passes/head_exchange.h"
 
 namespace weft::methods {
 namespace {
@@ -32,8 +32,7 @@ const Method ulysses = {
     .masks = "full, causal, sliding window, packed documents and combinations",
     .needs = "any tokens, heads and kv heads; ranks without heads stay idle in attention",
     .options = {kv_option(), exchange_option()},
-    .layout = [](const std::vector<int64_t>& lengths, int ranks,
-                 const MethodOptions&) { return make_layout("contiguous", lengths, ranks); },
+    .layout = contiguous_layout,
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
       auto grid = make_head_grid(*problem, shape_of(problem->ranks(), options));
       return [grid](int rank, Builder& b) { return write_head_exchange(grid, rank, b); };

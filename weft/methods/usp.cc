@@ -10,10 +10,10 @@
 // dual-chunk`, without the reordering that its code needs around the all-to-all.
 // With u x r = P ranks, rows sent per rank under a full mask: all-to-all as in ulysses.cc with u for P, ring as in
 // ring.cc with r for P on S/r tokens and 1/u of the heads.
-#include "weft/methods/degrees.h"
-#include "weft/methods/formulas.h"
-#include "weft/methods/head_exchange.h"
+#include "weft/methods/formulas/formulas.h"
 #include "weft/methods/methods.h"
+#include "weft/methods/passes/degrees.h"
+#include "weft/methods/passes/head_exchange.h"
 
 namespace weft::methods {
 namespace {
@@ -27,12 +27,13 @@ HeadGridShape shape_of(int ranks, const MethodOptions& options) {
   return shape;
 }
 
-Layout usp_layout(const std::vector<int64_t>& lengths, int ranks, const MethodOptions& options) {
+Layout usp_layout(const Documents& documents, int ranks, const MethodOptions& options) {
   const HeadGridShape shape = shape_of(ranks, options);
   const int places = ranks / shape.degree;
   const std::string& order = options.text("order");
-  return layout_of_members(order == "zigzag" ? zigzag_layout(lengths, places) : make_layout(order, lengths, places),
-                           shape);
+  return layout_of_members(
+      order == "zigzag" ? zigzag_layout(documents.lengths, places) : make_layout(order, documents.lengths, places),
+      shape);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
-#include "weft/methods/ring_formula.h"
+#include "weft/methods/formulas/ring.h"
 
-#include "weft/methods/formulas.h"
+#include "weft/methods/formulas/formulas.h"
 
 namespace weft::methods {
 

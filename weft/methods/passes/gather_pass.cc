@@ -1,9 +1,9 @@
-#include "weft/methods/gather_pass.h"
+#include "weft/methods/passes/gather_pass.h"
 
 #include <vector>
 
-#include "weft/methods/backward_inputs.h"
-#include "weft/methods/pieces.h"
+#include "weft/methods/passes/backward_inputs.h"
+#include "weft/methods/passes/pieces.h"
 
 namespace weft::methods {
 namespace {

@@ -1,7 +1,7 @@
 // What mesh.cc costs: every rank fetches a row of queries and a column of keys and sends the sums home.
-#include "weft/methods/formula_parts.h"
-#include "weft/methods/formulas.h"
-#include "weft/methods/mesh_steps.h"
+#include "weft/methods/formulas/formulas.h"
+#include "weft/methods/formulas/parts.h"
+#include "weft/methods/passes/mesh_steps.h"
 
 namespace weft::methods {
 namespace {

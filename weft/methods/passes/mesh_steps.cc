@@ -1,6 +1,6 @@
-#include "weft/methods/mesh_steps.h"
+#include "weft/methods/passes/mesh_steps.h"
 
-#include "weft/methods/degrees.h"
+#include "weft/methods/passes/degrees.h"
 
 namespace weft::methods {
 

@@ -13,8 +13,8 @@
 #include <memory>
 #include <vector>
 
-#include "weft/methods/context_pass.h"
 #include "weft/methods/method.h"
+#include "weft/methods/passes/context_pass.h"
 
 namespace weft::methods {
 

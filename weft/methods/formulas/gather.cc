@@ -1,6 +1,6 @@
 // What fetching straight from the owners costs (gather_pass.h).
-#include "weft/methods/formula_parts.h"
-#include "weft/methods/formulas.h"
+#include "weft/methods/formulas/formulas.h"
+#include "weft/methods/formulas/parts.h"
 
 namespace weft::methods {
 namespace {

@@ -1,9 +1,9 @@
-#include "weft/methods/multi_ring.h"
+#include "weft/methods/passes/multi_ring.h"
 
 #include <algorithm>
 #include <numeric>
 
-#include "weft/methods/pieces.h"
+#include "weft/methods/passes/pieces.h"
 
 namespace weft::methods {
 

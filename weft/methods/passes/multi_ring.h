@@ -8,7 +8,7 @@
 
 #include <vector>
 
-#include "weft/methods/hamilton.h"
+#include "weft/methods/passes/hamilton.h"
 #include "weft/schedule/problem.h"
 
 namespace weft::methods {

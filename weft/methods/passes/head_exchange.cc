@@ -1,4 +1,4 @@
-#include "weft/methods/head_exchange.h"
+#include "weft/methods/passes/head_exchange.h"
 
 #include <algorithm>
 

@@ -5,8 +5,8 @@
 #include <functional>
 #include <memory>
 
-#include "weft/methods/double_ring_pass.h"
-#include "weft/methods/ring_pass.h"
+#include "weft/methods/passes/double_ring_pass.h"
+#include "weft/methods/passes/ring_pass.h"
 
 namespace weft::methods {
 

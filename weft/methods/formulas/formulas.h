@@ -3,8 +3,8 @@
 #pragma once
 
 #include "weft/methods/formula.h"
-#include "weft/methods/gather_pass.h"
-#include "weft/methods/head_exchange.h"
+#include "weft/methods/passes/gather_pass.h"
+#include "weft/methods/passes/head_exchange.h"
 
 namespace weft::methods {
 

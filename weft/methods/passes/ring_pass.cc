@@ -1,4 +1,4 @@
-#include "weft/methods/ring_pass.h"
+#include "weft/methods/passes/ring_pass.h"
 
 namespace weft::methods {
 

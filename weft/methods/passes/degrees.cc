@@ -1,4 +1,4 @@
-#include "weft/methods/degrees.h"
+#include "weft/methods/passes/degrees.h"
 
 #include "weft/base/error.h"
 

@@ -1,6 +1,6 @@
 // What token_ring.cc costs: queries go round as the blocks of a ring in direction -1, results straight home.
-#include "weft/methods/formulas.h"
-#include "weft/methods/ring_formula.h"
+#include "weft/methods/formulas/formulas.h"
+#include "weft/methods/formulas/ring.h"
 
 namespace weft::methods {
 namespace {

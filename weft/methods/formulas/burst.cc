@@ -1,6 +1,6 @@
 // What burst.cc costs: a ring, or a ring of rings, of keys or of queries.
-#include "weft/methods/double_ring_formula.h"
-#include "weft/methods/formulas.h"
+#include "weft/methods/formulas/double_ring.h"
+#include "weft/methods/formulas/formulas.h"
 
 namespace weft::methods {
 

@@ -1,4 +1,4 @@
-#include "weft/methods/hamilton.h"
+#include "weft/methods/passes/hamilton.h"
 
 #include <gtest/gtest.h>
 

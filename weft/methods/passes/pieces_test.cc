@@ -1,4 +1,4 @@
-#include "weft/methods/pieces.h"
+#include "weft/methods/passes/pieces.h"
 
 #include <gtest/gtest.h>
 

@@ -1,8 +1,8 @@
 // What lightseq.cc costs: near blocks come as keys, far ones as queries whose results go home a step later.
 #include <array>
 
-#include "weft/methods/formula_parts.h"
-#include "weft/methods/formulas.h"
+#include "weft/methods/formulas/formulas.h"
+#include "weft/methods/formulas/parts.h"
 
 namespace weft::methods {
 namespace {

@@ -1,4 +1,4 @@
-#include "weft/methods/formula_parts.h"
+#include "weft/methods/formulas/parts.h"
 
 namespace weft::methods {
 namespace {

@@ -1,4 +1,4 @@
-#include "weft/methods/context_pass.h"
+#include "weft/methods/passes/context_pass.h"
 
 #include <optional>
 

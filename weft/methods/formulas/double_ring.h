@@ -1,7 +1,7 @@
 // What a ring of rings sends and holds (double_ring_pass.h), in closed form.
 #pragma once
 
-#include "weft/methods/formula_parts.h"
+#include "weft/methods/formulas/parts.h"
 
 namespace weft::methods {
 

@@ -1,6 +1,6 @@
-#include "weft/methods/double_ring_formula.h"
+#include "weft/methods/formulas/double_ring.h"
 
-#include "weft/methods/ring_formula.h"
+#include "weft/methods/formulas/ring.h"
 
 namespace weft::methods {
 namespace {

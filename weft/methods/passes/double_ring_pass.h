@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "weft/layout/consecutive_unions.h"
-#include "weft/methods/travelling.h"
+#include "weft/methods/passes/travelling.h"
 #include "weft/schedule/builder.h"
 
 namespace weft::methods {

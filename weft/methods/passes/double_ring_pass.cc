@@ -1,4 +1,4 @@
-#include "weft/methods/double_ring_pass.h"
+#include "weft/methods/passes/double_ring_pass.h"
 
 namespace weft::methods {
 namespace {

@@ -2,9 +2,9 @@
 #include <numeric>
 #include <vector>
 
-#include "weft/methods/double_ring_formula.h"
-#include "weft/methods/formulas.h"
-#include "weft/methods/ring_formula.h"
+#include "weft/methods/formulas/double_ring.h"
+#include "weft/methods/formulas/formulas.h"
+#include "weft/methods/formulas/ring.h"
 
 namespace weft::methods {
 namespace {

@@ -12,7 +12,7 @@
 
 #include "weft/layout/consecutive_unions.h"
 #include "weft/methods/method.h"
-#include "weft/methods/needed_sets.h"
+#include "weft/methods/passes/needed_sets.h"
 #include "weft/schedule/builder.h"
 
 namespace weft::methods {

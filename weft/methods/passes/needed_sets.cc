@@ -1,4 +1,4 @@
-#include "weft/methods/needed_sets.h"
+#include "weft/methods/passes/needed_sets.h"
 
 #include <utility>
 
