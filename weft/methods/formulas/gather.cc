@@ -5,19 +5,20 @@
 namespace weft::methods {
 namespace {
 
-// Pieces as gather_pass.cc cuts them: by groups of kv heads, and inside a group by stages of distances between ranks.
+// Pieces as gather_pass.cc cuts them: by groups of kv heads, inside a group by stages of distances between ranks,
+// and inside a stage by parts of every owner's rows.
 class Pieces {
  public:
   Pieces(const Shares& shares, int64_t kv_heads, GatherPieces how)
       : shares_(shares),
         stages_(shares.ranks > 1 ? how.stages : 1),
+        chunks_(shares.ranks > 1 ? how.chunks : 1),
         kv_heads_(kv_heads),
         group_(how.kv_heads == 0 ? kv_heads : std::min(how.kv_heads, kv_heads)) {}
 
-  int64_t stages() const { return stages_; }
   int64_t groups() const { return (kv_heads_ + group_ - 1) / group_; }
-  int64_t count() const { return groups() * stages_; }
-  int64_t heads(int64_t piece) const { return std::min(group_, kv_heads_ - piece / stages_ * group_); }
+  int64_t count() const { return groups() * stages_ * chunks_; }
+  int64_t messages_to_each() const { return groups() * chunks_; }
 
   // Rows x kv heads that a rank fetches, and those of its own that come back as gradients. None beyond the last piece.
   int64_t fetched(int64_t rank, int64_t piece) const {
@@ -30,7 +31,7 @@ class Pieces {
   int64_t steps() const {
     int64_t steps = 1, last = 0;
     for (int64_t piece = 0; piece < count(); ++piece) {
-      if (first(piece % stages_) == first(piece % stages_ + 1)) continue;
+      if (first(stage(piece)) == first(stage(piece) + 1)) continue;
       steps += 1 + (piece > last);
       last = piece + 1;
     }
@@ -38,18 +39,20 @@ class Pieces {
   }
 
  private:
+  int64_t heads(int64_t piece) const { return std::min(group_, kv_heads_ - piece / chunks_ / stages_ * group_); }
+  int64_t stage(int64_t piece) const { return piece / chunks_ % stages_; }
   // The smallest distance of a stage.
   int64_t first(int64_t stage) const { return (stage * (shares_.ranks - 1) + stages_ - 1) / stages_ + 1; }
   // Distances up to `straight` are met before the wrap, the others behind it.
   int64_t in_piece(int64_t piece, int64_t straight, int64_t rows, int64_t rows_behind) const {
     if (piece < 0 || piece >= count()) return 0;
-    const int64_t begin = first(piece % stages_), end = first(piece % stages_ + 1);
+    const int64_t begin = first(stage(piece)), end = first(stage(piece) + 1);
     const int64_t before_wrap = std::clamp(straight + 1 - begin, int64_t{0}, end - begin);
-    return (before_wrap * rows + (end - begin - before_wrap) * rows_behind) * heads(piece);
+    return (before_wrap * rows + (end - begin - before_wrap) * rows_behind) / chunks_ * heads(piece);
   }
 
   const Shares& shares_;
-  int64_t stages_, kv_heads_, group_;
+  int64_t stages_, chunks_, kv_heads_, group_;
 };
 
 // What a rank holds of pieces [begin, end).
@@ -100,9 +103,8 @@ int64_t exposed_returns(const Pieces& pieces, int64_t rank) {
 
 Formula gather_formula(const Configuration& c, std::string_view own_layout, GatherPieces how) {
   Formula f;
-  const Shares shares = share_rows(c, own_layout, f);
+  const Shares shares = share_rows(c, own_layout, f, 1, how.chunks);
   if (!f.known()) return f;
-  if (how.chunks > 1) return no_formula("no closed form for more chunks than one");
   if (c.ranks > 1 && how.stages > c.ranks) return no_formula("no closed form for more stages than ranks");
   const int64_t ranks = c.ranks, rows = shares.rows;
   const Pieces pieces(shares, c.kv_heads, how);
@@ -121,7 +123,7 @@ Formula gather_formula(const Configuration& c, std::string_view own_layout, Gath
 
   f.forward.steps = pieces.steps();
   f.forward.work = shares.work;
-  f.forward.messages = shares.over_ranks([&](int64_t r) { return to_others(any, r) * pieces.groups(); });
+  f.forward.messages = shares.over_ranks([&](int64_t r) { return to_others(any, r) * pieces.messages_to_each(); });
   f.forward.bytes = shares.over_ranks([&](int64_t r) { return to_others(shares.keys, r) * row.kv; });
   f.forward.exposed_bytes = shares.over_ranks([&](int64_t r) { return exposed_fetches(pieces, r) * head.kv; });
   const bool keep = how.keep && c.backward;
@@ -133,7 +135,7 @@ Formula gather_formula(const Configuration& c, std::string_view own_layout, Gath
   f.backward.steps = f.forward.steps;
   f.backward.work = shares.work;
   f.backward.messages = shares.over_ranks(
-      [&](int64_t r) { return ((keep ? 0 : to_others(any, r)) + from_others(any, r)) * pieces.groups(); });
+      [&](int64_t r) { return ((keep ? 0 : to_others(any, r)) + from_others(any, r)) * pieces.messages_to_each(); });
   f.backward.bytes = shares.over_ranks([&](int64_t r) {
     return (keep ? 0 : to_others(shares.keys, r) * row.kv) + from_others(shares.keys, r) * row.sent_dkv;
   });

@@ -12,7 +12,7 @@ int64_t causal_pairs(std::string_view layout, int64_t block, int64_t ranks, int6
 
 }  // namespace
 
-Shares share_rows(const Configuration& c, std::string_view own, Formula& f, int64_t block) {
+Shares share_rows(const Configuration& c, std::string_view own, Formula& f, int64_t block, int64_t cuts) {
   const std::string_view layout = c.layout.empty() ? own : c.layout;
   const bool zigzag = layout == "zigzag";
   if (!c.layout.empty() || layout != "striped") block = 1;
@@ -24,10 +24,17 @@ Shares share_rows(const Configuration& c, std::string_view own, Formula& f, int6
     f.reason = "no closed form for a sliding window";
     return {};
   }
+  const int64_t ranks = c.ranks;
+  cuts = ranks == 1 ? 1 : cuts > 1 ? cuts * c.unit_of_cuts() : cuts;  // alone nothing travels
+  if (cuts > 1 && layout == "striped" && c.mask.causal) {
+    f.reason = "no closed form for pieces of striped shards under a causal mask";
+    return {};
+  }
   // Chunks of a causal zigzag, and of P = 1, are the smallest unit that must divide.
-  const int64_t ranks = c.ranks, pieces = (zigzag && ranks > 1 ? 2 : block) * ranks;
+  const int64_t pieces = (zigzag && ranks > 1 ? 2 : block) * cuts * ranks;
   if (c.tokens < pieces) {
-    f.reason = "no closed form for fewer tokens than " + std::string(zigzag      ? "two for each rank"
+    f.reason = "no closed form for fewer tokens than " + std::string(cuts > 1    ? "pieces"
+                                                                     : zigzag    ? "two for each rank"
                                                                      : block > 1 ? "a block for each rank"
                                                                                  : "ranks");
     return {};
