@@ -70,7 +70,7 @@ std::vector<int> divisors_of(int n) {
 // Every method on its own layout with each of its options.
 std::vector<Way> own_ways(int ranks) {
   std::vector<Way> list;
-  for (const char* method : {"token-ring", "lightseq", "mesh", "burst", "usp", "double-ring"})
+  for (const char* method : {"token-ring", "lightseq", "mesh", "burst", "usp", "double-ring", "rsa"})
     list.push_back({method, {}});
   for (const char* direction : {"forward", "reverse"}) {
     for (const char* method : {"ring", "zigzag", "striped"}) list.push_back({method, {{"direction", direction}}});

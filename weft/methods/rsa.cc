@@ -17,6 +17,7 @@
 // With S tokens and P ranks, rows sent per rank under a full mask: forward (P-1)/P * S of k and of v, backward as many of
 // (v, dv) and of (k, dk). The published code sums full-length dk, dv over all ranks instead, and divides dq, dk and dv by
 // P, which nothing undoes.
+#include "weft/methods/formulas/formulas.h"
 #include "weft/methods/methods.h"
 #include "weft/methods/passes/double_ring_pass.h"
 
@@ -128,6 +129,7 @@ const Method rsa = {
       SharedRing members = make_double_ring(*problem, Travels::keys, 1, 1);
       return [members](int /*rank*/, Builder& b) { return write(members, b); };
     },
+    .formula = [](const Configuration& c, const MethodOptions&) { return rsa_formula(c); },
 };
 
 }  // namespace weft::methods

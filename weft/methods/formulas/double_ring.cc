@@ -88,6 +88,8 @@ int64_t DoubleRingMember::sums(int64_t t) const {
   return s == 0 ? 0 : ring_rows(local_, place_ + s, local_ - s);  // the own ones are at home
 }
 
+int64_t DoubleRingMember::going_on(int64_t s) const { return ring_rows(local_, place_ + s, local_ - s - 1); }
+
 // Apart from the sums that arrive; where none arrive the step adds to the new ones.
 int64_t DoubleRingMember::target(int64_t cycle, int64_t s) const {
   if (cycle == 0 && s > 1) return place_ + s < local_ ? needed_.by_before : needed_.by_after;

@@ -34,6 +34,11 @@ class DoubleRingMember {
   // ones come after all compute.
   int64_t coming_home(int64_t step) const;
   int64_t coming_home_last() const { return coming_home(steps()); }
+  // Rows of the block of a step, of its sums there, and of what this member adds to sums that arrive.
+  int64_t block(int64_t t) const;
+  int64_t sums(int64_t t) const;
+  int64_t going_on(int64_t s) const;  // of the first cycle, to the next member
+  int64_t target(int64_t cycle, int64_t s) const;
 
   // Bytes held besides what is there all along.
   int64_t held(int64_t cycle, int64_t s, const Moving& row) const;
@@ -50,9 +55,6 @@ class DoubleRingMember {
   int64_t node_rows(int64_t cycle) const { return node_ + cycle < nodes_ ? needed_.by_before : needed_.by_after; }
   int64_t rows_of_other_nodes() const { return (nodes_ - 1 - node_) * needed_.by_before + node_ * needed_.by_after; }
   int64_t first(int64_t cycle) const;
-  int64_t block(int64_t t) const;
-  int64_t sums(int64_t t) const;
-  int64_t target(int64_t cycle, int64_t s) const;
   Blocks begin_of_cycle(int64_t cycle) const;
   Blocks inside_cycle(int64_t cycle, int64_t s) const;
 

@@ -17,5 +17,6 @@ Formula token_ring_formula(const Configuration& c);
 Formula lightseq_formula(const Configuration& c);
 Formula mesh_formula(const Configuration& c, int width);
 Formula burst_formula(const Configuration& c, int nodes, bool moves_queries);
+Formula rsa_formula(const Configuration& c);
 
 }  // namespace weft::methods
