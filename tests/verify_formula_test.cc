@@ -82,6 +82,7 @@ std::vector<Way> own_ways(int ranks) {
   }
   for (const char* block : {"2", "3"}) list.push_back({"striped", {{"block", block}}});
   for (const char* stride : {"1", "2", "5"}) list.push_back({"llama3", {{"stride", stride}}});
+  for (const char* fan_in : {"2", "3", "5", "100"}) list.push_back({"tree", {{"fan-in", fan_in}}});
   for (const char* stages : {"1", "2", "3", "7"}) list.push_back({"group-cast", {{"stages", stages}}});
   for (const char* kv : {"replicate", "whole"}) {
     for (const char* exchange : {"together", "each"}) {

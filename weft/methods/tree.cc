@@ -14,6 +14,7 @@
 // and it ends at the owner; backward is weft's.
 #include <algorithm>
 
+#include "weft/methods/formulas/formulas.h"
 #include "weft/methods/methods.h"
 #include "weft/methods/passes/backward_inputs.h"
 #include "weft/methods/passes/travelling.h"
@@ -217,6 +218,8 @@ const Method tree = {
       auto trees = make_trees(*problem, static_cast<int>(options.integer("fan-in")));
       return [trees](int /*rank*/, Builder& b) { return write(trees, b); };
     },
+    .formula = [](const Configuration& c,
+                  const MethodOptions& options) { return tree_formula(c, options.integer("fan-in")); },
 };
 
 }  // namespace weft::methods

@@ -18,5 +18,6 @@ Formula lightseq_formula(const Configuration& c);
 Formula mesh_formula(const Configuration& c, int width);
 Formula burst_formula(const Configuration& c, int nodes, bool moves_queries);
 Formula rsa_formula(const Configuration& c);
+Formula tree_formula(const Configuration& c, int64_t fan_in);
 
 }  // namespace weft::methods

@@ -3,13 +3,6 @@
 #include <utility>
 
 namespace weft::methods {
-namespace {
-
-bool has(const std::vector<Ledger::Id>& ids, Ledger::Id id) {
-  return id != 0 && std::find(ids.begin(), ids.end(), id) != ids.end();
-}
-
-}  // namespace
 
 Ledger::Id Ledger::make(int64_t bytes) {
   if (bytes == 0) return 0;
@@ -19,7 +12,7 @@ Ledger::Id Ledger::make(int64_t bytes) {
   }
   const Id id = free_.back();
   free_.pop_back();
-  at(id) = {bytes, 0, false};
+  at(id) = {.bytes = bytes};
   hold(bytes);
   return id;
 }
@@ -32,7 +25,8 @@ void Ledger::release(Id id) {
 void Ledger::drop(Id& value) {
   const Id id = std::exchange(value, 0);
   if (id == 0) return;
-  complete([&](const Flight& flight) { return has(flight.writes, id); });
+  await_read(id);  // what is being sent may end
+  complete_due();
   at(id).ended = true;
   if (at(id).readers == 0) release(id);
 }
@@ -43,26 +37,22 @@ void Ledger::move(Id& from, Id& into) {
   into = taken;
 }
 
-template <typename F>
-void Ledger::complete(F&& is_due) {
-  unsigned lanes = 0;
-  bool any = false;
-  for (size_t i = in_flight_; i-- > 0;) {
-    Flight& flight = flights_[i];
-    if (is_due(flight)) lanes |= 1u << flight.lane;
-    flight.due = (lanes >> flight.lane & 1u) != 0;
-    any |= flight.due;
-  }
-  if (!any) return;
+void Ledger::await(const Newest& newest) {
+  for (size_t lane = 0; lane < kLanes; ++lane) due_[lane] = std::max(due_[lane], newest[lane]);
+}
+
+void Ledger::complete_due() {
   size_t kept = 0;
   for (size_t i = 0; i < in_flight_; ++i) {
-    if (flights_[i].due) {
-      land(flights_[i]);
+    Flight& flight = flights_[i];
+    if (flight.serial <= due_[flight.lane]) {
+      land(flight);
     } else if (kept++ != i) {
-      std::swap(flights_[kept - 1], flights_[i]);
+      std::swap(flights_[kept - 1], flight);
     }
   }
   in_flight_ = kept;
+  due_ = {};
 }
 
 void Ledger::land(const Flight& flight) {
@@ -73,67 +63,58 @@ void Ledger::land(const Flight& flight) {
   }
 }
 
-void Ledger::before(Ids reads, Ids writes) {
-  if (in_flight_ == 0) return;
-  complete([&](const Flight& flight) {
-    for (Id id : reads) {
-      if (has(flight.writes, id)) return true;
-    }
-    for (Id id : writes) {
-      if (has(flight.writes, id) || has(flight.reads, id)) return true;
-    }
-    return false;
-  });
+void Ledger::use(Ids reads, Ids writes) {
+  for (Id id : reads) await_read(id);
+  for (Id id : writes) await_written(id);
+  complete_due();
 }
 
 void Ledger::attend(Ids reads, Ids writes) {
-  before(reads, writes);
+  use(reads, writes);
   ++attended_;
 }
 
 void Ledger::exchange(int lane, std::span<const Out> out, std::span<const In> in) {
+  for (const Out& part : out) await_read(part.value);
+  for (const In& part : in) await_written(part.value);
+  complete_due();
   if (flights_.size() == in_flight_) flights_.emplace_back();
-  Flight flight = std::move(flights_[in_flight_]);
-  flight.reads.clear(), flight.writes.clear();
-  flight.lane = lane, flight.staged = flight.received = 0, flight.attended = attended_;
+  Flight& flight = flights_[in_flight_];
+  flight.reads.clear();
+  flight.serial = issued_ + 1, flight.lane = static_cast<size_t>(lane);
+  flight.staged = flight.received = 0, flight.attended = attended_;
+  bool any = false;
   for (const Out& part : out) {
     if (part.value == 0 || part.bytes == 0) continue;
-    ++phases_[phase_].messages;
+    any = true;
+    phases_[phase_].messages += !part.joins;
     phases_[phase_].bytes += part.bytes;
     flight.staged += part.packed;
-    if (!has(flight.reads, part.value)) flight.reads.push_back(part.value);
+    Value& value = at(part.value);
+    if (std::exchange(value.read[flight.lane], flight.serial) == flight.serial) continue;
+    flight.reads.push_back(part.value);
+    ++value.readers;
   }
   for (const In& part : in) {
     if (part.value == 0 || part.bytes == 0) continue;
+    any = true;
     flight.received += part.bytes;
     flight.staged += part.staged;
-    if (!has(flight.writes, part.value)) flight.writes.push_back(part.value);
+    at(part.value).written[flight.lane] = flight.serial;
   }
-  // What is read and written conflicts with what is in flight as in any other use.
-  complete([&](const Flight& other) {
-    for (Id id : flight.reads) {
-      if (has(other.writes, id)) return true;
-    }
-    for (Id id : flight.writes) {
-      if (has(other.writes, id) || has(other.reads, id)) return true;
-    }
-    return false;
-  });
-  if (!flight.reads.empty() || !flight.writes.empty()) {
-    for (Id id : flight.reads) ++at(id).readers;
-    hold(flight.staged);
-    std::swap(flights_[in_flight_++], flight);
-  } else {
-    flights_[in_flight_] = std::move(flight);
-  }
+  if (!any) return;
+  ++issued_, ++in_flight_;
+  hold(flight.staged);
 }
 
 void Ledger::wait(int lane) {
-  complete([lane](const Flight& flight) { return flight.lane == lane; });
+  due_[static_cast<size_t>(lane)] = issued_;
+  complete_due();
 }
 
 void Ledger::begin_phase() {
-  complete([](const Flight&) { return true; });
+  due_.fill(issued_);
+  complete_due();
   ++phase_;
 }
 

@@ -6,7 +6,7 @@
 // value touch different rows says so by leaving a use out.
 //
 //   const auto walk = [&](Ledger& ledger, int64_t rank) { Ledger::Id kv = ledger.make(rows * row.kv); ... };
-//   count_ranks(f, shares, steps, walk);  // or a reason why not
+//   count_ranks(f, ranks, shares.full, steps, walk);  // or a reason why not
 #pragma once
 
 #include <array>
@@ -24,6 +24,7 @@ class Ledger {
   struct Out {
     Id value;
     int64_t bytes, packed = 0;  // in the message, and of the copy that is packed for it
+    bool joins = false;         // the message of a part before
   };
   struct In {
     Id value;
@@ -38,8 +39,7 @@ class Ledger {
   void move(Id& from, Id& into);
   // Attention; and everything else that reads and writes.
   void attend(Ids reads, Ids writes);
-  void use(Ids reads, Ids writes) { before(reads, writes); }
-  // A message for each Out with bytes; its peers must differ.
+  void use(Ids reads, Ids writes);
   void exchange(int lane, std::span<const Out> out, std::span<const In> in);
   void exchange(int lane, std::initializer_list<Out> out, std::initializer_list<In> in) {
     exchange(lane, std::span(out.begin(), out.size()), std::span(in.begin(), in.size()));
@@ -55,24 +55,30 @@ class Ledger {
   int64_t most() const { return most_; }
 
  private:
+  using Serial = uint32_t;  // of an exchange: 1, 2, ...
+  static constexpr size_t kLanes = 3;
+  using Newest = std::array<Serial, kLanes>;  // on each lane
   struct Value {
     int64_t bytes = 0;
     int readers = 0;  // exchanges in flight
     bool ended = false;
+    Newest read{}, written{};
   };
   struct Flight {
-    int lane = 0;
-    bool due = false;
+    Serial serial = 0;
+    size_t lane = 0;
     int64_t staged = 0, received = 0, attended = 0;
-    std::vector<Id> reads, writes;
+    std::vector<Id> reads;
   };
 
   Value& at(Id id) { return values_[static_cast<size_t>(id)]; }
   void hold(int64_t bytes) { most_ = std::max(most_, held_ += bytes); }
-  void before(Ids reads, Ids writes);
-  // Completes the flights that `is_due` names and those before them on their lanes.
-  template <typename F>
-  void complete(F&& is_due);
+  // Exchanges that are due before a value is read, and before it is written.
+  void await(const Newest& newest);
+  void await_read(Id id) { await(at(id).written); }
+  void await_written(Id id) { await(at(id).written), await(at(id).read); }
+  // Completes what is due, and what was issued before it on its lane.
+  void complete_due();
   void land(const Flight& flight);
   void release(Id id);
 
@@ -80,6 +86,8 @@ class Ledger {
   std::vector<Id> free_;
   std::vector<Flight> flights_;  // oldest first; those from in_flight_ on are spare
   size_t in_flight_ = 0;
+  Serial issued_ = 0;
+  Newest due_{};
   std::array<Phase, 3> phases_;
   size_t phase_ = 0;
   int64_t held_ = 0, most_ = 0, attended_ = 0;
@@ -88,17 +96,17 @@ class Ledger {
 // What no formula walks through: steps x ranks.
 inline constexpr int64_t kMostWalked = int64_t{1} << 24;
 
-// Calls walk(ledger, rank) for every rank, for one where all are alike, and enters what the ledgers say; or a reason, where
+// Calls walk(ledger, rank) for every rank, for the first where all are `alike`, and enters what the ledgers say; or a reason, where
 // that takes more than kMostWalked steps. `steps` are those of one rank.
 template <typename F>
-void count_ranks(Formula& f, const Shares& shares, int64_t steps, F&& walk) {
-  const int64_t walked = shares.full ? 1 : shares.ranks;
+void count_ranks(Formula& f, int64_t ranks, bool alike, int64_t steps, F&& walk) {
+  const int64_t walked = alike ? 1 : ranks;
   if (steps > kMostWalked / walked) {
     f = no_formula("no closed form for so many ranks: too many steps to walk through");
     return;
   }
   const auto add = [&](Amount& amount, int64_t mine) {
-    amount.total += shares.ranks / walked * mine;
+    amount.total += ranks / walked * mine;
     amount.busiest = std::max(amount.busiest, mine);
   };
   for (int64_t rank = 0; rank < walked; ++rank) {

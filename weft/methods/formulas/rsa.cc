@@ -162,7 +162,7 @@ Formula rsa_formula(const Configuration& c) {
     f.saved_bytes = std::max(f.saved_bytes, scores);
     mine.backward();
   };
-  count_ranks(f, shares, 4 * ranks, walk);
+  count_ranks(f, ranks, shares.full, 4 * ranks, walk);
   return f;
 }
 
