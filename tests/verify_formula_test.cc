@@ -70,7 +70,7 @@ std::vector<int> divisors_of(int n) {
 // Every method on its own layout with each of its options.
 std::vector<Way> own_ways(int ranks) {
   std::vector<Way> list;
-  for (const char* method : {"token-ring", "lightseq", "mesh", "burst", "usp", "double-ring", "rsa"})
+  for (const char* method : {"token-ring", "lightseq", "mesh", "burst", "usp", "double-ring", "rsa", "mercury-team"})
     list.push_back({method, {}});
   for (const char* direction : {"forward", "reverse"}) {
     for (const char* method : {"ring", "zigzag", "striped"}) list.push_back({method, {{"direction", direction}}});
@@ -101,6 +101,10 @@ std::vector<Way> own_ways(int ranks) {
       list.push_back({"double-ring", {{"ulysses", degree}, {"window", std::to_string(window)}}});
     }
     list.push_back({"mesh", {{"width", degree}}});
+    for (const char* placement : {"inner", "outer"}) {
+      for (const char* direction : {"forward", "reverse"})
+        list.push_back({"mercury-team", {{"team", degree}, {"placement", placement}, {"direction", direction}}});
+    }
     for (const char* backward : {"queries", "keys"}) {
       list.push_back({"burst", {{"nodes", degree}, {"backward", backward}}});
     }

@@ -12,6 +12,7 @@
 // There queries are replicated in a team, masks are full and shards equal. With n teams of m and T tokens a rank, rows
 // sent per rank under a full mask: forward (m-1) T of q and of (out, lse) and (n-1) T of (k, v); backward (m-1) T of (q,
 // dout, lse, delta) and of dq, (n-2) T of (k, v) and (n-1) T of (dk, dv).
+#include "weft/methods/formulas/formulas.h"
 #include "weft/methods/methods.h"
 #include "weft/methods/passes/backward_inputs.h"
 #include "weft/methods/passes/degrees.h"
@@ -175,18 +176,23 @@ Steps write(std::shared_ptr<const Teams> teams, int rank, Builder& b) {
 }
 
 // The size that sends the fewest bytes under a full mask, forward and backward together.
-int best_size(const Problem& problem) {
-  const auto bytes = [&](Fields fields, Form form) { return problem.wire_bytes_per_row(fields, form); };
+int best_size(const AttentionShape& shape, int ranks) {
+  const auto bytes = [&](Fields fields, Form form) { return shape.wire_bytes_per_row(fields, form); };
   const int64_t queries =
-      problem.heads *
+      shape.heads *
       (bytes(Field::q, Form::whole) + bytes(Field::out | Field::lse, Form::accumulating) +
        bytes(Field::q | Field::dout | Field::lse | Field::delta, Form::whole) + bytes(Field::dq, Form::accumulating));
-  const int64_t keys = problem.kv_heads * bytes(Field::k | Field::v, Form::whole);
-  const int64_t key_sums = problem.kv_heads * bytes(Field::dk | Field::dv, Form::accumulating);
-  return cheapest_divisor(problem.ranks(), [&](int size) {
-    const int hops = problem.ranks() / size - 1;
+  const int64_t keys = shape.kv_heads * bytes(Field::k | Field::v, Form::whole);
+  const int64_t key_sums = shape.kv_heads * bytes(Field::dk | Field::dv, Form::accumulating);
+  return cheapest_divisor(ranks, [&](int size) {
+    const int hops = ranks / size - 1;
     return (size - 1) * queries + hops * (keys + key_sums) + std::max(hops - 1, 0) * keys;
   });
+}
+
+int team_size(const AttentionShape& shape, int ranks, const MethodOptions& options) {
+  const int size = degree_option("mercury-team", "team", ranks, options);
+  return size == 0 ? best_size(shape, ranks) : size;
 }
 
 }  // namespace
@@ -205,11 +211,15 @@ const Method mercury_team = {
                 direction_option("reverse")},
     .layout = zigzag_layout,
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
-      int size = degree_option("mercury-team", "team", problem->ranks(), options);
-      if (size == 0) size = best_size(*problem);
+      const int size = team_size(*problem, problem->ranks(), options);
       auto teams = make_teams(*problem, size, options.is("placement", "inner"), direction_of(options));
       return [teams](int rank, Builder& b) { return write(teams, rank, b); };
     },
+    .formula =
+        [](const Configuration& c, const MethodOptions& options) {
+          return mercury_formula(c, team_size(c, c.ranks, options), options.is("placement", "inner"),
+                                 direction_of(options));
+        },
 };
 
 }  // namespace weft::methods

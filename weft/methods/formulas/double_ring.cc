@@ -44,7 +44,9 @@ int64_t DoubleRingMember::sums_messages() const {
 int64_t DoubleRingMember::coming_home(int64_t step) const {
   if (step < 2) return 0;
   const int64_t cycle = (step - 1) / local_, s = (step - 1) % local_;
-  if (cycle == 0) return ring_rows(local_, place_, local_ - s) - ring_rows(local_, place_, local_ - s - 1);
+  if (cycle == 0)
+    return ring_rows_ahead(needed_, local_, place_, local_ - s) -
+           ring_rows_ahead(needed_, local_, place_, local_ - s - 1);
   if (s + 1 < local_) return 0;
   return node_ >= cycle ? needed_.by_before : needed_.by_after;
 }
@@ -64,31 +66,26 @@ int64_t DoubleRingMember::held_at_end(const Moving& row) const {
   return block(last) * row.block + (sums(last) + coming_home_last()) * row.sums + sums(last) * row.packed;
 }
 
-// Rows of a member's block that the last `count` members of its way round need.
-int64_t DoubleRingMember::ring_rows(int64_t size, int64_t owner, int64_t count) const {
-  owner %= size;
-  const int64_t after = count > 0 && owner < size - 1 ? needed_.by_after : 0;
-  return std::max(after, owner + count >= size && count > 0 ? needed_.by_before : 0);
-}
-
 // The block that a cycle begins with; the own one is none that has to be held.
 int64_t DoubleRingMember::first(int64_t cycle) const {
-  return cycle < 1 || cycle >= nodes_ ? 0 : ring_rows(nodes_, node_ + cycle, nodes_ - cycle);
+  return cycle < 1 || cycle >= nodes_ ? 0 : ring_rows_ahead(needed_, nodes_, node_ + cycle, nodes_ - cycle);
 }
 
 int64_t DoubleRingMember::block(int64_t t) const {
   const int64_t cycle = t / local_, s = t % local_;
   if (s == 0) return first(cycle);
-  return cycle == 0 ? ring_rows(local_, place_ + s, local_ - s) : node_rows(cycle);
+  return cycle == 0 ? ring_rows_ahead(needed_, local_, place_ + s, local_ - s) : node_rows(cycle);
 }
 
 int64_t DoubleRingMember::sums(int64_t t) const {
   const int64_t cycle = t / local_, s = t % local_;
   if (cycle > 0) return node_rows(cycle);
-  return s == 0 ? 0 : ring_rows(local_, place_ + s, local_ - s);  // the own ones are at home
+  return s == 0 ? 0 : ring_rows_ahead(needed_, local_, place_ + s, local_ - s);  // the own ones are at home
 }
 
-int64_t DoubleRingMember::going_on(int64_t s) const { return ring_rows(local_, place_ + s, local_ - s - 1); }
+int64_t DoubleRingMember::going_on(int64_t s) const {
+  return ring_rows_ahead(needed_, local_, place_ + s, local_ - s - 1);
+}
 
 // Apart from the sums that arrive; where none arrive the step adds to the new ones.
 int64_t DoubleRingMember::target(int64_t cycle, int64_t s) const {

@@ -51,7 +51,6 @@ class DoubleRingMember {
   };
 
   int64_t steps() const { return nodes_ * local_; }
-  int64_t ring_rows(int64_t size, int64_t owner, int64_t count) const;
   int64_t node_rows(int64_t cycle) const { return node_ + cycle < nodes_ ? needed_.by_before : needed_.by_after; }
   int64_t rows_of_other_nodes() const { return (nodes_ - 1 - node_) * needed_.by_before + node_ * needed_.by_after; }
   int64_t first(int64_t cycle) const;

@@ -18,6 +18,8 @@ Formula lightseq_formula(const Configuration& c);
 Formula mesh_formula(const Configuration& c, int width);
 Formula burst_formula(const Configuration& c, int nodes, bool moves_queries);
 Formula rsa_formula(const Configuration& c);
+// Teams of `size` ranks, adjacent or not.
+Formula mercury_formula(const Configuration& c, int size, bool adjacent, int direction);
 Formula tree_formula(const Configuration& c, int64_t fan_in);
 
 }  // namespace weft::methods

@@ -43,6 +43,12 @@ int64_t RingRows::backward_messages(int64_t m) const {
   return any.backward(m) - any.rejoining(p) + (rejoining(p) > 0) + any.sums(m);
 }
 
+int64_t ring_rows_ahead(Needed needed, int64_t places, int64_t owner, int64_t count) {
+  owner = (owner + places) % places;
+  const int64_t after = count > 0 && owner < places - 1 ? needed.by_after : 0;
+  return std::max(after, owner + count >= places && count > 0 ? needed.by_before : 0);
+}
+
 int64_t ring_blocks_held(int64_t places, bool stops) {
   // What is worked on, what arrives, and what is on its way out until the next hop.
   return stops && places == 4 ? 2 : std::min<int64_t>(places - 1, 3);

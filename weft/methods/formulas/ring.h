@@ -35,6 +35,9 @@ class RingRows {
   bool mirrored_;
 };
 
+// Rows of a place's block that the last `count` places of its way round need, in direction -1.
+int64_t ring_rows_ahead(Needed needed, int64_t places, int64_t owner, int64_t count);
+
 // The most that a ring of equal blocks holds at once besides a rank's own rows: blocks in forward; blocks and sums in
 // backward. `stops`: each block goes no further than the last place, so small rings fill later.
 int64_t ring_blocks_held(int64_t places, bool stops);
