@@ -26,14 +26,6 @@ static void to_float(const void* from, DType type, float* to, int64_t n) {
   for (int64_t j = 0; j < n - i; ++j) to[i + j] = values[j];
 }
 
-// Round to nearest even; NaN stays NaN.
-WEFT_INLINE uint16_t bf16_of(float value) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &value, 4);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((bits >> 16) | 0x40u);
-  return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-}
-
 static void from_float(const float* from, DType type, void* to, int64_t n) {
   int64_t i = 0;
   if (type == DType::fp32) {
@@ -42,15 +34,19 @@ static void from_float(const float* from, DType type, void* to, int64_t n) {
   }
   uint16_t* target = (uint16_t*)to;
   if (type == DType::bf16) {
-    for (; i < n; ++i) target[i] = bf16_of(from[i]);
-    return;
+    for (; i + kLanes <= n; i += kLanes) store_bf16(target + i, load(from + i));
+  } else {
+    for (; i + kLanes <= n; i += kLanes) store_fp16(target + i, load(from + i));
   }
-  for (; i + kLanes <= n; i += kLanes) store_fp16(target + i, load(from + i));
   if (i == n) return;
   float rest[kLanes] = {};
   uint16_t values[kLanes];
   for (int64_t j = 0; j < n - i; ++j) rest[j] = from[i + j];
-  store_fp16(values, load(rest));
+  if (type == DType::bf16) {
+    store_bf16(values, load(rest));
+  } else {
+    store_fp16(values, load(rest));
+  }
   for (int64_t j = 0; j < n - i; ++j) target[i + j] = values[j];
 }
 

@@ -2,6 +2,8 @@
 // TileOps.
 #pragma once
 
+#include <memory>
+
 #include "weft/kernels/kernels.h"
 #include "weft/kernels/tile_ops.h"
 
@@ -15,5 +17,8 @@ void cpu_prepare_backward(const TileOps& ops, View delta, ConstView out, ConstVi
 void cpu_merge(const TileOps& ops, View o, View lse, ConstView from_o, ConstView from_lse, Shape shape);
 void cpu_add(const TileOps& ops, View to, ConstView from, Shape shape);
 void cpu_convert(const TileOps& ops, View to, ConstView from, Shape shape);
+
+// The operations around attention, by the path's FusedOps.
+std::unique_ptr<FusedKernels> make_fused(const TileOps& ops);
 
 }  // namespace weft::kernels

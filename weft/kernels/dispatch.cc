@@ -9,13 +9,15 @@
 
 #include "weft/kernels/canonical.h"
 #include "weft/kernels/cpu_kernels.h"
+#include "weft/kernels/fused.h"
 
 namespace weft::kernels {
 namespace {
 
 class CpuKernels final : public KernelSet {
  public:
-  explicit CpuKernels(const TileOps& ops) : ops_(ops), canonical_(make_canonical(*this, &ops)) {}
+  explicit CpuKernels(const TileOps& ops)
+      : ops_(ops), canonical_(make_canonical(*this, &ops)), fused_(make_fused(ops)) {}
 
   std::string_view name() const override { return ops_.name; }
   bool supports(DType element) const override { return element != DType::fp64; }
@@ -37,6 +39,7 @@ class CpuKernels final : public KernelSet {
   void add(View to, ConstView from, Shape shape) const override { cpu_add(ops_, to, from, shape); }
   void convert(View to, ConstView from, Shape shape) const override { cpu_convert(ops_, to, from, shape); }
   const KernelSet* canonical() const override { return canonical_.get(); }
+  const FusedKernels& fused() const override { return *fused_; }
 
  private:
   void require(DType element) const {
@@ -48,6 +51,7 @@ class CpuKernels final : public KernelSet {
 
   const TileOps& ops_;
   const std::unique_ptr<KernelSet> canonical_;
+  const std::unique_ptr<FusedKernels> fused_;
 };
 
 #if defined(__x86_64__)

@@ -23,6 +23,8 @@
 
 namespace weft::kernels {
 
+class FusedKernels;
+
 // One field of a value in memory: element (row, head, column) lies at data + row * row_stride + head * head_stride +
 // column, counted in elements of `type`. Columns are contiguous. lse and delta have one column.
 struct View {
@@ -123,6 +125,8 @@ class KernelSet {
 
   // The kernels with the same arithmetic whose accumulators are exact sums (DType::sum2 and so on; canonical.h), or null.
   virtual const KernelSet* canonical() const { return nullptr; }
+  // The same path's operations around attention (fused.h).
+  virtual const FusedKernels& fused() const;
 };
 
 // Plain loops, accumulating in fp64 and rounding once to the output type: what everything else is compared with.

@@ -14,6 +14,12 @@
 #include "weft/kernels/exact_rows.inc.h"
 #include "weft/kernels/forward_tile.inc.h"
 #include "weft/kernels/backward_tile.inc.h"
+#include "weft/kernels/lanes.inc.h"
+#include "weft/kernels/rms_norm.inc.h"
+#include "weft/kernels/rotate.inc.h"
+#include "weft/kernels/swiglu.inc.h"
+#include "weft/kernels/cross_entropy.inc.h"
+#include "weft/kernels/adamw.inc.h"
 // clang-format on
 
 namespace weft::kernels {
@@ -23,10 +29,13 @@ static_assert(kForwardKeyTile % kPanel == 0 && kBackwardKeyTile % kPanel == 0);
 static_assert(kMostTileOfKeys <= kForwardKeyTile);  // one pass over the keys: see canonical_cpu.cc
 static_assert(kForwardQueryTile % kStrip == 0 && kBackwardQueryTile % kStrip == 0);
 
+constexpr FusedOps kFusedOps = {rms_norm, rms_norm_backward, rotate,    swiglu, swiglu_backward, add_rows,
+                                adamw,    exp_sum,           scaled_exp};
+
 constexpr TileOps tile_ops(const char* name) {
   return {name,           kStrip,        kPanel,          pack_rows,  pack_columns, forward_tile,
           finish_forward, backward_tile, add_strips,      add_panels, scale_add,    dot,
-          to_float,       from_float,    transpose_strip, all_finite, add_exactly};
+          to_float,       from_float,    transpose_strip, all_finite, add_exactly,  &kFusedOps};
 }
 
 }  // namespace

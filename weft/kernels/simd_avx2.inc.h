@@ -21,6 +21,8 @@ typedef int64_t LVec __attribute__((vector_size(8 * kDoubles)));
 WEFT_INLINE Vec fma(Vec a, Vec b, Vec c) { return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 WEFT_INLINE Vec max(Vec a, Vec b) { return (Vec)_mm256_max_ps((__m256)a, (__m256)b); }
 
+WEFT_INLINE Vec sqrt(Vec a) { return (Vec)_mm256_sqrt_ps((__m256)a); }
+
 WEFT_INLINE Vec load_bf16(const uint16_t* p) {
   const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
   return (Vec)_mm256_slli_epi32(bits, 16);

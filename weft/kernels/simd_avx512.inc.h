@@ -21,6 +21,8 @@ typedef int64_t LVec __attribute__((vector_size(8 * kDoubles)));
 WEFT_INLINE Vec fma(Vec a, Vec b, Vec c) { return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 WEFT_INLINE Vec max(Vec a, Vec b) { return (Vec)_mm512_max_ps((__m512)a, (__m512)b); }
 
+WEFT_INLINE Vec sqrt(Vec a) { return (Vec)_mm512_sqrt_ps((__m512)a); }
+
 WEFT_INLINE Vec load_bf16(const uint16_t* p) {
   const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
   return (Vec)_mm512_slli_epi32(bits, 16);

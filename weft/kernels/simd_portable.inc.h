@@ -21,6 +21,10 @@ typedef int64_t LVec __attribute__((vector_size(8 * kDoubles)));
 WEFT_INLINE Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 // b where either is NaN, on every path: so NaN in scores, passed as b, survives.
 WEFT_INLINE Vec max(Vec a, Vec b) { return select(a > b, a, b); }
+WEFT_INLINE Vec sqrt(Vec a) {
+  for (int i = 0; i < kLanes; ++i) a[i] = __builtin_sqrtf(a[i]);
+  return a;
+}
 
 WEFT_INLINE Vec load_bf16(const uint16_t* p) {
   const IVec bits = {p[0], p[1], p[2], p[3]};

@@ -23,6 +23,7 @@
 
 #include "weft/base/dtype.h"
 #include "weft/kernels/exact_bins.h"
+#include "weft/kernels/fused_ops.h"
 
 namespace weft::kernels {
 
@@ -124,6 +125,8 @@ struct TileOps {
   bool (*all_finite)(const float* x, int64_t n);
   // Row of n exact sums of two bins: sums[i] += from[i] * factor * 2^(32 * bins), bins <= 0, all finite.
   void (*add_exactly)(const float* from, double factor, int64_t bins, int64_t* sums, int64_t n);
+
+  const FusedOps* fused;
 };
 
 // ExactSum<2>::add for sum `sums[0]` of a row of n. Not inline, as the paths need it.
