@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "weft/model/attention.h"
+#include "weft/model/blocks.h"
 #include "weft/model/config.h"
 #include "weft/model/parameters.h"
 
@@ -24,8 +25,10 @@ class Llama {
  public:
   // `weights` is a flat array laid out by ParameterMap(config), borrowed, not copied: all ranks may
   // share one. `gradients`, of the same size and type, receives sums of gradients in backward; if it is
-  // undefined the model cannot be trained. Activations and matrix products have type `compute`.
-  Llama(const ModelConfig& config, const at::Tensor& weights, const at::Tensor& gradients, at::ScalarType compute);
+  // undefined the model cannot be trained. Activations are stored as `compute`; matrix products take their operands as
+  // operands_for(compute) says, or as `operands`.
+  Llama(const ModelConfig& config, const at::Tensor& weights, const at::Tensor& gradients, at::ScalarType compute,
+        Operands operands = {});
 
   const ModelConfig& config() const { return config_; }
 
@@ -36,18 +39,15 @@ class Llama {
   // are). labels: int64 [tokens]. Logits exist for a bounded number of rows at a time.
   at::Tensor loss(const at::Tensor& hidden, const at::Tensor& labels, double scale) const;
 
-  // [tokens, vocab] in the compute type.
-  at::Tensor logits(const at::Tensor& hidden) const;
-
  private:
   struct Layer {
-    at::Tensor input_norm, q, k, v, o, post_norm, gate, up, down;
+    at::Tensor input_norm, qkv, o, post_norm, gate_up, down;
   };
   at::Tensor layer(const Layer& layer, const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin,
                    const AttentionFunction& attention) const;
 
   ModelConfig config_;
-  at::ScalarType compute_;
+  at::ScalarType compute_, operands_;
   at::Tensor embedding_, final_norm_, output_;
   std::vector<Layer> layers_;
   at::Tensor inverse_frequencies_;

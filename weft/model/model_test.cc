@@ -17,8 +17,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <complex>
+#include <tuple>
 
+#include "weft/base/error.h"
 #include "weft/base/random.h"
 #include "weft/model/llama.h"
 #include "weft/model/ops.h"
@@ -77,35 +78,20 @@ TEST(RmsNormTest, AgreesWithTheFormulaAndItsAutograd) {
   EXPECT_LT(largest(dw - w.grad()), 1e-13);
 }
 
-TEST(RotaryTest, IsARotationOfComplexNumbers) {
+TEST(RotaryTest, TablesAreThoseOfTheAngles) {
   ModelConfig config = small_config(true);
   config.head_dim = 6;
   const at::Tensor positions = at::tensor({0, 1, 5, 1000}, at::kLong);
-  const at::Tensor x = normal({4, 2, 6}, 1);
   const auto [cos, sin] = rotary_tables(positions, rotary_frequencies(config), at::kDouble);
-  const at::Tensor y = rotate(x, cos, sin);
   for (int64_t t = 0; t < 4; ++t) {
-    for (int64_t h = 0; h < 2; ++h) {
-      for (int64_t i = 0; i < 3; ++i) {
-        const double angle = static_cast<double>(positions[t].item<int64_t>()) *
-                             std::pow(config.rope_theta, -2.0 * static_cast<double>(i) / 6);
-        const std::complex<double> z(x[t][h][i].item<double>(), x[t][h][i + 3].item<double>());
-        const std::complex<double> want = z * std::polar(1.0, angle);
-        // The angle is rounded to fp32, as in transformers.
-        EXPECT_NEAR(y[t][h][i].item<double>(), want.real(), 1e-6 * (1 + angle));
-        EXPECT_NEAR(y[t][h][i + 3].item<double>(), want.imag(), 1e-6 * (1 + angle));
-      }
+    for (int64_t i = 0; i < 3; ++i) {
+      const double angle = static_cast<double>(positions[t].item<int64_t>()) *
+                           std::pow(config.rope_theta, -2.0 * static_cast<double>(i) / 6);
+      // The angle is rounded to fp32, as in transformers.
+      EXPECT_NEAR(cos[t][i].item<double>(), std::cos(angle), 1e-6 * (1 + angle));
+      EXPECT_NEAR(sin[t][i].item<double>(), std::sin(angle), 1e-6 * (1 + angle));
     }
   }
-}
-
-TEST(RotaryTest, BackwardIsTheInverseRotation) {
-  const at::Tensor positions = at::tensor({3, 8}, at::kLong);
-  const auto [cos, sin] = rotary_tables(positions, rotary_frequencies(small_config(true)), at::kDouble);
-  const at::Tensor x = normal({2, 3, 4}, 1).requires_grad_(true);
-  const at::Tensor y = rotate(x, cos, sin);
-  y.backward(y.detach());
-  EXPECT_LT(largest(x.grad() - x), 1e-7);
 }
 
 TEST(RotaryTest, ScalingsFollowTheirDefinitions) {
@@ -139,10 +125,10 @@ TEST(CrossEntropyTest, AgreesWithAutogradInAnyChunks) {
   const at::Tensor want = log_p.gather(1, labels.clamp_min(0).unsqueeze(1)).squeeze(1).mul(has).sum().mul(-0.25);
   want.backward();
   const at::Tensor dx = x.grad().clone(), dw = w.grad().clone();
-  for (const int64_t chunk : {1, 11, 25, 1000}) {
+  for (const int64_t most : {1, 11, 25, 1000}) {  // one logit at a time, parts of the vocabulary, all
     x.mutable_grad().zero_();
     w.mutable_grad().zero_();
-    const at::Tensor loss = cross_entropy_sum(x, w, labels, 0.25, chunk);
+    const at::Tensor loss = cross_entropy_sum(x, w, labels, 0.25, most);
     EXPECT_NEAR(loss.item<double>(), want.item<double>(), 1e-13);
     loss.mul(2).backward();
     EXPECT_LT(largest(x.grad() - dx * 2), 1e-13);
@@ -152,12 +138,42 @@ TEST(CrossEntropyTest, AgreesWithAutogradInAnyChunks) {
   EXPECT_NEAR(cross_entropy_sum(x, w, labels, 0.25).item<double>(), want.item<double>(), 1e-13);
 }
 
+TEST(CrossEntropyTest, ALabelBeyondTheVocabularyIsRefused) {
+  EXPECT_THROW(cross_entropy_sum(normal({2, 6}, 1), normal({5, 6}, 2), at::tensor({0, 5}, at::kLong), 1), Error);
+}
+
+// More rows than a chunk, and a vocabulary that is cut, in every type: against fp64.
+TEST(CrossEntropyTest, LargeShapesInEveryType) {
+  const at::Tensor x = normal({700, 16}, 1), w = normal({301, 16}, 2).mul(0.3);
+  at::Tensor labels = whole_numbers(700, 301, 3);
+  labels[5] = -100;
+  const auto gradients = [&](at::ScalarType stored, at::ScalarType operands, int64_t most) {
+    const at::Tensor a = x.to(stored).clone().requires_grad_(true);
+    const at::Tensor b = w.to(stored == at::kDouble ? at::kDouble : at::kFloat).clone().requires_grad_(true);
+    const at::Tensor loss = cross_entropy_sum(a, b, labels, 1.0 / 699, most, operands);
+    loss.backward();
+    return std::vector<at::Tensor>{loss.detach().to(at::kDouble), a.grad().to(at::kDouble), b.grad().to(at::kDouble)};
+  };
+  const auto exact = gradients(at::kDouble, at::kDouble, kMostLogits);
+  for (const int64_t most : {int64_t{1000}, int64_t{30000}, kMostLogits}) {
+    const std::tuple<at::ScalarType, at::ScalarType, double> cases[] = {
+        {at::kFloat, at::kFloat, 1e-5}, {at::kBFloat16, at::kFloat, 1e-2}, {at::kBFloat16, at::kBFloat16, 5e-2}};
+    for (const auto& [stored, operands, bound] : cases) {
+      const auto got = gradients(stored, operands, most);
+      for (size_t i = 0; i < got.size(); ++i) {
+        EXPECT_LT(largest(got[i] - exact[i]) / largest(exact[i]), bound)
+            << toString(stored) << " " << toString(operands) << " " << i << " " << most;
+      }
+    }
+  }
+}
+
 struct TinyRun {
   at::Tensor loss, gradients;
 };
 
 TinyRun run(const ModelConfig& config, const at::Tensor& weights, const std::vector<int64_t>& lengths,
-            at::ScalarType compute, bool backward) {
+            at::ScalarType compute, bool backward, Operands operands = {}) {
   const at::Tensor positions = positions_of(lengths);
   const int64_t tokens = positions.numel();
   const at::Tensor ids = whole_numbers(tokens, config.vocab_size, 1);
@@ -165,7 +181,7 @@ TinyRun run(const ModelConfig& config, const at::Tensor& weights, const std::vec
   if (tokens > 0) labels[tokens - 1] = -100;
   TinyRun out;
   if (backward) out.gradients = at::zeros_like(weights);
-  const Llama model(config, weights, out.gradients, compute);
+  const Llama model(config, weights, out.gradients, compute, operands);
   const at::Tensor x = model.hidden(ids, positions, dense_attention(lengths));
   out.loss = model.loss(x, labels, 1 / static_cast<double>(std::max<int64_t>(tokens - 1, 1)));
   if (backward) out.loss.backward();
@@ -252,17 +268,41 @@ TEST(LlamaTest, GradientsAgreeWithFiniteDifferences) {
   EXPECT_NEAR(slope, gradients.mul(direction).sum().item<double>(), 1e-7);
 }
 
+// Sequences of one chunk of rows and of several.
 TEST(LlamaTest, NarrowTypesComeClose) {
   const ModelConfig config = small_config(true);
   const at::Tensor weights = random_weights(config).to(at::kFloat);
-  const TinyRun exact = run(config, weights.to(at::kDouble), {20, 13}, at::kDouble, true);
-  for (const auto type : {at::kFloat, at::kBFloat16}) {
-    const TinyRun got = run(config, weights, {20, 13}, type, true);
-    const double bound = type == at::kFloat ? 1e-5 : 5e-2;
-    EXPECT_EQ(got.gradients.scalar_type(), at::kFloat);
-    EXPECT_NEAR(got.loss.item<double>(), exact.loss.item<double>(), bound);
-    EXPECT_LT(largest(got.gradients - exact.gradients) / largest(exact.gradients), bound);
+  for (const std::vector<int64_t>& lengths : {std::vector<int64_t>{20, 13}, {300, 250, 3}}) {
+    const TinyRun exact = run(config, weights.to(at::kDouble), lengths, at::kDouble, true);
+    const std::tuple<at::ScalarType, Operands, double> cases[] = {
+        {at::kFloat, std::nullopt, 1e-5}, {at::kBFloat16, at::kFloat, 5e-2}, {at::kBFloat16, at::kBFloat16, 1e-1}};
+    for (const auto& [type, operands, bound] : cases) {
+      const TinyRun got = run(config, weights, lengths, type, true, operands);
+      EXPECT_EQ(got.gradients.scalar_type(), at::kFloat);
+      EXPECT_NEAR(got.loss.item<double>(), exact.loss.item<double>(), bound);
+      EXPECT_LT(largest(got.gradients - exact.gradients) / largest(exact.gradients), bound) << toString(type);
+    }
   }
+}
+
+// Attention's gradients may come as views, and an attention that copies nothing may return one.
+TEST(LlamaTest, StridedTensorsAreFine) {
+  const ModelConfig config = small_config(true);
+  const at::Tensor weights = random_weights(config);
+  const at::Tensor ids = whole_numbers(6, 11, 1), positions = at::arange(6, at::kLong);
+  std::vector<at::Tensor> gradients;
+  for (const bool strided : {false, true}) {
+    gradients.push_back(at::zeros_like(weights));
+    const Llama model(config, weights, gradients.back(), at::kDouble);
+    const AttentionFunction dense = dense_attention({6});
+    const auto attention = [&](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+      if (!strided) return dense(q, k, v);
+      const auto turn = [](const at::Tensor& t) { return t.transpose(0, 2).contiguous().transpose(0, 2); };
+      return turn(dense(turn(q), turn(k), turn(v)));
+    };
+    model.loss(model.hidden(ids, positions, attention), ids, 1).backward();
+  }
+  EXPECT_LT(largest(gradients[0] - gradients[1]), 1e-14);
 }
 
 TEST(LlamaTest, ARankWithoutTokensTakesPart) {

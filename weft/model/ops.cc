@@ -1,24 +1,23 @@
 #include "weft/model/ops.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/cpu/Utils.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/logsumexp.h>
-#include <ATen/ops/matmul.h>
-#include <ATen/ops/mul.h>
+#include <ATen/ops/mm.h>
 #include <ATen/ops/pow.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
-#include <cmath>
+#include <limits>
 #include <numbers>
+#include <string>
 #include <vector>
 
 #include "weft/base/error.h"
+#include "weft/model/rows.h"
 
 namespace weft {
 
@@ -28,124 +27,162 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-// Sums over many elements are formed in this type.
-at::ScalarType wide(at::ScalarType type) { return type == at::kDouble ? at::kDouble : at::kFloat; }
-
-// Without AMX torch multiplies bf16 matrices 10 to 50 times slower than fp32 ones.
-bool has_fast_bf16() {
-  static const bool fast = at::cpu::init_amx();
-  return fast;
-}
-
-// The matrix product with sums in fp32 or wider, rounded to `out` once.
-at::Tensor product(const at::Tensor& a, const at::Tensor& b, at::ScalarType out) {
-  if (a.scalar_type() == at::kBFloat16 && !has_fast_bf16()) {
-    return at::matmul(a.to(at::kFloat), b.to(at::kFloat)).to(out);
-  }
-  return at::matmul(a, b).to(out);
-}
-
-// The weight stays in its own type in the graph, so that its gradient does too.
-struct Linear : Function<Linear> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight) {
-    ctx->save_for_backward({x, weight});
-    return product(x, weight.to(x.scalar_type()).t(), x.scalar_type());
-  }
-  static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    const auto saved = ctx->get_saved_variables();
-    const at::Tensor &x = saved[0], &weight = saved[1], &dy = grads[0];
-    return {product(dy, weight.to(x.scalar_type()), x.scalar_type()), product(dy.t(), x, weight.scalar_type())};
-  }
-};
-
-// As one node: composed of torch operators it would keep three arrays of x's size for backward.
-struct RmsNorm : Function<RmsNorm> {
+struct RmsNormNode : Function<RmsNormNode> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight, double eps) {
-    const at::Tensor wide_x = x.to(wide(x.scalar_type()));
-    const at::Tensor inverse = wide_x.square().mean(-1, true).add_(eps).rsqrt_();  // [..., 1]
+    const at::Tensor inverse = at::empty({x.size(0)}, x.options().dtype(wide(x.scalar_type())));
+    const at::Tensor y = at::empty_like(x);
+    kernels::fused_kernels().rms_norm({.y = rows_of(y),
+                                       .inverse = inverse.data_ptr(),
+                                       .x = const_rows_of(x),
+                                       .weight = weight.const_data_ptr(),
+                                       .eps = eps,
+                                       .rows = x.size(0),
+                                       .columns = x.size(1)});
     ctx->save_for_backward({x, weight, inverse});
-    return wide_x.mul(inverse).mul_(weight).to(x.scalar_type());
+    return y;
   }
-
-  // With n = x * inverse and h = dy * weight: dx = inverse * (h - n * mean(h * n)), dw = sum(dy * n).
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
-    const at::Tensor &x = saved[0], &weight = saved[1], &inverse = saved[2];
-    const auto type = inverse.scalar_type();
-    const at::Tensor dy = grads[0].to(type);
-    const at::Tensor n = x.to(type).mul(inverse);
-    const at::Tensor dw = dy.mul(n).sum(0).to(weight.scalar_type());
-    at::Tensor h = dy.mul(weight);
-    const at::Tensor mean = h.mul(n).mean(-1, true);
-    h.sub_(n.mul(mean)).mul_(inverse);
-    return {h.to(x.scalar_type()), dw, at::Tensor()};
+    const at::Tensor &x = saved[0], &weight = saved[1], &inverse = saved[2], dy = grads[0].contiguous();
+    const at::Tensor dx = at::empty_like(x), dweight = at::zeros(weight.sizes(), weight.options());
+    kernels::fused_kernels().rms_norm_backward({.dx = rows_of(dx),
+                                                .dweight = dweight.data_ptr(),
+                                                .dy = const_rows_of(dy),
+                                                .x = const_rows_of(x),
+                                                .residual = {},
+                                                .inverse = inverse.const_data_ptr(),
+                                                .weight = weight.const_data_ptr(),
+                                                .rows = x.size(0),
+                                                .columns = x.size(1)});
+    return {dx, dweight, at::Tensor()};
   }
 };
 
-// out = (x1 cos - x2 sin, x2 cos + x1 sin) for the halves x1, x2 of each head.
-at::Tensor rotated(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, double direction) {
-  const int64_t half = x.size(-1) / 2;
-  const at::Tensor x1 = x.narrow(-1, 0, half), x2 = x.narrow(-1, half, half);
-  at::Tensor out = at::empty(x.sizes(), x.options());
-  at::Tensor y1 = out.narrow(-1, 0, half), y2 = out.narrow(-1, half, half);
-  at::mul_out(y1, x1, cos);
-  y1.addcmul_(x2, sin, -direction);
-  at::mul_out(y2, x2, cos);
-  y2.addcmul_(x1, sin, direction);
-  return out;
-}
+// How many rows and columns of the logits are there at once.
+struct LogitsTile {
+  int64_t rows, columns;
 
-struct Rotate : Function<Rotate> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
-    ctx->save_for_backward({cos, sin});
-    return rotated(x, cos, sin, 1);
-  }
-  static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    const auto saved = ctx->get_saved_variables();
-    return {rotated(grads[0], saved[0], saved[1], -1), at::Tensor(), at::Tensor()};
+  LogitsTile(int64_t tokens, int64_t vocabulary, int64_t most) {
+    constexpr int64_t kFewRows = 64;  // with fewer, products are slower than logits are worth that are computed twice
+    rows = std::min({tokens, kChunkRows, std::max<int64_t>(1, most / vocabulary)});
+    columns = vocabulary;
+    if (rows >= std::min(tokens, kFewRows)) return;
+    rows = std::min({tokens, kChunkRows, most});
+    columns = std::max<int64_t>(1, most / rows);
   }
 };
 
 // Backward of a sum of cross entropies needs nothing but the logits, and these are at hand in
 // forward: so both gradients are formed there, chunk by chunk, and backward only scales them.
-struct CrossEntropySum : Function<CrossEntropySum> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& hidden, const at::Tensor& weight,
-                            const at::Tensor& labels, double scale, int64_t chunk_logits, bool train) {
-    const auto type = wide(hidden.scalar_type());
-    const int64_t tokens = hidden.size(0);
-    const int64_t rows = std::max<int64_t>(1, chunk_logits / weight.size(0));
-    const at::Tensor narrow_weight = weight.to(hidden.scalar_type());
-    at::Tensor d_hidden, d_weight;
-    if (train) {
-      d_hidden = at::empty_like(hidden);
-      d_weight = at::zeros(weight.sizes(), weight.options().dtype(type));
+class CrossEntropy {
+ public:
+  CrossEntropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& labels, double scale,
+               int64_t most_logits, at::ScalarType operands, bool train)
+      : hidden_(hidden),
+        labels_(labels),
+        scale_(scale),
+        train_(train),
+        tile_(hidden.size(0), weight.size(0), most_logits),
+        matrix_(weight.to(operands)),
+        columns_(chunks_of(weight.size(0), tile_.columns)),
+        logits_(at::empty({tile_.rows * tile_.columns}, weight.options())),
+        converted_(scratch_rows(tile_.rows, hidden.size(1), operands)),
+        dproduct_(at::empty_like(converted_)),
+        lse_(static_cast<size_t>(tile_.rows)),
+        picked_(lse_.size()) {
+    if (!train) return;
+    d_hidden_ = at::empty_like(hidden);
+    d_weight_ = at::zeros(weight.sizes(), weight.options());
+  }
+
+  double run() {
+    double loss = 0;
+    for (const Range rows : chunks_of(hidden_.size(0), tile_.rows)) loss += add_rows(rows);
+    return scale_ * loss;
+  }
+  const at::Tensor& d_hidden() const { return d_hidden_; }
+  const at::Tensor& d_weight() const { return d_weight_; }
+
+ private:
+  double add_rows(Range rows) {
+    const at::Tensor x = as_operand(hidden_, rows, converted_);
+    std::fill(lse_.begin(), lse_.end(), -std::numeric_limits<double>::infinity());
+    at::Tensor logits;
+    for (const Range columns : columns_) {
+      logits = product(x, columns);
+      kernels::fused_kernels().log_sum_exp(
+          {.logits = view_of(logits, rows, columns), .lse = lse_.data(), .picked = picked_.data()});
     }
     double loss = 0;
-    for (int64_t begin = 0; begin < tokens; begin += rows) {
-      const int64_t count = std::min(rows, tokens - begin);
-      const at::Tensor x = hidden.narrow(0, begin, count);
-      const at::Tensor y = labels.narrow(0, begin, count);
-      const at::Tensor has_label = y.ge(0);                           // [count]
-      const at::Tensor index = y.clamp_min(0).unsqueeze(1);           // [count, 1]
-      const at::Tensor logits = product(x, narrow_weight.t(), type);  // [count, vocab]
-      const at::Tensor lse = at::logsumexp(logits, 1, true);          // [count, 1]
-      const at::Tensor nll = lse.sub(logits.gather(1, index)).squeeze(1);
-      loss += nll.mul(has_label).sum(at::kDouble).item<double>();
-      if (!train) continue;
-      // d loss / d logits = scale * (softmax - one hot), 0 for rows without label.
-      at::Tensor d = logits.sub(lse).exp_();
-      d.scatter_add_(1, index, at::empty_like(lse).fill_(-1));
-      d.mul_(has_label.unsqueeze(1)).mul_(scale);
-      const at::Tensor narrow_d = d.to(hidden.scalar_type());
-      at::Tensor dx = d_hidden.narrow(0, begin, count);
-      dx.copy_(product(narrow_d, narrow_weight, hidden.scalar_type()));
-      d_weight.add_(product(narrow_d.t(), x, type));
+    const int64_t* labels = labels_.const_data_ptr<int64_t>() + rows.begin;
+    for (size_t i = 0; i < static_cast<size_t>(rows.size()); ++i) {
+      if (labels[i] >= 0) loss += lse_[i] - picked_[i];
     }
+    if (train_) add_gradients(rows, x, logits);
+    return loss;
+  }
+
+  void add_gradients(Range rows, const at::Tensor& x, at::Tensor logits) {
+    const at::Tensor dx = first_rows(dproduct_, rows.size());
+    for (const Range columns : columns_) {
+      if (columns_.size() > 1) logits = product(x, columns);
+      const at::Tensor d = matrix_.scalar_type() == logits.scalar_type()
+                               ? logits
+                               : at::empty(logits.sizes(), logits.options().dtype(matrix_.scalar_type()));
+      kernels::fused_kernels().cross_entropy_backward(
+          {.logits = view_of(logits, rows, columns), .d = rows_of(d), .lse = lse_.data(), .scale = scale_});
+      const at::Tensor part = matrix_.narrow(0, columns.begin, columns.size());
+      if (columns.begin == 0) {
+        multiply(dx, d, part);
+      } else {
+        dx.addmm_(d, part);
+      }
+      add_transposed_product(d_weight_.narrow(0, columns.begin, columns.size()), d, x);
+    }
+    d_hidden_.narrow(0, rows.begin, rows.size()).copy_(dx);
+  }
+
+  at::Tensor product(const at::Tensor& x, Range columns) {
+    const at::Tensor to = logits_.narrow(0, 0, x.size(0) * columns.size()).view({x.size(0), columns.size()});
+    const at::Tensor part = matrix_.narrow(0, columns.begin, columns.size()).t();
+    if (to.scalar_type() == x.scalar_type()) {
+      multiply(to, x, part);
+    } else {
+      to.copy_(at::mm(x, part));
+    }
+    return to;
+  }
+
+  kernels::Logits view_of(const at::Tensor& logits, Range rows, Range columns) const {
+    return {.values = const_rows_of(logits),
+            .labels = labels_.const_data_ptr<int64_t>() + rows.begin,
+            .first = columns.begin,
+            .rows = rows.size(),
+            .columns = columns.size()};
+  }
+
+  const at::Tensor hidden_, labels_;
+  const double scale_;
+  const bool train_;
+  const LogitsTile tile_;
+  const at::Tensor matrix_;  // the weight as products take it
+  const std::vector<Range> columns_;
+  const at::Tensor logits_, converted_, dproduct_;  // scratch
+  std::vector<double> lse_, picked_;                // of the rows under way
+  at::Tensor d_hidden_, d_weight_;
+};
+
+struct CrossEntropyNode : Function<CrossEntropyNode> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& hidden, const at::Tensor& weight,
+                            const at::Tensor& labels, double scale, int64_t most_logits, at::ScalarType operands,
+                            bool train) {
+    CrossEntropy work(hidden, weight, labels.contiguous(), scale, most_logits, operands, train);
+    const at::Tensor loss = at::empty({}, weight.options()).fill_(work.run());
     if (train) {
-      ctx->saved_data["d_hidden"] = d_hidden;
-      ctx->saved_data["d_weight"] = d_weight.to(weight.scalar_type());
+      ctx->saved_data["d_hidden"] = work.d_hidden();
+      ctx->saved_data["d_weight"] = work.d_weight();
     }
-    return at::empty({}, hidden.options().dtype(type)).fill_(scale * loss);
+    return loss;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
@@ -157,17 +194,15 @@ struct CrossEntropySum : Function<CrossEntropySum> {
       d_hidden = d_hidden.mul(factor);
       d_weight = d_weight.mul(factor);
     }
-    return {d_hidden, d_weight, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
+    return {d_hidden, d_weight, {}, {}, {}, {}, {}};
   }
 };
 
 }  // namespace
 
-at::Tensor linear(const at::Tensor& x, const at::Tensor& weight) { return Linear::apply(x, weight); }
-
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  WEFT_CHECK(x.dim() == 2);
-  return RmsNorm::apply(x, weight, eps);
+  WEFT_CHECK(x.dim() == 2 && weight.scalar_type() == wide(x.scalar_type()));
+  return RmsNormNode::apply(x.contiguous(), weight, eps);
 }
 
 at::Tensor rotary_frequencies(const ModelConfig& config) {
@@ -196,18 +231,21 @@ at::Tensor rotary_frequencies(const ModelConfig& config) {
 
 std::pair<at::Tensor, at::Tensor> rotary_tables(const at::Tensor& positions, const at::Tensor& frequencies,
                                                 at::ScalarType type) {
-  const at::Tensor angles = positions.to(frequencies.scalar_type()).unsqueeze(1).mul(frequencies).unsqueeze(1);
+  const at::Tensor angles = positions.to(frequencies.scalar_type()).unsqueeze(1).mul(frequencies);
   return {angles.cos().to(type), angles.sin().to(type)};
 }
 
-at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
-  return Rotate::apply(x, cos, sin);
-}
-
 at::Tensor cross_entropy_sum(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& labels, double scale,
-                             int64_t chunk_logits) {
+                             int64_t most_logits, Operands operands) {
+  WEFT_CHECK(weight.scalar_type() == wide(hidden.scalar_type()) && most_logits > 0);
+  const int64_t largest = labels.numel() == 0 ? -1 : labels.max().item<int64_t>();
+  if (largest >= weight.size(0)) {
+    throw Error(ErrorCode::usage, "a label is " + std::to_string(largest) + "; the vocabulary has " +
+                                      std::to_string(weight.size(0)) + " tokens");
+  }
   const bool train = at::GradMode::is_enabled() && (hidden.requires_grad() || weight.requires_grad());
-  return CrossEntropySum::apply(hidden, weight, labels, scale, chunk_logits, train);
+  return CrossEntropyNode::apply(hidden.contiguous(), weight, labels, scale, most_logits,
+                                 operands.value_or(operands_for(hidden.scalar_type())), train);
 }
 
 }  // namespace weft

@@ -80,11 +80,16 @@ std::vector<std::string> weight_files(const std::string& folder) {
 
 ParameterMap::ParameterMap(const ModelConfig& config) {
   config.check();
-  const auto add = [&](std::string name, std::vector<int64_t> shape, bool decays) {
+  const auto align = [&] { size_ = (size_ + kAlignment - 1) / kAlignment * kAlignment; };
+  const auto add_next = [&](std::string name, std::vector<int64_t> shape, bool decays) {
     int64_t count = 1;  // cannot overflow: the config was checked
     for (const int64_t extent : shape) count *= extent;
     parameters_.push_back({std::move(name), std::move(shape), size_, count, decays});
-    size_ += (count + kAlignment - 1) / kAlignment * kAlignment;
+    size_ += count;
+  };
+  const auto add = [&](std::string name, std::vector<int64_t> shape, bool decays) {
+    add_next(std::move(name), std::move(shape), decays);
+    align();
   };
   const int64_t hidden = config.hidden_size;
   const int64_t q_size = config.num_attention_heads * config.head_dim;
@@ -93,12 +98,12 @@ ParameterMap::ParameterMap(const ModelConfig& config) {
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     const std::string layer = "model.layers." + std::to_string(i) + ".";
     add(layer + "input_layernorm.weight", {hidden}, false);
-    add(layer + "self_attn.q_proj.weight", {q_size, hidden}, true);
-    add(layer + "self_attn.k_proj.weight", {kv_size, hidden}, true);
+    add_next(layer + "self_attn.q_proj.weight", {q_size, hidden}, true);
+    add_next(layer + "self_attn.k_proj.weight", {kv_size, hidden}, true);
     add(layer + "self_attn.v_proj.weight", {kv_size, hidden}, true);
     add(layer + "self_attn.o_proj.weight", {hidden, q_size}, true);
     add(layer + "post_attention_layernorm.weight", {hidden}, false);
-    add(layer + "mlp.gate_proj.weight", {config.intermediate_size, hidden}, true);
+    add_next(layer + "mlp.gate_proj.weight", {config.intermediate_size, hidden}, true);
     add(layer + "mlp.up_proj.weight", {config.intermediate_size, hidden}, true);
     add(layer + "mlp.down_proj.weight", {hidden, config.intermediate_size}, true);
   }

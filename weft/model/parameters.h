@@ -5,8 +5,9 @@
 //   map.initialise(weights, seed);                   // or map.load("folder", weights)
 //   map.save("out/model", config, weights);          // config.json + model.safetensors
 //
-// Tensor names are Hugging Face's. Every tensor begins at a multiple of 16 elements, so that it is
-// aligned for vector loads; the gaps are zero and stay zero. No torch here.
+// Tensor names are Hugging Face's. q, k and v of a layer follow each other without gaps, and so do gate and up: as one
+// matrix each they need one product. Other tensors begin at a multiple of 16 elements, so that they are aligned for vector
+// loads; the gaps are zero and stay zero. No torch here.
 #pragma once
 
 #include <cstdint>
