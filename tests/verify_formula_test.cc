@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "weft/base/test_level.h"
+#include "weft/methods/passes/hamilton.h"
 #include "weft/methods/registry.h"
 #include "weft/verify/verify.h"
 
@@ -70,7 +71,8 @@ std::vector<int> divisors_of(int n) {
 // Every method on its own layout with each of its options.
 std::vector<Way> own_ways(int ranks) {
   std::vector<Way> list;
-  for (const char* method : {"token-ring", "lightseq", "mesh", "burst", "usp", "double-ring", "rsa", "mercury-team"})
+  for (const char* method :
+       {"token-ring", "lightseq", "mesh", "burst", "usp", "double-ring", "rsa", "mercury-team", "tasp"})
     list.push_back({method, {}});
   for (const char* direction : {"forward", "reverse"}) {
     for (const char* method : {"ring", "zigzag", "striped"}) list.push_back({method, {{"direction", direction}}});
@@ -101,6 +103,8 @@ std::vector<Way> own_ways(int ranks) {
       list.push_back({"double-ring", {{"ulysses", degree}, {"window", std::to_string(window)}}});
     }
     list.push_back({"mesh", {{"width", degree}}});
+    for (int rings = 1; rings <= std::min(3, methods::most_rings(divisor, ranks / divisor)); ++rings)
+      list.push_back({"tasp", {{"nodes", degree}, {"rings", std::to_string(rings)}}});
     for (const char* placement : {"inner", "outer"}) {
       for (const char* direction : {"forward", "reverse"})
         list.push_back({"mercury-team", {{"team", degree}, {"placement", placement}, {"direction", direction}}});
@@ -145,7 +149,9 @@ int64_t parts_of_rows(const Way& way, int ranks) {
     const auto found = way.options.find(option);
     return found == way.options.end() ? 1 : std::stoi(found->second);
   };
-  return std::lcm(number("block"), ranks == 1 ? 1 : 2 * number("chunks"));
+  const bool all_rings = std::string_view(way.method) == "tasp" && !way.options.contains("rings");
+  const int64_t pieces = number("chunks") * (all_rings ? methods::most_rings(1, ranks) : number("rings"));
+  return std::lcm(number("block"), ranks == 1 ? 1 : 2 * pieces);
 }
 
 bool is_uneven(const Way& way, const Configuration& c) { return c.tokens / c.ranks % parts_of_rows(way, c.ranks) != 0; }
@@ -224,6 +230,33 @@ TEST(Formula, IsExactForManyRanks) {
         const Formula formula = formula_for(way, c);
         ASSERT_TRUE(!formula.known() || formula.exact || is_uneven(way, c)) << text_of(way, c);
         ASSERT_TRUE(!formula.known() || !formula.exact || expect_exact(way, c, formula));
+      }
+    }
+  }
+}
+
+// Every number of rings, in shards that as many pieces divide.
+TEST(Formula, IsExactForPiecesOnAllRings) {
+  for (int ranks : {4, 5, 8, 9, 12, 66}) {
+    if (test_level() == 0 && ranks > 9) break;
+    for (int nodes : divisors_of(ranks)) {
+      if (ranks > 64 && nodes > 6) break;
+      const int most = std::min(methods::most_rings(nodes, ranks / nodes), ranks > 64 ? 3 : 8);
+      for (int rings = 1; rings <= most; ++rings) {
+        for (int bits = 0; bits < 4; ++bits) {
+          const Way way{"tasp",
+                        {{"nodes", std::to_string(nodes)}, {"rings", std::to_string(rings)}},
+                        bits == 0 || bits == 3 ? "contiguous" : ""};
+          Configuration c;
+          c.ranks = ranks, c.tokens = 2 * ranks * rings * (1 + bits % 2), c.heads = 4, c.kv_heads = 2,
+          c.dim = c.dim_v = 4;
+          c.element = DType::bf16, c.wire = bits < 2 ? DType::bf16 : DType::fp32;
+          c.mask.causal = bits != 2, c.backward = true;
+          c.layout = way.layout;
+          const Formula formula = formula_for(way, c);
+          ASSERT_TRUE(formula.known() && formula.exact) << text_of(way, c) << formula.reason;
+          ASSERT_TRUE(expect_exact(way, c, formula));
+        }
       }
     }
   }

@@ -20,6 +20,7 @@
 #include <string>
 
 #include "weft/base/error.h"
+#include "weft/methods/formulas/formulas.h"
 #include "weft/methods/methods.h"
 #include "weft/methods/passes/backward_inputs.h"
 #include "weft/methods/passes/degrees.h"
@@ -317,6 +318,11 @@ const Method tasp = {
           Plan{MultiRing(*problem, rings_over_nodes(nodes, ranks / nodes, count)), ranks <= kLargestNode});
       return [plan](int /*rank*/, Builder& b) { return write(plan, b); };
     },
+    .formula =
+        [](const Configuration& c, const MethodOptions& options) {
+          const int nodes = degree_option("tasp", "nodes", c.ranks, options);
+          return tasp_formula(c, nodes, rings_of(c.ranks, nodes, options), c.ranks <= kLargestNode);
+        },
 };
 
 }  // namespace weft::methods

@@ -20,6 +20,8 @@ Formula burst_formula(const Configuration& c, int nodes, bool moves_queries);
 Formula rsa_formula(const Configuration& c);
 // Teams of `size` ranks, adjacent or not.
 Formula mercury_formula(const Configuration& c, int size, bool adjacent, int direction);
+// `joined`: whether the pieces that a rank holds in a step lie in one value.
+Formula tasp_formula(const Configuration& c, int nodes, int rings, bool joined);
 Formula tree_formula(const Configuration& c, int64_t fan_in);
 
 }  // namespace weft::methods

@@ -75,8 +75,13 @@ void Ledger::attend(Ids reads, Ids writes) {
 }
 
 void Ledger::exchange(int lane, std::span<const Out> out, std::span<const In> in) {
-  for (const Out& part : out) await_read(part.value);
-  for (const In& part : in) await_written(part.value);
+  const auto is_empty = [](const auto& part) { return part.value == 0 || part.bytes == 0; };
+  for (const Out& part : out) {
+    if (!is_empty(part)) await_read(part.value);
+  }
+  for (const In& part : in) {
+    if (!is_empty(part)) await_written(part.value);
+  }
   complete_due();
   if (flights_.size() == in_flight_) flights_.emplace_back();
   Flight& flight = flights_[in_flight_];
@@ -85,9 +90,9 @@ void Ledger::exchange(int lane, std::span<const Out> out, std::span<const In> in
   flight.staged = flight.received = 0, flight.attended = attended_;
   bool any = false;
   for (const Out& part : out) {
-    if (part.value == 0 || part.bytes == 0) continue;
+    if (is_empty(part)) continue;
     any = true;
-    phases_[phase_].messages += !part.joins;
+    phases_[phase_].messages += part.messages;
     phases_[phase_].bytes += part.bytes;
     flight.staged += part.packed;
     Value& value = at(part.value);
@@ -96,7 +101,7 @@ void Ledger::exchange(int lane, std::span<const Out> out, std::span<const In> in
     ++value.readers;
   }
   for (const In& part : in) {
-    if (part.value == 0 || part.bytes == 0) continue;
+    if (is_empty(part)) continue;
     any = true;
     flight.received += part.bytes;
     flight.staged += part.staged;

@@ -24,7 +24,7 @@ class Ledger {
   struct Out {
     Id value;
     int64_t bytes, packed = 0;  // in the message, and of the copy that is packed for it
-    bool joins = false;         // the message of a part before
+    int messages = 1;           // 0: it joins one of another part; with several peers they are more
   };
   struct In {
     Id value;
@@ -93,18 +93,21 @@ class Ledger {
   int64_t held_ = 0, most_ = 0, attended_ = 0;
 };
 
-// What no formula walks through: steps x ranks.
-inline constexpr int64_t kMostWalked = int64_t{1} << 24;
+// Why no formula walks through so many steps of every rank, or of one where all are `alike`; null where it does.
+inline const char* why_not_walked(int64_t ranks, bool alike, int64_t steps) {
+  constexpr int64_t kMost = int64_t{1} << 22;  // a second or two
+  return steps <= kMost / (alike ? 1 : ranks) ? nullptr : "no closed form for so many ranks: too many steps to walk";
+}
 
-// Calls walk(ledger, rank) for every rank, for the first where all are `alike`, and enters what the ledgers say; or a reason, where
-// that takes more than kMostWalked steps. `steps` are those of one rank.
+// Calls walk(ledger, rank) for every rank, for the first where all are `alike`, and enters what the ledgers say; or a
+// reason, where the `steps` of a rank are too many.
 template <typename F>
 void count_ranks(Formula& f, int64_t ranks, bool alike, int64_t steps, F&& walk) {
-  const int64_t walked = alike ? 1 : ranks;
-  if (steps > kMostWalked / walked) {
-    f = no_formula("no closed form for so many ranks: too many steps to walk through");
+  if (const char* reason = why_not_walked(ranks, alike, steps)) {
+    f = no_formula(reason);
     return;
   }
+  const int64_t walked = alike ? 1 : ranks;
   const auto add = [&](Amount& amount, int64_t mine) {
     amount.total += ranks / walked * mine;
     amount.busiest = std::max(amount.busiest, mine);

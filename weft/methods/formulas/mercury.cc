@@ -214,7 +214,7 @@ Formula mercury_formula(const Configuration& c, int size, bool adjacent, int dir
     f.saved_bytes = std::max(f.saved_bytes, mine.saved());
     mine.backward();
   };
-  count_ranks(f, c.ranks, shares.full, 4 * (teams.count + size), walk);
+  count_ranks(f, c.ranks, shares.full, teams.count + size, walk);
   return f;
 }
 

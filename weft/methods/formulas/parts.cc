@@ -30,8 +30,8 @@ Shares share_rows(const Configuration& c, std::string_view own, Formula& f, int6
     f.reason = "no closed form for pieces of striped shards under a causal mask";
     return {};
   }
-  // Chunks of a causal zigzag, and of P = 1, are the smallest unit that must divide.
-  const int64_t pieces = (zigzag && ranks > 1 ? 2 : block) * cuts * ranks;
+  // Chunks of a causal zigzag, and of P = 1, are the smallest unit that must divide; and pieces of it for exact numbers.
+  const int64_t unit = (zigzag && ranks > 1 ? 2 : block) * ranks, pieces = unit * cuts;
   if (c.tokens < pieces) {
     f.reason = "no closed form for fewer tokens than " + std::string(cuts > 1    ? "pieces"
                                                                      : zigzag    ? "two for each rank"
@@ -42,7 +42,7 @@ Shares share_rows(const Configuration& c, std::string_view own, Formula& f, int6
   f.exact = c.tokens % pieces == 0;
   Shares shares;
   shares.ranks = ranks;
-  const int64_t rows = shares.rows = (c.tokens + pieces - 1) / pieces * pieces / ranks;
+  const int64_t rows = shares.rows = (c.tokens + unit - 1) / unit * unit / ranks;
   shares.full = !c.mask.causal;
   if (shares.full) {
     shares.keys = shares.queries = {rows, rows};

@@ -56,8 +56,8 @@ struct Shares {
 
 // The shares in c.layout or else in `own`. Where tokens do not divide, those of the next larger count that does, and `f`
 // is not exact. Gives `f` a reason for what no formula knows. `block`: tokens that the own layout deals at a time when it is
-// striped. `cuts`: pieces that every run of a shard is cut in (cut_in_pieces); each has an equal part of all counts of
-// rows.
+// striped. `cuts`: pieces that every run of a shard is cut in (cut_in_pieces); where `f` is exact each has an equal
+// part of all counts of rows.
 Shares share_rows(const Configuration& c, std::string_view own, Formula& f, int64_t block = 1, int64_t cuts = 1);
 
 // Bytes of a token with all its heads.

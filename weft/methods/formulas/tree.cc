@@ -136,7 +136,7 @@ class TreeRank {
   }
   // Rows of several owners to one rank are one message.
   void send(int64_t rank, Ledger::Out part) {
-    part.joins = std::exchange(messages_[static_cast<size_t>(rank)], exchange_) == exchange_;
+    part.messages = std::exchange(messages_[static_cast<size_t>(rank)], exchange_) != exchange_;
     out_.push_back(part);
   }
   template <typename F>
@@ -198,7 +198,7 @@ Formula tree_formula(const Configuration& c, int64_t fan_in) {
     finish(dq, row.dq_done);
   };
   // A rank works on owners in their order, which is another one from every rank.
-  count_ranks(f, c.ranks, false, 4 * c.ranks * (trees.rounds() + 1), walk);
+  count_ranks(f, c.ranks, false, c.ranks * (trees.rounds() + 1) / 4, walk);  // most are not in its branches
   return f;
 }
 
