@@ -173,7 +173,7 @@ std::vector<Configuration> configurations(int ranks, bool all) {
       for (const Types& types : kTypes) {
         for (int bits = 0; bits < 8; ++bits) {
           Configuration c;
-          c.ranks = ranks, c.tokens = rows * ranks, c.dim = 4, c.dim_v = 4;
+          c.ranks = ranks, c.tokens = rows * ranks, c.dim = 6, c.dim_v = 4;
           c.heads = heads.heads, c.kv_heads = heads.kv_heads;
           c.element = types.element, c.wire = types.wire;
           c.mask.causal = bits & 1, c.backward = bits & 2, c.return_lse = bits & 4;
@@ -222,7 +222,7 @@ TEST(Formula, IsExactForManyRanks) {
   if (test_level() == 0) GTEST_SKIP() << "many schedules";
   for (int ranks : {27, 33, 64}) {
     Configuration c;
-    c.ranks = ranks, c.tokens = 12 * ranks, c.heads = 12, c.kv_heads = 4, c.dim = c.dim_v = 4;
+    c.ranks = ranks, c.tokens = 12 * ranks, c.heads = 12, c.kv_heads = 4, c.dim = 6, c.dim_v = 4;
     c.element = DType::bf16, c.backward = true;
     for (const Way& way : own_ways(ranks)) {
       for (bool causal : {false, true}) {
@@ -248,8 +248,8 @@ TEST(Formula, IsExactForPiecesOnAllRings) {
                         {{"nodes", std::to_string(nodes)}, {"rings", std::to_string(rings)}},
                         bits == 0 || bits == 3 ? "contiguous" : ""};
           Configuration c;
-          c.ranks = ranks, c.tokens = 2 * ranks * rings * (1 + bits % 2), c.heads = 4, c.kv_heads = 2,
-          c.dim = c.dim_v = 4;
+          c.ranks = ranks, c.tokens = 2 * ranks * rings * (1 + bits % 2), c.heads = 4, c.kv_heads = 2, c.dim = 6,
+          c.dim_v = 4;
           c.element = DType::bf16, c.wire = bits < 2 ? DType::bf16 : DType::fp32;
           c.mask.causal = bits != 2, c.backward = true;
           c.layout = way.layout;
@@ -267,7 +267,7 @@ TEST(Formula, IsNearWhereTokensDoNotDivide) {
   for (int ranks : {2, 3, 4, 8}) {
     for (int64_t tokens : {16 * ranks + 1, 40 * ranks + ranks + 1, 100 * ranks - 1}) {
       Configuration c;
-      c.ranks = ranks, c.tokens = tokens, c.heads = 12, c.kv_heads = 4, c.dim = c.dim_v = 4, c.backward = true;
+      c.ranks = ranks, c.tokens = tokens, c.heads = 12, c.kv_heads = 4, c.dim = 6, c.dim_v = 4, c.backward = true;
       for (const Way& way : own_ways(ranks)) {
         const double bound = 3.0 * static_cast<double>(std::max<int64_t>(3, parts_of_rows(way, ranks)) * ranks) /
                              static_cast<double>(tokens);
@@ -323,6 +323,12 @@ TEST(Formula, SaysWhatItDoesNotKnow) {
             "usp: ulysses 3 does not divide 4 ranks; use one of 1, 2, 4");
   EXPECT_EQ(reason({"mesh", {}}, [](Configuration& c) { c.tokens = int64_t{1} << 50; }),
             "too large: the counts of all ranks together do not fit into 64 bits");
+  const auto striped = [](Configuration& c) { c.layout = "striped", c.mask.causal = true; };
+  EXPECT_EQ(reason({"all-gather", {{"chunks", "2"}}}, striped),
+            "no closed form for pieces of striped shards under a causal mask");
+  EXPECT_EQ(reason({"lss", {{"chunks", "32"}}}, [](Configuration&) {}), "no closed form for fewer tokens than pieces");
+  EXPECT_EQ(reason({"tree", {}}, [](Configuration& c) { c.ranks = 1 << 13, c.tokens = 1 << 15; }),
+            "no closed form for so many ranks: too many steps to walk");
   // A window as long as the sequence is none.
   Configuration c;
   c.ranks = 4, c.tokens = 96, c.mask = {.causal = true, .window = 96};
