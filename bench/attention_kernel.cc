@@ -1,13 +1,21 @@
-// Times of block attention on one core, per path of the processor: JSON lines on standard output.
+// How fast block attention is on one core, per path of the processor: JSON lines on standard output.
 //
-//   attention_kernel [path ...]      all paths that this machine has, if none is given
+//   attention_kernel_bench [--paths avx2] [--masks causal,full,docs50,long-tail,decode1,decode16] [--tokens 2048,4096]
+//                          [--dims 64,128] [--dtypes fp32,bf16,fp16] [--heads 8] [--kv-heads 8] [--repeats 5]
 //
-// Causal attention over [tokens, heads, dim] in fp32. GFLOP/s count the allowed pairs exactly: 4 *
-// area * heads * dim forward (two products), 10 * area * heads * dim backward (five).
+// docs50: packed documents of 50 tokens each; long-tail: of log-normal lengths; both causal. decodeN: N queries against
+// --tokens keys, rows of all heads side by side as everywhere here. GFLOP/s count the allowed pairs exactly: 4 * area *
+// heads * dim forward (two products), 10 * area * heads * dim backward (five).
+//
+// Times are processor time of this thread, so another program on the core costs cache contents but is not counted. The
+// peak of multiply-adds (for decode: of reading memory) is measured before every repeat; shares are medians over repeats.
+#include <time.h>
+
 #include <algorithm>
-#include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <limits>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -20,104 +28,192 @@ namespace {
 using namespace weft;
 using namespace weft::kernels;
 
-// Median of several runs of `work`, in seconds.
+double thread_seconds() {
+  timespec now;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
 template <typename Work>
-double median_seconds(int repeats, Work work) {
-  std::vector<double> times;
-  for (int i = 0; i < repeats; ++i) {
-    const auto begin = std::chrono::steady_clock::now();
-    work();
-    times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+double seconds(Work work) {
+  const double begin = thread_seconds();
+  work();
+  return thread_seconds() - begin;
+}
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values.empty() ? 0 : values[values.size() / 2];
+}
+
+// Lengths of packed documents: all of `length`, or for 0 log-normal with a median of 300.
+std::vector<int64_t> document_lengths(int64_t tokens, int64_t length) {
+  Random random(7);
+  std::vector<int64_t> lengths;
+  for (int64_t rest = tokens; rest > 0; rest -= lengths.back()) {
+    const int64_t drawn = length ? length : static_cast<int64_t>(std::exp(5.7 + 1.3 * random.normal())) + 1;
+    lengths.push_back(std::min(rest, drawn));
   }
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
+  return lengths;
 }
 
 struct Problem {
+  std::string mask;
   int64_t tokens, heads, kv_heads, dim;
+  DType type;
+
+  bool decode() const { return mask.starts_with("decode"); }
+  int64_t queries() const { return decode() ? std::stoll(mask.substr(6)) : tokens; }
+  std::vector<Block> blocks() const {
+    const BandRectangle whole{.q = {0, queries()}, .k = {0, tokens}};
+    if (mask == "full" || decode()) return {{.band = whole}};
+    if (mask == "causal") return {{.band = {.q = whole.q, .k = whole.k, .hi = 0}}};
+    if (mask != "docs50" && mask != "long-tail") throw Error(ErrorCode::usage, "unknown mask '" + mask + "'");
+    std::vector<Block> all;
+    int64_t at = 0;
+    for (int64_t length : document_lengths(tokens, mask == "docs50" ? 50 : 0)) {
+      const Range range{at, at + length};
+      all.push_back({.band = {.q = range, .k = range, .hi = 0}, .out_row = at, .bundle_row = at, .kv_grad_row = at});
+      at += length;
+    }
+    return all;
+  }
 };
 
-void run(const KernelSet& kernels, const Problem& problem, double peak) {
-  const auto [tokens, heads, kv_heads, dim] = problem;
-  Random random(1);
-  const auto values = [&](int64_t columns) {
-    std::vector<float> all(tokens * columns);
-    for (float& x : all) x = static_cast<float>(random.normal());
-    return all;
-  };
-  std::vector<float> q = values(heads * dim), k = values(kv_heads * dim), v = values(kv_heads * dim);
-  std::vector<float> dout = values(heads * dim), o(q.size()), lse(tokens * heads), delta(lse.size());
-  std::vector<float> dq(q.size()), dk(k.size()), dv(v.size());
-  std::vector<int32_t> kv_head(heads);
-  for (int64_t h = 0; h < heads; ++h) kv_head[h] = static_cast<int32_t>(h * kv_heads / heads);
-  const std::vector<Block> blocks = {{.band = {.q = {0, tokens}, .k = {0, tokens}, .hi = 0}}};
-  const auto view = [&](std::vector<float>& data, int64_t field_heads, int64_t columns) {
-    return View{data.data(), DType::fp32, field_heads * columns, columns};
-  };
-  const AttendArgs forward = {.q = view(q, heads, dim),
-                              .k = view(k, kv_heads, dim),
-                              .v = view(v, kv_heads, dim),
-                              .o = view(o, heads, dim),
-                              .lse = view(lse, heads, 1),
-                              .heads = heads,
+// [rows, heads, dim] of any type; normal numbers, the same for every type up to rounding.
+struct Tensor {
+  std::vector<char> bytes;
+  DType type;
+  int64_t heads, columns;
+  Tensor(int64_t rows, int64_t h, int64_t c, DType t, uint64_t seed = 0)
+      : bytes(rows * h * c * size_of(t)), type(t), heads(h), columns(c) {
+    if (seed == 0) return;
+    Random random(seed);
+    std::vector<float> values(c);
+    const View row{bytes.data(), t, h * c, c};
+    for (int64_t r = 0; r < rows * h; ++r) {
+      for (float& x : values) x = static_cast<float>(random.normal());
+      View at = row;
+      at.data = bytes.data() + r * c * size_of(t);
+      reference_kernels().convert(at, {values.data(), DType::fp32, c, c}, {1, 1, c});
+    }
+  }
+  View view() { return {bytes.data(), type, heads * columns, columns}; }
+};
+
+void run(const KernelSet& kernels, const Problem& p, int repeats) {
+  const int64_t rows = p.queries();
+  Tensor q(rows, p.heads, p.dim, p.type, 1), k(p.tokens, p.kv_heads, p.dim, p.type, 2);
+  Tensor v(p.tokens, p.kv_heads, p.dim, p.type, 3), dout(rows, p.heads, p.dim, p.type, 4);
+  Tensor o(rows, p.heads, p.dim, DType::fp32), lse(rows, p.heads, 1, DType::fp32), delta = lse, dq = o;
+  Tensor dk(p.tokens, p.kv_heads, p.dim, DType::fp32), dv = dk;
+  std::vector<int32_t> kv_head;
+  for (int64_t h = 0; h < p.heads; ++h) kv_head.push_back(static_cast<int32_t>(h * p.kv_heads / p.heads));
+  const std::vector<Block> blocks = p.blocks();
+  const AttendArgs forward = {.q = q.view(),
+                              .k = k.view(),
+                              .v = v.view(),
+                              .o = o.view(),
+                              .lse = lse.view(),
+                              .heads = p.heads,
                               .kv_head = kv_head,
-                              .dim = dim,
-                              .dim_v = dim,
-                              .scale = 0.125,
+                              .dim = p.dim,
+                              .dim_v = p.dim,
+                              .scale = 1 / std::sqrt(static_cast<double>(p.dim)),
                               .blocks = blocks};
-  const AttendBackwardArgs backward = {.q = forward.q,
-                                       .k = forward.k,
-                                       .v = forward.v,
-                                       .dout = view(dout, heads, dim),
-                                       .lse = view(lse, heads, 1),
-                                       .delta = view(delta, heads, 1),
-                                       .dq = view(dq, heads, dim),
-                                       .dk = view(dk, kv_heads, dim),
-                                       .dv = view(dv, kv_heads, dim),
-                                       .heads = heads,
+  const AttendBackwardArgs backward = {.q = q.view(),
+                                       .k = k.view(),
+                                       .v = v.view(),
+                                       .dout = dout.view(),
+                                       .lse = lse.view(),
+                                       .delta = delta.view(),
+                                       .dq = dq.view(),
+                                       .dk = dk.view(),
+                                       .dv = dv.view(),
+                                       .heads = p.heads,
                                        .kv_head = kv_head,
-                                       .dim = dim,
-                                       .dim_v = dim,
-                                       .scale = 0.125,
+                                       .dim = p.dim,
+                                       .dim_v = p.dim,
+                                       .scale = forward.scale,
                                        .blocks = blocks};
-  const int repeats = tokens <= 4096 ? 5 : 3;
-  const double forward_seconds = median_seconds(repeats, [&] {
-    std::fill(lse.begin(), lse.end(), -std::numeric_limits<float>::infinity());
-    kernels.attend(forward);
-  });
-  kernels.prepare_backward(view(delta, heads, 1), view(o, heads, dim), backward.dout, {}, {tokens, heads, dim});
-  const double backward_seconds = median_seconds(repeats, [&] { kernels.attend_backward(backward); });
-  const double work = static_cast<double>(blocks[0].band.area()) * heads * dim * 1e-9;
-  std::printf(
-      "{\"path\": \"%s\", \"tokens\": %ld, \"heads\": %ld, \"kv_heads\": %ld, \"dim\": %ld, "
-      "\"forward_seconds\": %.5f, \"forward_gflops\": %.1f, \"forward_of_peak\": %.3f, "
-      "\"backward_seconds\": %.5f, \"backward_gflops\": %.1f, \"backward_of_peak\": %.3f, "
-      "\"fma_peak_gflops\": %.1f}\n",
-      std::string(kernels.name()).c_str(), static_cast<long>(tokens), static_cast<long>(heads),
-      static_cast<long>(kv_heads), static_cast<long>(dim), forward_seconds, 4 * work / forward_seconds,
-      4 * work / forward_seconds / peak, backward_seconds, 10 * work / backward_seconds,
-      10 * work / backward_seconds / peak, peak);
+  double area = 0;
+  for (const Block& block : blocks) area += static_cast<double>(block.band.area());
+  const double work = area * static_cast<double>(p.heads * p.dim) * 1e-9;
+  const double keys_gb = 1e-9 * static_cast<double>(k.bytes.size() + v.bytes.size());
+  const std::string path(kernels.name());
+
+  std::vector<double> peaks, rates[2], shares[2];
+  for (int repeat = -1; repeat < repeats; ++repeat) {  // the first run only warms up
+    const double peak = p.decode() ? bench::read_gb_per_second() : bench::fma_peak_gflops(path.c_str());
+    float* const lses = reinterpret_cast<float*>(lse.bytes.data());
+    std::fill(lses, lses + rows * p.heads, -std::numeric_limits<float>::infinity());
+    double times[2] = {seconds([&] { kernels.attend(forward); }), 0};
+    kernels.prepare_backward(delta.view(), o.view(), dout.view(), {}, {rows, p.heads, p.dim});
+    if (!p.decode()) times[1] = seconds([&] { kernels.attend_backward(backward); });
+    if (repeat < 0) continue;
+    peaks.push_back(peak);
+    for (int step = 0; step < (p.decode() ? 1 : 2); ++step) {
+      rates[step].push_back((p.decode() ? keys_gb : (step ? 10 : 4) * work) / times[step]);
+      shares[step].push_back(rates[step].back() / peak);
+    }
+  }
+  std::printf("{\"path\": \"%s\", \"mask\": \"%s\", \"dtype\": \"%s\", \"tokens\": %ld, \"heads\": %ld, ", path.c_str(),
+              p.mask.c_str(), std::string(name_of(p.type)).c_str(), static_cast<long>(p.tokens),
+              static_cast<long>(p.heads));
+  std::printf("\"kv_heads\": %ld, \"dim\": %ld, ", static_cast<long>(p.kv_heads), static_cast<long>(p.dim));
+  if (p.decode()) {
+    std::printf("\"forward_gb_per_s\": %.2f, \"forward_of_memory\": %.3f, \"memory_gb_per_s\": %.2f}\n",
+                median(rates[0]), median(shares[0]), median(peaks));
+  } else {
+    std::printf("\"forward_gflops\": %.1f, \"forward_of_peak\": %.3f, \"backward_gflops\": %.1f, ", median(rates[0]),
+                median(shares[0]), median(rates[1]));
+    std::printf("\"backward_of_peak\": %.3f, \"fma_peak_gflops\": %.1f}\n", median(shares[1]), median(peaks));
+  }
   std::fflush(stdout);
+}
+
+std::vector<std::string> split(const std::string& text) {
+  std::vector<std::string> parts(1);
+  for (char c : text) {
+    if (c == ',')
+      parts.emplace_back();
+    else
+      parts.back() += c;
+  }
+  return parts;
+}
+
+int run_all(int argc, char** argv) {
+  std::map<std::string, std::string> options = {
+      {"--masks", "causal,full"}, {"--tokens", "2048,4096"}, {"--dims", "64,128"}, {"--dtypes", "fp32"},
+      {"--heads", "8"},           {"--kv-heads", "8"},       {"--repeats", "5"},   {"--paths", ""}};
+  for (std::string_view path : available_cpu_paths()) {
+    options["--paths"] += (options["--paths"].empty() ? "" : ",") + std::string(path);
+  }
+  for (int i = 1; i < argc; i += 2) {
+    if (!options.contains(argv[i]) || i + 1 == argc) {
+      throw Error(ErrorCode::usage, std::string("unknown or incomplete option ") + argv[i]);
+    }
+    options[argv[i]] = argv[i + 1];
+  }
+  for (const std::string& path : split(options["--paths"])) {
+    for (const std::string& mask : split(options["--masks"])) {
+      for (const std::string& type : split(options["--dtypes"])) {
+        for (const std::string& dim : split(options["--dims"])) {
+          for (const std::string& tokens : split(options["--tokens"])) {
+            run(cpu_kernels(path),
+                {mask, std::stoll(tokens), std::stoll(options["--heads"]), std::stoll(options["--kv-heads"]),
+                 std::stoll(dim), dtype_of(type)},
+                std::stoi(options["--repeats"]));
+          }
+        }
+      }
+    }
+  }
+  return 0;
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  std::vector<std::string> paths(argv + 1, argv + argc);
-  if (paths.empty()) {
-    for (std::string_view path : available_cpu_paths()) paths.emplace_back(path);
-  }
-  try {
-    for (const std::string& path : paths) {
-      const KernelSet& kernels = cpu_kernels(path);
-      const double peak = weft::bench::fma_peak_gflops(path.c_str());
-      for (const Problem& problem :
-           {Problem{2048, 8, 8, 64}, Problem{4096, 8, 8, 64}, Problem{2048, 8, 8, 128}, Problem{4096, 8, 2, 128}}) {
-        run(kernels, problem, peak);
-      }
-    }
-  } catch (const Error& error) {
-    std::fprintf(stderr, "attention_kernel: %s\n", error.what());
-    return 2;
-  }
+int main(int argc, char** argv) try { return run_all(argc, argv); } catch (const std::exception& error) {
+  std::fprintf(stderr, "attention_kernel_bench: %s\n", error.what());
+  return 2;
 }

@@ -1,11 +1,19 @@
 #include "bench/fma_peak.h"
 
-#include <chrono>
+#include <time.h>
+
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 namespace weft::bench {
 namespace {
+
+double thread_seconds() {
+  timespec now;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
 
 typedef float Vec4 __attribute__((vector_size(16)));
 typedef float Vec8 __attribute__((vector_size(32)));
@@ -47,20 +55,32 @@ double fma_peak_gflops(const char* path) {
   if (std::string_view(path) == "avx2") run = avx2, lanes = 8;
   if (std::string_view(path) == "avx512") run = avx512, lanes = 16;
 #endif
-  constexpr int64_t kRounds = 2'000'000;
+  constexpr int64_t kRounds = 500'000;
   float sink[16] = {};
   run(kRounds, sink);  // reach the clock rate
   double best = 0;
   for (int repeat = 0; repeat < 10; ++repeat) {
-    const auto begin = std::chrono::steady_clock::now();
+    const double begin = thread_seconds();
     run(kRounds, sink);
-    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - begin;
-    const double gflops = 2.0 * 12 * lanes * kRounds / time.count() * 1e-9;
+    const double gflops = 2.0 * 12 * lanes * kRounds / (thread_seconds() - begin) * 1e-9;
     if (gflops > best) best = gflops;
   }
   volatile float keep = sink[0];
   static_cast<void>(keep);
   return best;
+}
+
+double read_gb_per_second() {
+  static const std::vector<uint64_t> memory(size_t{1} << 25, 1);
+  const double begin = thread_seconds();
+  uint64_t sum[4] = {};
+  for (size_t i = 0; i < memory.size(); i += 8) {
+    for (size_t j = 0; j < 8; ++j) sum[j % 4] += memory[i + j];
+  }
+  const double seconds = thread_seconds() - begin;
+  volatile uint64_t keep = sum[0] + sum[1] + sum[2] + sum[3];
+  static_cast<void>(keep);
+  return 1e-9 * static_cast<double>(memory.size() * sizeof(uint64_t)) / seconds;
 }
 
 }  // namespace weft::bench

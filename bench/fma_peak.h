@@ -1,10 +1,13 @@
-// The rate of fused multiply-adds of one core, measured: what kernels are held against.
+// What one core can do at most, measured: what kernels are held against. In processor time of this thread.
 #pragma once
 
 namespace weft::bench {
 
 // fp32 GFLOP/s of independent FMAs on registers with the widest instructions that this processor
-// has and that `path` ("portable", "avx2", "avx512") may use; about 0.2 s.
+// has and that `path` ("portable", "avx2", "avx512") may use; about 0.03 s.
 double fma_peak_gflops(const char* path);
+
+// GB/s of reading 256 MiB in order, which is more than caches hold; about 0.05 s.
+double read_gb_per_second();
 
 }  // namespace weft::bench
