@@ -5,27 +5,20 @@
 
 #include "weft/kernels/checks.h"
 #include "weft/kernels/cpu_kernels.h"
-#include "weft/kernels/element.h"
-#include "weft/kernels/scratch.h"
+#include "weft/kernels/driver.h"
 
 namespace weft::kernels {
 namespace {
-
-constexpr double kLog2E = 1.44269504088896341;
-
-int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
-
-RowsIn rows_of(const ConstView& view, Range rows, int64_t head, int64_t columns) {
-  return {address(view, rows.begin, head), view.type, view.row_stride, rows.size(), columns};
-}
 
 class Backward {
  public:
   Backward(const TileOps& ops, const AttendBackwardArgs& args) : ops_(ops), args_(args), scratch_(thread_scratch()) {}
 
   void run() {
-    for (const HeadGroup& group : group_heads(args_.kv_head)) {
-      for (const Block& block : args_.blocks) run_block(group, block);
+    // Blocks outside: of short documents, the rows of all heads lie side by side.
+    const std::vector<HeadGroup> groups = group_heads(args_.kv_head);
+    for (const Block& block : args_.blocks) {
+      for (const HeadGroup& group : groups) run_block(group, block);
     }
   }
 
@@ -38,13 +31,32 @@ class Backward {
       pack_keys(group.kv_head, part.k);
       for (int32_t head : group.heads) {
         for (int64_t query = part.q.begin; query < part.q.end; query += kBackwardQueryTile) {
+          const BandRectangle tile = cut(part, {query, query + kBackwardQueryTile}, part.k);
           if (args_.stop) args_.stop->poll();
-          run_tile(head, block, part, intersect(part.q, {query, query + kBackwardQueryTile}));
+          const bool finite = pack_queries(head, block, tile.q) && keys_finite_;
+          if (finite || !has_edge(tile)) {
+            run_tile(head, block, tile);
+          } else {
+            add_key_gradients(group.kv_head, block, part.k);
+            run_rows(group.kv_head, head, block, tile);
+            pack_keys(group.kv_head, part.k);
+          }
         }
       }
-      const int64_t row = block.kv_grad_row + part.k.begin - block.band.k.begin;
-      add_key_gradient(args_.dk, dk_, args_.scale, row, group.kv_head, part.k.size(), args_.dim);
-      add_key_gradient(args_.dv, dv_, 1, row, group.kv_head, part.k.size(), args_.dim_v);
+      add_key_gradients(group.kv_head, block, part.k);
+    }
+  }
+
+  // Each query alone with the keys that it sees: the gradient 0 of a pair that does not count, times what is not a
+  // number, would not be 0.
+  void run_rows(int64_t kv_head, int32_t head, const Block& block, const BandRectangle& tile) {
+    for (int64_t query = tile.q.begin; query < tile.q.end; ++query) {
+      const BandRectangle row = shrink(cut(tile, {query, query + 1}, tile.k));
+      if (row.q.empty()) continue;
+      pack_keys(kv_head, row.k);
+      pack_queries(head, block, row.q);
+      run_tile(head, block, row);
+      add_key_gradients(kv_head, block, row.k);
     }
   }
 
@@ -55,6 +67,7 @@ class Backward {
     v_ = scratch_.v.get(padded * args_.dim_v);
     ops_.pack_rows(k, ops_.panel, 1, k_);
     ops_.pack_rows(v, ops_.panel, 1, v_);
+    keys_finite_ = ops_.all_finite(k_, padded * args_.dim) && ops_.all_finite(v_, padded * args_.dim_v);
     if (args_.dq.data) {
       k_columns_ = scratch_.k_columns.get(keys.size() * round_up(args_.dim, ops_.panel));
       ops_.pack_columns(k, ops_.panel, keys.size(), k_columns_);
@@ -63,44 +76,52 @@ class Backward {
     if (args_.dv.data) dv_ = zeros(scratch_.dv, padded * round_up(args_.dim_v, ops_.strip));
   }
 
-  void run_tile(int32_t head, const Block& block, const BandRectangle& part, Range queries) {
-    const int64_t padded = round_up(queries.size(), ops_.strip), shift = part.k.begin - queries.begin;
+  // False if anything in it is not finite.
+  bool pack_queries(int32_t head, const Block& block, Range queries) {
+    const int64_t count = queries.size(), padded = round_up(count, ops_.strip);
     const int64_t bundle_row = block.bundle_row + queries.begin - block.band.q.begin;
     const RowsIn q = rows_of(args_.q, queries, head, args_.dim);
-    const RowsIn dout = rows_of(args_.dout, {bundle_row, bundle_row + queries.size()}, head, args_.dim_v);
-    const int64_t padded_dim = round_up(args_.dim, ops_.panel);
-    float* const rows = scratch_.rows.get(2 * padded);
-    read_statistics(head, bundle_row, queries.size(), padded, rows, rows + padded);
+    const RowsIn dout = rows_of(args_.dout, {bundle_row, bundle_row + count}, head, args_.dim_v);
+    lse_ = scratch_.rows.get(2 * padded);
+    delta_ = lse_ + padded;
+    read_statistics(head, bundle_row, count, padded, lse_, delta_);
+    q_ = scratch_.q.get(padded * args_.dim);
+    dout_ = scratch_.dout.get(padded * args_.dim_v);
+    ops_.pack_rows(q, ops_.strip, static_cast<float>(args_.scale * kLog2E), q_);
+    ops_.pack_rows(dout, ops_.strip, 1, dout_);
+    q_columns_ = args_.dk.data ? pack_columns(scratch_.q_columns, q, padded) : nullptr;
+    dout_columns_ = args_.dv.data ? pack_columns(scratch_.dout_columns, dout, padded) : nullptr;
+    return ops_.all_finite(q_, padded * args_.dim) && ops_.all_finite(dout_, padded * args_.dim_v) &&
+           ops_.all_finite(delta_, padded);
+  }
 
-    float* const q_packed = scratch_.q.get(padded * args_.dim);
-    float* const dout_packed = scratch_.dout.get(padded * args_.dim_v);
-    ops_.pack_rows(q, ops_.strip, static_cast<float>(args_.scale * kLog2E), q_packed);
-    ops_.pack_rows(dout, ops_.strip, 1, dout_packed);
-    BackwardTile tile = {
+  // The packed queries with the packed keys.
+  void run_tile(int32_t head, const Block& block, const BandRectangle& part) {
+    const Range queries = part.q;
+    const int64_t padded = round_up(queries.size(), ops_.strip), padded_dim = round_up(args_.dim, ops_.panel);
+    const int64_t shift = part.k.begin - queries.begin;
+    const BackwardTile tile = {
         .queries = queries.size(),
         .keys = part.k.size(),
         .dim = args_.dim,
         .dim_v = args_.dim_v,
         .lo = part.lo - shift,
         .hi = part.hi - shift,
-        .q = q_packed,
-        .dout = dout_packed,
-        .q_columns = nullptr,
-        .dout_columns = nullptr,
-        .lse = rows,
-        .delta = rows + padded,
+        .q = q_,
+        .dout = dout_,
+        .q_columns = q_columns_,
+        .dout_columns = dout_columns_,
+        .lse = lse_,
+        .delta = delta_,
         .k = k_,
         .v = v_,
         .k_columns = args_.dq.data ? k_columns_ : nullptr,
-        .dq = nullptr,
+        .dq = args_.dq.data ? zeros(scratch_.dq, padded * padded_dim) : nullptr,
         .dk = dk_,
         .dv = dv_,
         .p = scratch_.scores.get(kBackwardQueryTile * kBackwardKeyTile),
         .ds = scratch_.gradients.get(kBackwardQueryTile * kBackwardKeyTile),
     };
-    if (args_.dk.data) tile.q_columns = pack_columns(scratch_.q_columns, q, padded);
-    if (args_.dv.data) tile.dout_columns = pack_columns(scratch_.dout_columns, dout, padded);
-    if (args_.dq.data) tile.dq = zeros(scratch_.dq, padded * padded_dim);
     ops_.backward(tile);
     if (!args_.dq.data) return;
     const int64_t row = block.out_row + queries.begin - block.band.q.begin;
@@ -130,6 +151,11 @@ class Backward {
     return packed;
   }
 
+  void add_key_gradients(int64_t kv_head, const Block& block, Range keys) const {
+    const int64_t row = block.kv_grad_row + keys.begin - block.band.k.begin;
+    add_key_gradient(args_.dk, dk_, args_.scale, row, kv_head, keys.size(), args_.dim);
+    add_key_gradient(args_.dv, dv_, 1, row, kv_head, keys.size(), args_.dim_v);
+  }
   void add_key_gradient(const View& to, const float* sum, double factor, int64_t row, int64_t kv_head, int64_t rows,
                         int64_t columns) const {
     if (!to.data) return;
@@ -137,20 +163,16 @@ class Backward {
                     to.row_stride);
   }
 
-  static float* zeros(ScratchBuffer& buffer, int64_t count) {
-    float* data = buffer.get(count);
-    std::fill(data, data + count, 0.0f);
-    return data;
-  }
-
   const TileOps& ops_;
   const AttendBackwardArgs& args_;
   Scratch& scratch_;
-  float* k_ = nullptr;
-  float* v_ = nullptr;
-  float* k_columns_ = nullptr;
-  float* dk_ = nullptr;
-  float* dv_ = nullptr;
+  // Packed keys, and the sums of their gradients.
+  float *k_ = nullptr, *v_ = nullptr, *k_columns_ = nullptr;
+  float *dk_ = nullptr, *dv_ = nullptr;
+  bool keys_finite_ = true;
+  // Packed queries.
+  float *q_ = nullptr, *dout_ = nullptr, *lse_ = nullptr, *delta_ = nullptr;
+  const float *q_columns_ = nullptr, *dout_columns_ = nullptr;
 };
 
 }  // namespace

@@ -20,26 +20,21 @@ static void backward_scores(const BackwardTile& t, int64_t strip, KeyRange keys,
     float* p = t.p + at;
     float* ds = t.ds + at;
     Tile c;
-    clear(c);
+    fill(c, -lse0, -lse1);
     multiply(c, t.k + key * t.dim, q, t.dim);
-    store_tile(c, p);
     const bool masked = key < keys.full_begin || key + kPanel > keys.full_end;
+    if (masked) mask_tile(c, key, first_query, t.lo, t.hi, keys.end);
+    WEFT_UNROLL
     for (int r = 0; r < kPanel; ++r) {
-      Vec p0 = exp2(load(p + r * kStrip) - lse0), p1 = exp2(load(p + r * kStrip + kLanes) - lse1);
-      if (masked) {
-        const LaneMask mask = lane_mask(key + r, first_query, t.lo, t.hi, key + r < keys.end);
-        p0 = select(mask.low, p0, Vec{});
-        p1 = select(mask.high, p1, Vec{});
-      }
-      store(p + r * kStrip, p0);
-      store(p + r * kStrip + kLanes, p1);
+      store(p + r * kStrip, exp2(c.row[r][0]));
+      store(p + r * kStrip + kLanes, exp2(c.row[r][1]));
     }
-    clear(c);
+    fill(c, -delta0, -delta1);
     multiply(c, t.v + key * t.dim_v, dout, t.dim_v);
     WEFT_UNROLL
     for (int r = 0; r < kPanel; ++r) {
-      c.row[r][0] = load(p + r * kStrip) * (c.row[r][0] - delta0);
-      c.row[r][1] = load(p + r * kStrip + kLanes) * (c.row[r][1] - delta1);
+      c.row[r][0] *= load(p + r * kStrip);
+      c.row[r][1] *= load(p + r * kStrip + kLanes);
     }
     store_tile(c, ds);
   }

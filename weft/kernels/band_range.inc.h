@@ -29,5 +29,15 @@ WEFT_INLINE LaneMask lane_mask(int64_t key, int64_t first, int64_t lo, int64_t h
   return {(IVec)(low >= from) & (IVec)(low <= to), (IVec)(high >= from) & (IVec)(high <= to)};
 }
 
+// Scores that the band excludes, and those of keys from `end` on, become -inf.
+WEFT_INLINE void mask_tile(Tile& c, int64_t key, int64_t first_query, int64_t lo, int64_t hi, int64_t end) {
+  WEFT_UNROLL
+  for (int r = 0; r < kPanel; ++r) {
+    const LaneMask mask = lane_mask(key + r, first_query, lo, hi, key + r < end);
+    c.row[r][0] = select(mask.low, c.row[r][0], broadcast(-kInfinity));
+    c.row[r][1] = select(mask.high, c.row[r][1], broadcast(-kInfinity));
+  }
+}
+
 }  // namespace
 }  // namespace weft::kernels

@@ -13,32 +13,18 @@
 
 #include "weft/kernels/canonical.h"
 #include "weft/kernels/checks.h"
-#include "weft/kernels/element.h"
-#include "weft/kernels/scratch.h"
+#include "weft/kernels/driver.h"
 
 namespace weft::kernels {
 namespace {
 
-constexpr double kLog2E = 1.44269504088896341;
 constexpr int64_t kCanonicalQueryTile = 128;  // queries whose sums stay in the second-level cache
-
-int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
-
-RowsIn rows_of(const ConstView& view, Range rows, int64_t head, int64_t columns) {
-  return {address(view, rows.begin, head), view.type, view.row_stride, rows.size(), columns};
-}
 
 // ops.add_exactly, also for numbers that are not `finite`.
 void add_sums(const TileOps& ops, const float* from, bool finite, double factor, int64_t bins, int64_t* sums,
               int64_t n) {
   if (finite) return ops.add_exactly(from, factor, bins, sums, n);
   for (int64_t i = 0; i < n; ++i) add_one_exactly(from[i] * factor, bins, sums + i, n);
-}
-
-float* zeros(ScratchBuffer& buffer, int64_t count) {
-  float* data = buffer.get(count);
-  std::fill(data, data + count, 0.0f);
-  return data;
 }
 
 // ---- forward

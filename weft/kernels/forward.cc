@@ -2,19 +2,10 @@
 // them.
 #include "weft/kernels/checks.h"
 #include "weft/kernels/cpu_kernels.h"
-#include "weft/kernels/element.h"
-#include "weft/kernels/scratch.h"
+#include "weft/kernels/driver.h"
 
 namespace weft::kernels {
 namespace {
-
-constexpr double kLog2E = 1.44269504088896341;
-
-int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
-
-RowsIn rows_of(const ConstView& view, Range rows, int64_t head, int64_t columns) {
-  return {address(view, rows.begin, head), view.type, view.row_stride, rows.size(), columns};
-}
 
 class Forward {
  public:
@@ -22,8 +13,10 @@ class Forward {
       : ops_(ops), args_(args), scratch_(thread_scratch()), padded_v_(round_up(args.dim_v, ops.panel)) {}
 
   void run() {
-    for (const HeadGroup& group : group_heads(args_.kv_head)) {
-      for (const Block& block : args_.blocks) run_block(group, block);
+    // Blocks outside: of short documents, the rows of all heads lie side by side.
+    const std::vector<HeadGroup> groups = group_heads(args_.kv_head);
+    for (const Block& block : args_.blocks) {
+      for (const HeadGroup& group : groups) run_block(group, block);
     }
   }
 
@@ -36,11 +29,27 @@ class Forward {
       pack_keys(group.kv_head, part.k);
       for (int32_t head : group.heads) {
         for (int64_t query = part.q.begin; query < part.q.end; query += kForwardQueryTile) {
-          const Range queries = intersect(part.q, {query, query + kForwardQueryTile});
+          const BandRectangle tile = cut(part, {query, query + kForwardQueryTile}, part.k);
           if (args_.stop) args_.stop->poll();
-          run_tile(head, block, part, queries);
+          if (values_finite_ || !has_edge(tile)) {
+            run_tile(head, block, tile);
+          } else {
+            run_rows(group.kv_head, head, block, tile);
+            pack_keys(group.kv_head, part.k);
+          }
         }
       }
+    }
+  }
+
+  // Each query alone with the keys that it sees: where a value is not a number, the weight 0 of a key that is not seen
+  // would not keep it out of the sum.
+  void run_rows(int64_t kv_head, int32_t head, const Block& block, const BandRectangle& tile) {
+    for (int64_t query = tile.q.begin; query < tile.q.end; ++query) {
+      const BandRectangle row = shrink(cut(tile, {query, query + 1}, tile.k));
+      if (row.q.empty()) continue;
+      pack_keys(kv_head, row.k);
+      run_tile(head, block, row);
     }
   }
 
@@ -50,9 +59,11 @@ class Forward {
     v_ = scratch_.v.get(keys.size() * padded_v_);
     ops_.pack_rows(rows_of(args_.k, keys, kv_head, args_.dim), ops_.panel, 1, k_);
     ops_.pack_columns(rows_of(args_.v, keys, kv_head, args_.dim_v), ops_.panel, keys.size(), v_);
+    values_finite_ = ops_.all_finite(v_, keys.size() * padded_v_);
   }
 
-  void run_tile(int32_t head, const Block& block, const BandRectangle& part, Range queries) {
+  void run_tile(int32_t head, const Block& block, const BandRectangle& part) {
+    const Range queries = part.q;
     const int64_t padded = round_up(queries.size(), ops_.strip), shift = part.k.begin - queries.begin;
     float* q = scratch_.q.get(padded * args_.dim);
     float* state = scratch_.state.get(2 * padded);
@@ -87,6 +98,7 @@ class Forward {
   const int64_t padded_v_;
   float* k_ = nullptr;
   float* v_ = nullptr;
+  bool values_finite_ = true;
 };
 
 }  // namespace

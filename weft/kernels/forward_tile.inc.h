@@ -4,23 +4,66 @@
 namespace weft::kernels {
 namespace {
 
-// S^T of key panels [first_panel, last_panel) for one strip, into t.scores, with the largest score
-// per lane. Only panels that the band's edge crosses are masked.
-WEFT_INLINE void score_strip(const ForwardTile& t, const float* q, int64_t first_query, KeyRange keys, Vec* largest) {
+// One strip of queries and its running state.
+struct ForwardStrip {
+  int64_t first_query;
+  const float* q;
+  float *maximum, *sum, *o;
+};
+WEFT_INLINE ForwardStrip forward_strip_of(const ForwardTile& t, int64_t strip) {
+  const int64_t first = strip * kStrip;
+  return {first, t.q + first * t.dim, t.maximum + first, t.sum + first, t.o + first * round_up(t.dim_v, kPanel)};
+}
+
+// S^T - start of one panel of keys. Only panels that the band's edge crosses are masked.
+WEFT_INLINE void panel_scores(const ForwardTile& t, const ForwardStrip& s, KeyRange keys, int64_t key, Vec start0,
+                              Vec start1, Tile& c) {
+  fill(c, -start0, -start1);
+  multiply(c, t.k + key * t.dim, s.q, t.dim);
+  if (key < keys.full_begin || key + kPanel > keys.full_end) mask_tile(c, key, s.first_query, t.lo, t.hi, keys.end);
+}
+
+WEFT_INLINE bool any_is(Vec a, Vec b, float x) { return any((IVec)(a == broadcast(x)) | (IVec)(b == broadcast(x))); }
+
+// Scores may exceed what is subtracted from them by this much, in base 2, before the running maximum is raised: weights
+// up to 2^16 cost no precision, and raising it costs a pass.
+inline constexpr float kSlack = 16;
+
+// t.scores <- exp2(S^T - maximum) with the maximum as earlier keys left it, and their sums. False, and nothing is done,
+// where some lane has seen no key, or some score is too far above its maximum.
+WEFT_INLINE bool weights_in_one_pass(const ForwardTile& t, const ForwardStrip& s, KeyRange keys, Vec* added) {
+  const Vec maximum0 = load(s.maximum), maximum1 = load(s.maximum + kLanes);
+  if (any_is(maximum0, maximum1, -kInfinity)) return false;
+  Vec top0 = {}, top1 = {}, sum0 = {}, sum1 = {};
+  float* p = t.scores;
+  for (int64_t key = keys.begin / kPanel * kPanel; key < keys.end; key += kPanel) {
+    Tile c;
+    panel_scores(t, s, keys, key, maximum0, maximum1, c);
+    WEFT_UNROLL
+    for (int r = 0; r < kPanel; ++r) {
+      top0 = max(top0, c.row[r][0]);
+      top1 = max(top1, c.row[r][1]);
+      const Vec p0 = exp2(c.row[r][0]), p1 = exp2(c.row[r][1]);
+      sum0 += p0;
+      sum1 += p1;
+      store(p + r * kStrip, p0);
+      store(p + r * kStrip + kLanes, p1);
+    }
+    p += kPanel * kStrip;
+  }
+  if (any((IVec)(max(top0, top1) > broadcast(kSlack)))) return false;
+  added[0] = sum0;
+  added[1] = sum1;
+  return true;
+}
+
+// S^T into t.scores, with the largest score per lane.
+WEFT_INLINE void score_strip(const ForwardTile& t, const ForwardStrip& s, KeyRange keys, Vec* largest) {
   Vec max0 = broadcast(-kInfinity), max1 = max0;
   float* scores = t.scores;
   for (int64_t key = keys.begin / kPanel * kPanel; key < keys.end; key += kPanel) {
     Tile c;
-    clear(c);
-    multiply(c, t.k + key * t.dim, q, t.dim);
-    if (key < keys.full_begin || key + kPanel > keys.full_end) {
-      WEFT_UNROLL
-      for (int r = 0; r < kPanel; ++r) {
-        const LaneMask mask = lane_mask(key + r, first_query, t.lo, t.hi, key + r < keys.end);
-        c.row[r][0] = select(mask.low, c.row[r][0], broadcast(-kInfinity));
-        c.row[r][1] = select(mask.high, c.row[r][1], broadcast(-kInfinity));
-      }
-    }
+    panel_scores(t, s, keys, key, Vec{}, Vec{}, c);
     store_tile(c, scores);
     WEFT_UNROLL
     for (int r = 0; r < kPanel; ++r) {
@@ -60,38 +103,36 @@ WEFT_INLINE void rescale(float* o, int64_t rows, Vec factor0, Vec factor1) {
   }
 }
 
-static void forward_strip(const ForwardTile& t, int64_t strip, KeyRange keys) {
-  const int64_t first_query = strip * kStrip, padded_v = round_up(t.dim_v, kPanel);
-  float* maximum = t.maximum + first_query;
-  float* sum = t.sum + first_query;
-  float* o = t.o + first_query * padded_v;
-
-  Vec largest[2], block_sum[2];
-  score_strip(t, t.q + first_query * t.dim, first_query, keys, largest);
-  const Vec old0 = load(maximum), old1 = load(maximum + kLanes);
+// The same, raising the maximum first, and rescaling what was summed up to now.
+WEFT_INLINE void weights_in_two_passes(const ForwardTile& t, const ForwardStrip& s, KeyRange keys, Vec* added) {
+  Vec largest[2];
+  score_strip(t, s, keys, largest);
+  const Vec old0 = load(s.maximum), old1 = load(s.maximum + kLanes);
   const Vec new0 = max(old0, largest[0]), new1 = max(old1, largest[1]);
   const Vec shift0 = finite(new0), shift1 = finite(new1);
+  exponentials(t.scores + keys.begin % kPanel * kStrip, keys.end - keys.begin, shift0, shift1, added);
+  if (!any((IVec)(new0 != old0) | (IVec)(new1 != old1))) return;
+  const Vec factor0 = exp2(old0 - shift0), factor1 = exp2(old1 - shift1);
+  store(s.sum, load(s.sum) * factor0);
+  store(s.sum + kLanes, load(s.sum + kLanes) * factor1);
+  rescale(s.o, round_up(t.dim_v, kPanel), factor0, factor1);
+  store(s.maximum, new0);
+  store(s.maximum + kLanes, new1);
+}
 
-  float* scores = t.scores + (keys.begin % kPanel) * kStrip;
-  exponentials(scores, keys.end - keys.begin, shift0, shift1, block_sum);
+static void forward_strip(const ForwardTile& t, int64_t strip, KeyRange keys) {
+  const ForwardStrip s = forward_strip_of(t, strip);
+  Vec added[2];
+  if (!weights_in_one_pass(t, s, keys, added)) weights_in_two_passes(t, s, keys, added);
+  store(s.sum, load(s.sum) + added[0]);
+  store(s.sum + kLanes, load(s.sum + kLanes) + added[1]);
 
-  // Until the maximum rises, what was accumulated stays as it is.
-  if (any((IVec)(new0 != old0) | (IVec)(new1 != old1))) {
-    const Vec factor0 = exp2(old0 - shift0), factor1 = exp2(old1 - shift1);
-    store(sum, load(sum) * factor0);
-    store(sum + kLanes, load(sum + kLanes) * factor1);
-    rescale(o, padded_v, factor0, factor1);
-    store(maximum, new0);
-    store(maximum + kLanes, new1);
-  }
-  store(sum, load(sum) + block_sum[0]);
-  store(sum + kLanes, load(sum + kLanes) + block_sum[1]);
-
+  const float* weights = t.scores + keys.begin % kPanel * kStrip;
   for (int64_t column = 0; column < t.dim_v; column += kPanel) {
     Tile c;
-    load_tile(c, o + column * kStrip);
-    multiply(c, t.v + column * t.keys + keys.begin * kPanel, scores, keys.end - keys.begin);
-    store_tile(c, o + column * kStrip);
+    load_tile(c, s.o + column * kStrip);
+    multiply(c, t.v + column * t.keys + keys.begin * kPanel, weights, keys.end - keys.begin);
+    store_tile(c, s.o + column * kStrip);
   }
 }
 
@@ -116,6 +157,7 @@ static void finish_forward(const ForwardTile& t, const ForwardResult& result) {
   const int64_t padded_v = round_up(t.dim_v, kPanel);
   for (int64_t query = 0; query < t.queries; ++query) {
     const int64_t lane = query % kStrip;
+    prefetch_ahead(result.o, result.o_stride, query, t.queries, t.dim_v);
     if (lane == 0) transpose_strip(t.o + query * padded_v, padded_v, result.scratch, padded_v);
     const float maximum = t.maximum[query], sum = t.sum[query];
     if (sum == 0) continue;  // no key; else the largest term alone is 1

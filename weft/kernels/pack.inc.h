@@ -20,6 +20,23 @@ WEFT_INLINE Piece piece(const RowsIn& from, int64_t row, int64_t rows, int64_t c
   return {chunk, kChunk};
 }
 
+// Rows further down, which the processor does not foresee where other heads lie between: they are wanted in a moment.
+inline constexpr int64_t kAhead = 16;
+WEFT_INLINE void prefetch_rows(const void* data, int64_t size, int64_t stride, int64_t begin, int64_t end,
+                               int64_t columns) {
+  for (int64_t row = begin; row < end; ++row) {
+    const char* at = (const char*)data + row * stride * size;
+    for (int64_t byte = 0; byte < columns * size; byte += 64) __builtin_prefetch(at + byte);
+  }
+}
+WEFT_INLINE void prefetch_ahead(const RowsIn& from, int64_t row, int64_t count) {
+  prefetch_rows(from.data, from.type == DType::fp32 ? 4 : 2, from.stride, smaller(row + kAhead, from.rows),
+                smaller(row + kAhead + count, from.rows), from.columns);
+}
+WEFT_INLINE void prefetch_ahead(const float* to, int64_t stride, int64_t row, int64_t rows, int64_t columns) {
+  if (row + kAhead < rows) prefetch_rows(to, sizeof(float), stride, row + kAhead, row + kAhead + 1, columns);
+}
+
 // Transposes `rows` rows into to[column * width + row]. Stores whole vectors: where the rows are
 // fewer than kLanes, zeros follow them, which the next column or panel overwrites and for which
 // scratch buffers have room at their end.
@@ -44,6 +61,7 @@ WEFT_INLINE void pack_piece(Piece from, int64_t rows, int64_t columns, int64_t w
 static void pack_rows(const RowsIn& from, int64_t width, float factor, float* to) {
   float chunk[kLanes * kChunk];
   for (int64_t base = 0; base < from.rows; base += width) {
+    prefetch_ahead(from, base, width);
     for (int64_t r = 0; r < width; r += kLanes) {
       // Panels lower than a vector are one piece; strips are two, the second perhaps without any
       // row.
@@ -92,6 +110,7 @@ static void pack_columns(const RowsIn& from, int64_t width, int64_t rows, float*
   const int64_t unit = kChunk / width * width;  // whole groups of columns per chunk
   for (int64_t row = 0; row < from.rows; row += kLanes) {
     const int64_t count = smaller(kLanes, from.rows - row);
+    prefetch_ahead(from, row, kLanes);
     for (int64_t column = 0; column < from.columns; column += unit) {
       const int64_t n = smaller(unit, from.columns - column);
       const Piece in = piece(from, row, count, column, n, chunk);
@@ -136,6 +155,7 @@ static void add_strips(const float* from, int64_t padded, float factor, int64_t 
                        int64_t to_stride, float* scratch) {
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t lane = row % kStrip;
+    prefetch_ahead(to, to_stride, row, rows, columns);
     if (lane == 0) transpose_strip(from + row * padded, padded, scratch, padded);
     scale_add(to + row * to_stride, 1, scratch + lane * padded, factor, columns);
   }
@@ -144,6 +164,7 @@ static void add_strips(const float* from, int64_t padded, float factor, int64_t 
 static void add_panels(const float* from, float factor, int64_t rows, int64_t columns, float* to, int64_t to_stride) {
   const int64_t padded = round_up(columns, kStrip);
   for (int64_t row = 0; row < rows; ++row) {
+    prefetch_ahead(to, to_stride, row, rows, columns);
     const float* panel = from + row / kPanel * kPanel * padded + row % kPanel * kStrip;
     for (int64_t c = 0; c < columns; c += kStrip) {
       scale_add(to + row * to_stride + c, 1, panel + c * kPanel, factor, smaller(kStrip, columns - c));

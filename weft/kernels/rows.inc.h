@@ -19,9 +19,12 @@ static void scale_add(float* to, float a, const float* from, float b, int64_t n)
 
 static bool all_finite(const float* x, int64_t n) {
   int64_t i = 0;
-  Vec zero = {};  // times zero, what is not finite is NaN
-  for (; i + kLanes <= n; i += kLanes) zero = fma(load(x + i), Vec{}, zero);
-  float total = sum_of_lanes(zero);
+  Vec zero[4] = {};  // times zero, what is not finite is NaN
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    WEFT_UNROLL
+    for (int j = 0; j < 4; ++j) zero[j] = fma(load(x + i + j * kLanes), Vec{}, zero[j]);
+  }
+  float total = sum_of_lanes((zero[0] + zero[1]) + (zero[2] + zero[3]));
   for (; i < n; ++i) total += x[i] * 0.0f;
   return total == 0;
 }
