@@ -14,6 +14,30 @@
 namespace weft {
 namespace {
 
+TEST(Execute, ThreadsOfARankChangeNoBit) {
+  for (const char* method : {"zigzag", "ulysses", "ring"}) {
+    const ExecuteCase c{.method = method,
+                        .lengths = {150, 7, 43},
+                        .ranks = 2,
+                        .heads = 4,
+                        .kv_heads = 2,
+                        .dim = 16,
+                        .dim_v = 16,
+                        .element = DType::fp32,
+                        .wire = DType::fp32};
+    const CheckTensors one = check_schedule(c.schedule()).tensors;
+    for (int threads : {2, 3}) {
+      const CheckReport report = check_schedule(c.schedule(), {.execute = {.threads = threads}});
+      for (const auto& error : report.errors) EXPECT_TRUE(error.ok()) << error.name;
+      EXPECT_EQ(report.tensors.out.bytes, one.out.bytes);
+      EXPECT_EQ(report.tensors.dq.bytes, one.dq.bytes);
+      EXPECT_EQ(report.tensors.dk.bytes, one.dk.bytes);
+      EXPECT_EQ(report.tensors.dv.bytes, one.dv.bytes);
+    }
+  }
+  EXPECT_THROW(check_schedule(ExecuteCase{}.schedule(), {.execute = {.threads = 0}}), Error);
+}
+
 // Results without a destination, inputs with space between rows, several runs at once, as in a model with layers.
 TEST(Execute, RunsOfSeveralLayersShareMemory) {
   const ExecuteCase c{.method = "zigzag", .lengths = {64, 33}, .ranks = 3, .heads = 4, .kv_heads = 2};

@@ -77,6 +77,7 @@ struct TraceEvent {
 struct ExecuteOptions {
   bool overlap = true;      // false: every exchange blocks at its issue until all its messages met
   bool poison = false;      // debugging: memory that nobody may read holds NaN (pass a poison pool)
+  int threads = 1;          // of this rank, for attention; the results have the same bits for every number
   uint64_t delay_seed = 0;  // debugging: not 0: random pauses between instructions
   std::function<void(const TraceEvent&)> trace = {};  // called on the rank's thread
 };

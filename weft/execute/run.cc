@@ -26,6 +26,7 @@ Context::Context(const Schedule& s, int r, Endpoint& e, const kernels::KernelSet
       kernels(problem.canonical_tile == 0 ? k : *k.canonical()),
       pool(p),
       options(std::move(o)),
+      workers(options.threads == 1 ? nullptr : std::make_unique<WorkerPool>(options.threads)),
       blocks(problem.pairs, sets, problem.canonical_tile) {
   my_queries = sets.intern(problem.query_layout.shard(rank));
   my_keys = sets.intern(problem.key_layout.shard(rank));
@@ -280,6 +281,9 @@ Executor::Executor(const Schedule& schedule, int rank, Endpoint& endpoint, const
   if (!kernels.supports(problem.element)) {
     throw Error(ErrorCode::unsupported, "kernels '" + std::string(kernels.name()) + "' have no " +
                                             std::string(name_of(problem.element)) + "; use the reference kernels");
+  }
+  if (options.threads < 1) {
+    throw Error(ErrorCode::usage, std::to_string(options.threads) + " threads for a rank; it has at least 1");
   }
   if (problem.canonical_tile != 0 && !kernels.canonical()) {
     throw Error(ErrorCode::unsupported, "kernels '" + std::string(kernels.name()) +

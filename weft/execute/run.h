@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "weft/base/random.h"
+#include "weft/base/worker_pool.h"
 #include "weft/execute/blocks.h"
 #include "weft/execute/executor.h"
 #include "weft/execute/value.h"
@@ -32,6 +33,7 @@ struct Context {
   const kernels::KernelSet& kernels;
   BufferPool& pool;
   const ExecuteOptions options;
+  const std::unique_ptr<WorkerPool> workers;  // null: this thread alone
   SetPool sets;
   BlockCache blocks;
   std::vector<uint64_t> hashes;  // by set; 0: not computed yet

@@ -71,7 +71,8 @@ void Run::attend_pair(const Slice& q, const Slice& k, RankValue& into) {
                        .scale = problem_.softmax_scale(),
                        .blocks = blocks,
                        .stop = &c_.endpoint.stop_flag(),
-                       .tile = problem_.canonical_tile});
+                       .tile = problem_.canonical_tile,
+                       .pool = c_.workers.get()});
   }
 }
 
@@ -184,7 +185,8 @@ void Run::attend_backward_pair(const Backward& b) {
                                 .scale = problem_.softmax_scale(),
                                 .blocks = blocks,
                                 .stop = &c_.endpoint.stop_flag(),
-                                .tile = problem_.canonical_tile});
+                                .tile = problem_.canonical_tile,
+                                .pool = c_.workers.get()});
   }
 }
 

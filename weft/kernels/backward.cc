@@ -14,16 +14,8 @@ class Backward {
  public:
   Backward(const TileOps& ops, const AttendBackwardArgs& args) : ops_(ops), args_(args), scratch_(thread_scratch()) {}
 
-  void run() {
-    // Blocks outside: of short documents, the rows of all heads lie side by side.
-    const std::vector<HeadGroup> groups = group_heads(args_.kv_head);
-    for (const Block& block : args_.blocks) {
-      for (const HeadGroup& group : groups) run_block(group, block);
-    }
-  }
-
- private:
-  void run_block(const HeadGroup& group, const Block& block) {
+  // For all heads that read one kv head.
+  void run(const HeadGroup& group, const Block& block) {
     const BandRectangle band = shrink(block.band);
     for (int64_t key = band.k.begin; key < band.k.end; key += kBackwardKeyBlock) {
       const BandRectangle part = shrink(cut(band, band.q, {key, key + kBackwardKeyBlock}));
@@ -47,6 +39,7 @@ class Backward {
     }
   }
 
+ private:
   // Each query alone with the keys that it sees: the gradient 0 of a pair that does not count, times what is not a
   // number, would not be 0.
   void run_rows(int64_t kv_head, int32_t head, const Block& block, const BandRectangle& tile) {
@@ -179,7 +172,8 @@ class Backward {
 
 void cpu_attend_backward(const TileOps& ops, const AttendBackwardArgs& args) {
   check(args);
-  Backward(ops, args).run();
+  for_each_group(args.pool, group_heads(args.kv_head), args.blocks,
+                 [&](const HeadGroup& group, const Block& block) { Backward(ops, args).run(group, block); });
 }
 
 }  // namespace weft::kernels

@@ -20,21 +20,21 @@ static void backward_scores(const BackwardTile& t, int64_t strip, KeyRange keys,
     float* p = t.p + at;
     float* ds = t.ds + at;
     Tile c;
-    fill(c, -lse0, -lse1);
+    clear(c);
     multiply(c, t.k + key * t.dim, q, t.dim);
     const bool masked = key < keys.full_begin || key + kPanel > keys.full_end;
     if (masked) mask_tile(c, key, first_query, t.lo, t.hi, keys.end);
     WEFT_UNROLL
     for (int r = 0; r < kPanel; ++r) {
-      store(p + r * kStrip, exp2(c.row[r][0]));
-      store(p + r * kStrip + kLanes, exp2(c.row[r][1]));
+      store(p + r * kStrip, exp2(c.row[r][0] - lse0));
+      store(p + r * kStrip + kLanes, exp2(c.row[r][1] - lse1));
     }
-    fill(c, -delta0, -delta1);
+    clear(c);
     multiply(c, t.v + key * t.dim_v, dout, t.dim_v);
     WEFT_UNROLL
     for (int r = 0; r < kPanel; ++r) {
-      c.row[r][0] *= load(p + r * kStrip);
-      c.row[r][1] *= load(p + r * kStrip + kLanes);
+      c.row[r][0] = load(p + r * kStrip) * (c.row[r][0] - delta0);
+      c.row[r][1] = load(p + r * kStrip + kLanes) * (c.row[r][1] - delta1);
     }
     store_tile(c, ds);
   }

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "weft/base/worker_pool.h"
+#include "weft/kernels/checks.h"
 #include "weft/kernels/element.h"
 #include "weft/kernels/scratch.h"
 #include "weft/kernels/tile_ops.h"
@@ -26,6 +28,22 @@ inline float* zeros(ScratchBuffer& buffer, int64_t count) {
 // Whether some pair of the rectangle does not count.
 inline bool has_edge(const BandRectangle& band) {
   return band.lo > band.k.begin - (band.q.end - 1) || band.hi < band.k.end - 1 - band.q.begin;
+}
+
+// Calls work(group, block) for every pair. Without a pool, blocks outside: of short documents, the rows of all heads lie
+// side by side. With one, each group is an item: groups share no output, so the bits are the same.
+template <typename Work>
+void for_each_group(WorkerPool* pool, const std::vector<HeadGroup>& groups, std::span<const Block> blocks,
+                    const Work& work) {
+  if (!pool || pool->threads() == 1) {
+    for (const Block& block : blocks) {
+      for (const HeadGroup& group : groups) work(group, block);
+    }
+    return;
+  }
+  pool->run(static_cast<int64_t>(groups.size()), [&](int64_t item) {
+    for (const Block& block : blocks) work(groups[static_cast<size_t>(item)], block);
+  });
 }
 
 }  // namespace weft::kernels

@@ -12,17 +12,9 @@ class Forward {
   Forward(const TileOps& ops, const AttendArgs& args)
       : ops_(ops), args_(args), scratch_(thread_scratch()), padded_v_(round_up(args.dim_v, ops.panel)) {}
 
-  void run() {
-    // Blocks outside: of short documents, the rows of all heads lie side by side.
-    const std::vector<HeadGroup> groups = group_heads(args_.kv_head);
-    for (const Block& block : args_.blocks) {
-      for (const HeadGroup& group : groups) run_block(group, block);
-    }
-  }
-
- private:
-  void run_block(const HeadGroup& group, const Block& block) {
-    const BandRectangle band = shrink(block.band);
+  // The queries of `piece` among those of the block, for all heads that read one kv head.
+  void run(const HeadGroup& group, const Block& block, Range piece) {
+    const BandRectangle band = shrink(cut(block.band, piece, block.band.k));
     for (int64_t key = band.k.begin; key < band.k.end; key += kForwardKeyBlock) {
       const BandRectangle part = shrink(cut(band, band.q, {key, key + kForwardKeyBlock}));
       if (part.q.empty()) continue;
@@ -42,6 +34,7 @@ class Forward {
     }
   }
 
+ private:
   // Each query alone with the keys that it sees: where a value is not a number, the weight 0 of a key that is not seen
   // would not keep it out of the sum.
   void run_rows(int64_t kv_head, int32_t head, const Block& block, const BandRectangle& tile) {
@@ -105,7 +98,34 @@ class Forward {
 
 void cpu_attend(const TileOps& ops, const AttendArgs& args) {
   check(args);
-  Forward(ops, args).run();
+  const std::vector<HeadGroup> groups = group_heads(args.kv_head);
+  const auto run_piece = [&](const HeadGroup& group, const Block& block, int64_t piece) {
+    const Range queries = block.band.q;
+    const int64_t begin = queries.begin + piece * kForwardQueryBlock;
+    if (queries.size() <= kFewQueries) {
+      cpu_attend_few(ops, args, group, block);
+    } else {
+      Forward(ops, args).run(group, block, intersect(queries, {begin, begin + kForwardQueryBlock}));
+    }
+  };
+  const auto pieces_of = [](const Block& block) {
+    return (block.band.q.size() + kForwardQueryBlock - 1) / kForwardQueryBlock;
+  };
+  const auto run_block = [&](const HeadGroup& group, const Block& block) {
+    for (int64_t piece = 0; piece < pieces_of(block); ++piece) run_piece(group, block, piece);
+  };
+  const int64_t count = static_cast<int64_t>(groups.size());
+  if (args.pool && count < args.pool->threads()) {
+    // Few heads: pieces of a block run side by side, blocks one after the other, since they may share queries.
+    for (const Block& block : args.blocks) {
+      const int64_t pieces = pieces_of(block);
+      args.pool->run(count * pieces, [&](int64_t item) {
+        run_piece(groups[static_cast<size_t>(item / pieces)], block, item % pieces);
+      });
+    }
+    return;
+  }
+  for_each_group(args.pool, groups, args.blocks, run_block);
 }
 
 }  // namespace weft::kernels

@@ -15,10 +15,9 @@ WEFT_INLINE ForwardStrip forward_strip_of(const ForwardTile& t, int64_t strip) {
   return {first, t.q + first * t.dim, t.maximum + first, t.sum + first, t.o + first * round_up(t.dim_v, kPanel)};
 }
 
-// S^T - start of one panel of keys. Only panels that the band's edge crosses are masked.
-WEFT_INLINE void panel_scores(const ForwardTile& t, const ForwardStrip& s, KeyRange keys, int64_t key, Vec start0,
-                              Vec start1, Tile& c) {
-  fill(c, -start0, -start1);
+// S^T of one panel of keys. Only panels that the band's edge crosses are masked.
+WEFT_INLINE void panel_scores(const ForwardTile& t, const ForwardStrip& s, KeyRange keys, int64_t key, Tile& c) {
+  clear(c);
   multiply(c, t.k + key * t.dim, s.q, t.dim);
   if (key < keys.full_begin || key + kPanel > keys.full_end) mask_tile(c, key, s.first_query, t.lo, t.hi, keys.end);
 }
@@ -38,12 +37,13 @@ WEFT_INLINE bool weights_in_one_pass(const ForwardTile& t, const ForwardStrip& s
   float* p = t.scores;
   for (int64_t key = keys.begin / kPanel * kPanel; key < keys.end; key += kPanel) {
     Tile c;
-    panel_scores(t, s, keys, key, maximum0, maximum1, c);
+    panel_scores(t, s, keys, key, c);
     WEFT_UNROLL
     for (int r = 0; r < kPanel; ++r) {
-      top0 = max(top0, c.row[r][0]);
-      top1 = max(top1, c.row[r][1]);
-      const Vec p0 = exp2(c.row[r][0]), p1 = exp2(c.row[r][1]);
+      const Vec x0 = c.row[r][0] - maximum0, x1 = c.row[r][1] - maximum1;
+      top0 = max(top0, x0);
+      top1 = max(top1, x1);
+      const Vec p0 = exp2(x0), p1 = exp2(x1);
       sum0 += p0;
       sum1 += p1;
       store(p + r * kStrip, p0);
@@ -63,7 +63,7 @@ WEFT_INLINE void score_strip(const ForwardTile& t, const ForwardStrip& s, KeyRan
   float* scores = t.scores;
   for (int64_t key = keys.begin / kPanel * kPanel; key < keys.end; key += kPanel) {
     Tile c;
-    panel_scores(t, s, keys, key, Vec{}, Vec{}, c);
+    panel_scores(t, s, keys, key, c);
     store_tile(c, scores);
     WEFT_UNROLL
     for (int r = 0; r < kPanel; ++r) {
@@ -153,28 +153,30 @@ static void forward_tile(const ForwardTile& t) {
   }
 }
 
+// Merges a row's unnormalised sum over some keys into its accumulator; without a key nothing happens.
+static void merge_row(float* o, float* lse, const float* from, float maximum, float sum, int64_t n) {
+  if (sum == 0) return;  // no key; else the largest term alone is 1
+  // Both sides in base 2. What the accumulator held counts only where it has seen a key.
+  const double theirs = maximum + (double)__builtin_log2f(sum);
+  if (*lse == -kInfinity) {
+    *lse = (float)(theirs * kLn2);
+    scale_add(o, 0, from, 1 / sum, n);
+    return;
+  }
+  const double ours = *lse * kLog2E, top = ours > theirs ? ours : theirs;
+  const float a = __builtin_exp2f((float)(ours - top)), b = __builtin_exp2f((float)(theirs - top));
+  *lse = (float)((top + __builtin_log2f(a + b)) * kLn2);
+  scale_add(o, a / (a + b), from, b / ((a + b) * sum), n);
+}
+
 static void finish_forward(const ForwardTile& t, const ForwardResult& result) {
   const int64_t padded_v = round_up(t.dim_v, kPanel);
   for (int64_t query = 0; query < t.queries; ++query) {
     const int64_t lane = query % kStrip;
     prefetch_ahead(result.o, result.o_stride, query, t.queries, t.dim_v);
     if (lane == 0) transpose_strip(t.o + query * padded_v, padded_v, result.scratch, padded_v);
-    const float maximum = t.maximum[query], sum = t.sum[query];
-    if (sum == 0) continue;  // no key; else the largest term alone is 1
-    const float* from = result.scratch + lane * padded_v;
-    float* o = result.o + query * result.o_stride;
-    float* lse = result.lse + query * result.lse_stride;
-    // Both sides in base 2. What the accumulator held counts only where it has seen a key.
-    const double theirs = maximum + (double)__builtin_log2f(sum);
-    if (*lse == -kInfinity) {
-      *lse = (float)(theirs * kLn2);
-      scale_add(o, 0, from, 1 / sum, t.dim_v);
-      continue;
-    }
-    const double ours = *lse * kLog2E, top = ours > theirs ? ours : theirs;
-    const float a = __builtin_exp2f((float)(ours - top)), b = __builtin_exp2f((float)(theirs - top));
-    *lse = (float)((top + __builtin_log2f(a + b)) * kLn2);
-    scale_add(o, a / (a + b), from, b / ((a + b) * sum), t.dim_v);
+    merge_row(result.o + query * result.o_stride, result.lse + query * result.lse_stride,
+              result.scratch + lane * padded_v, t.maximum[query], t.sum[query], t.dim_v);
   }
 }
 

@@ -21,6 +21,9 @@
 #include "weft/base/stop.h"
 #include "weft/mask/band.h"
 
+namespace weft {
+class WorkerPool;
+}
 namespace weft::kernels {
 
 class FusedKernels;
@@ -70,6 +73,7 @@ struct AttendArgs {
   std::span<const Block> blocks;
   const StopFlag* stop = nullptr;  // polled per tile; raises Error(stopped)
   int64_t tile = 0;                // canonical kernels only: positions per tile
+  WorkerPool* pool = nullptr;      // CPU paths share the work among these threads; the bits do not depend on it
 };
 
 // With s = scale * q.k, p = exp(s - lse), ds = p * (dout.v - delta), over the pairs that the blocks allow:
@@ -90,6 +94,7 @@ struct AttendBackwardArgs {
   std::span<const Block> blocks;
   const StopFlag* stop = nullptr;
   int64_t tile = 0;
+  WorkerPool* pool = nullptr;
 };
 
 // Shape of an element-wise call: rows x heads x columns, each View giving its own strides.

@@ -9,12 +9,9 @@ struct Tile {
   Vec row[kPanel][2];
 };
 
-WEFT_INLINE void fill(Tile& c, Vec low, Vec high) {
+WEFT_INLINE void clear(Tile& c) {
   WEFT_UNROLL
-  for (int r = 0; r < kPanel; ++r) {
-    c.row[r][0] = low;
-    c.row[r][1] = high;
-  }
+  for (int r = 0; r < kPanel; ++r) c.row[r][0] = c.row[r][1] = Vec{};
 }
 WEFT_INLINE void load_tile(Tile& c, const float* p) {
   WEFT_UNROLL

@@ -13,6 +13,7 @@
 #include "weft/kernels/pack.inc.h"
 #include "weft/kernels/exact_rows.inc.h"
 #include "weft/kernels/forward_tile.inc.h"
+#include "weft/kernels/few_rows.inc.h"
 #include "weft/kernels/backward_tile.inc.h"
 #include "weft/kernels/lanes.inc.h"
 #include "weft/kernels/rms_norm.inc.h"
@@ -33,9 +34,9 @@ constexpr FusedOps kFusedOps = {rms_norm, rms_norm_backward, rotate,    swiglu, 
                                 adamw,    exp_sum,           scaled_exp};
 
 constexpr TileOps tile_ops(const char* name) {
-  return {name,           kStrip,        kPanel,          pack_rows,  pack_columns, forward_tile,
-          finish_forward, backward_tile, add_strips,      add_panels, scale_add,    dot,
-          to_float,       from_float,    transpose_strip, all_finite, add_exactly,  &kFusedOps};
+  return {name,        kStrip,     kPanel,          pack_rows,  pack_columns, forward_tile, finish_forward,
+          forward_few, merge_row,  backward_tile,   add_strips, add_panels,   scale_add,    dot,
+          to_float,    from_float, transpose_strip, all_finite, add_exactly,  &kFusedOps};
 }
 
 }  // namespace

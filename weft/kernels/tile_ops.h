@@ -34,11 +34,20 @@ inline constexpr int64_t kBackwardKeyTile = 96;
 // Queries per tile, a multiple of every strip width.
 inline constexpr int64_t kForwardQueryTile = 384;
 inline constexpr int64_t kBackwardQueryTile = 256;
-// Keys packed at once and then used by all query tiles and all heads of a group.
+// Queries that threads share the work by; keys are packed once for all of them.
+inline constexpr int64_t kForwardQueryBlock = 8 * kForwardQueryTile;
+// Keys packed at once and then used by these queries, of all heads of a group.
 inline constexpr int64_t kForwardKeyBlock = 2304;
 inline constexpr int64_t kBackwardKeyBlock = 768;
 // Tiles of canonical results have at most as many positions.
 inline constexpr int64_t kMostTileOfKeys = 128;
+
+// Blocks of at most so many queries do without packing: see few_rows.inc.h. Their keys are taken in steps of kFewKeys, and
+// cut into chunks whose results are merged.
+inline constexpr int64_t kFewQueries = 8;
+inline constexpr int64_t kFewKeys = 16;
+inline constexpr int64_t kFewChunk = 4096;
+inline constexpr int64_t kFewRowsMultiple = 4;
 
 // Contiguous columns of some rows in memory, of any 16-bit or fp32 type.
 struct RowsIn {
@@ -74,6 +83,20 @@ struct ForwardResult {
   float* scratch;  // strip * (dim_v rounded up to panel)
 };
 
+// A few rows of queries against all `k.rows` keys, of one kv head.
+struct FewRows {
+  int64_t rows;
+  RowsIn k, v;
+  const float*
+      q;  // [rows][q_stride], multiplied by scale * log2(e); zeros up to multiples of kFewRowsMultiple and strip
+  int64_t q_stride;
+  const int64_t *begin, *end;  // [rows] the keys that each row sees
+  float *maximum, *sum;        // results, as in ForwardTile: [rows]
+  float* o;                    // [rows][o_stride], o_stride a multiple of strip
+  int64_t o_stride;
+  float* scratch;  // kFewKeys * (q_stride + o_stride + rows up to the multiple)
+};
+
 struct BackwardTile {
   int64_t queries, keys, dim, dim_v;
   int64_t lo, hi;
@@ -106,6 +129,10 @@ struct TileOps {
   void (*forward)(const ForwardTile& tile);
   // Merges the tile's state into the accumulators. Queries without keys are left alone.
   void (*finish_forward)(const ForwardTile& tile, const ForwardResult& result);
+
+  void (*forward_few)(const FewRows& rows);
+  // (o, lse) <- merge with an unnormalised row `from` whose weights are relative to 2^maximum.
+  void (*merge_row)(float* o, float* lse, const float* from, float maximum, float sum, int64_t n);
 
   void (*backward)(const BackwardTile& tile);
   // to[row][c] += factor * X[row][c], X in strip form, `padded` columns per strip.
