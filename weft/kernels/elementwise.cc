@@ -1,8 +1,8 @@
-// Element-wise kernels of the CPU paths: row by row through TileOps. What involves fp64 is rare
+// Element-wise kernels of the CPU paths: row by row through FusedOps. What involves fp64 is rare
 // (only the oracle runs in it) and goes to the reference loops.
-#include <cmath>
+#include <algorithm>
 #include <cstring>
-#include <limits>
+#include <initializer_list>
 
 #include "weft/kernels/cpu_kernels.h"
 #include "weft/kernels/element.h"
@@ -10,7 +10,6 @@
 namespace weft::kernels {
 namespace {
 
-constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr int64_t kChunk = 512;  // columns converted at once, on the stack
 
 bool any_fp64(std::initializer_list<DType> types) {
@@ -18,6 +17,18 @@ bool any_fp64(std::initializer_list<DType> types) {
     if (type == DType::fp64) return true;
   }
   return false;
+}
+
+// The same elements as fewer, longer rows, where heads or rows follow each other without gaps in all views.
+Shape joined(Shape shape, std::initializer_list<ConstView> views) {
+  const auto all = [&](auto holds) { return std::all_of(views.begin(), views.end(), holds); };
+  if (!all([&](const ConstView& v) { return shape.heads == 1 || v.head_stride == shape.columns; })) return shape;
+  shape.columns *= shape.heads;
+  shape.heads = 1;
+  if (!all([&](const ConstView& v) { return v.row_stride == shape.columns; })) return shape;
+  shape.columns *= shape.rows;
+  shape.rows = shape.columns > 0 ? 1 : 0;
+  return shape;
 }
 
 // Calls body(row, head) for every row and head, heads inside.
@@ -28,19 +39,6 @@ void for_each_row(const Shape& shape, Body body) {
   }
 }
 
-// Calls body(column, n, floats of `from` in [column, column + n)), converting 16-bit rows piece by
-// piece.
-template <typename Body>
-void for_each_chunk(const TileOps& ops, const void* from, DType type, int64_t columns, Body body) {
-  if (type == DType::fp32) return body(int64_t{0}, columns, static_cast<const float*>(from));
-  float chunk[kChunk];
-  for (int64_t c = 0; c < columns; c += kChunk) {
-    const int64_t n = std::min(kChunk, columns - c);
-    ops.to_float(static_cast<const uint16_t*>(from) + c, type, chunk, n);
-    body(c, n, static_cast<const float*>(chunk));
-  }
-}
-
 }  // namespace
 
 void cpu_prepare_backward(const TileOps& ops, View delta, ConstView out, ConstView dout, ConstView dlse, Shape shape) {
@@ -48,63 +46,75 @@ void cpu_prepare_backward(const TileOps& ops, View delta, ConstView out, ConstVi
       (dlse.data && dlse.type != DType::fp32)) {
     return reference_kernels().prepare_backward(delta, out, dout, dlse, shape);
   }
-  for_each_row(shape, [&](int64_t row, int64_t head) {
-    const float* o = static_cast<const float*>(address(out, row, head));
-    float sum = 0;
-    for_each_chunk(ops, address(dout, row, head), dout.type, shape.columns,
-                   [&](int64_t c, int64_t n, const float* values) { sum += ops.dot(o + c, values, n); });
-    if (dlse.data) sum -= *static_cast<const float*>(address(dlse, row, head));
-    *static_cast<float*>(address(delta, row, head)) = sum;
-  });
+  ops.fused->delta({.delta = static_cast<float*>(delta.data),
+                    .delta_row = delta.row_stride,
+                    .delta_head = delta.head_stride,
+                    .out = static_cast<const float*>(out.data),
+                    .out_row = out.row_stride,
+                    .out_head = out.head_stride,
+                    .dout = dout.data,
+                    .dout_type = dout.type,
+                    .dout_row = dout.row_stride,
+                    .dout_head = dout.head_stride,
+                    .dlse = static_cast<const float*>(dlse.data),
+                    .dlse_row = dlse.row_stride,
+                    .dlse_head = dlse.head_stride,
+                    .rows = shape.rows,
+                    .heads = shape.heads,
+                    .columns = shape.columns});
 }
 
 void cpu_merge(const TileOps& ops, View o, View lse, ConstView from_o, ConstView from_lse, Shape shape) {
   if (o.type != DType::fp32 || lse.type != DType::fp32 || from_lse.type != DType::fp32 || any_fp64({from_o.type})) {
     return reference_kernels().merge(o, lse, from_o, from_lse, shape);
   }
-  for_each_row(shape, [&](int64_t row, int64_t head) {
-    float* ours = static_cast<float*>(address(lse, row, head));
-    const float theirs = *static_cast<const float*>(address(from_lse, row, head));
-    if (theirs == kMinusInfinity) return;
-    float our_weight = 0, their_weight = 1, total = theirs;
-    if (*ours != kMinusInfinity) {
-      const float difference = -std::fabs(*ours - theirs), small = std::exp(difference);
-      const float larger_weight = 1 / (1 + small), smaller_weight = small / (1 + small);
-      const bool theirs_larger = theirs > *ours;
-      our_weight = theirs_larger ? smaller_weight : larger_weight;
-      their_weight = theirs_larger ? larger_weight : smaller_weight;
-      total = (theirs_larger ? theirs : *ours) + std::log1p(small);
-    }
-    float* to = static_cast<float*>(address(o, row, head));
-    for_each_chunk(
-        ops, address(from_o, row, head), from_o.type, shape.columns,
-        [&](int64_t c, int64_t n, const float* values) { ops.scale_add(to + c, our_weight, values, their_weight, n); });
-    *ours = total;
-  });
+  ops.fused->merge({.o = static_cast<float*>(o.data),
+                    .o_row = o.row_stride,
+                    .o_head = o.head_stride,
+                    .lse = static_cast<float*>(lse.data),
+                    .lse_row = lse.row_stride,
+                    .lse_head = lse.head_stride,
+                    .from = from_o.data,
+                    .from_type = from_o.type,
+                    .from_row = from_o.row_stride,
+                    .from_head = from_o.head_stride,
+                    .from_lse = static_cast<const float*>(from_lse.data),
+                    .from_lse_row = from_lse.row_stride,
+                    .from_lse_head = from_lse.head_stride,
+                    .rows = shape.rows,
+                    .heads = shape.heads,
+                    .columns = shape.columns});
 }
 
 void cpu_add(const TileOps& ops, View to, ConstView from, Shape shape) {
   if (to.type != DType::fp32 || from.type == DType::fp64) return reference_kernels().add(to, from, shape);
-  for_each_row(shape, [&](int64_t row, int64_t head) {
-    float* target = static_cast<float*>(address(to, row, head));
-    for_each_chunk(ops, address(from, row, head), from.type, shape.columns,
-                   [&](int64_t c, int64_t n, const float* values) { ops.scale_add(target + c, 1, values, 1, n); });
-  });
+  shape = joined(shape, {to, from});
+  for (int64_t head = 0; head < shape.heads; ++head) {
+    const Rows target = {address(to, 0, head), to.type, to.row_stride};
+    ops.fused->add({target, target, {address(from, 0, head), from.type, from.row_stride}, shape.rows, shape.columns});
+  }
 }
 
 void cpu_convert(const TileOps& ops, View to, ConstView from, Shape shape) {
-  if (to.type == from.type) {
-    return for_each_row(shape, [&](int64_t row, int64_t head) {
-      std::memmove(address(to, row, head), address(from, row, head), shape.columns * size_of(to.type));
-    });
-  }
-  if (any_fp64({to.type, from.type})) return reference_kernels().convert(to, from, shape);
+  if (to.type != from.type && any_fp64({to.type, from.type})) return reference_kernels().convert(to, from, shape);
+  shape = joined(shape, {to, from});
   for_each_row(shape, [&](int64_t row, int64_t head) {
-    char* target = static_cast<char*>(address(to, row, head));
-    for_each_chunk(ops, address(from, row, head), from.type, shape.columns,
-                   [&](int64_t c, int64_t n, const float* values) {
-                     ops.from_float(values, to.type, target + c * size_of(to.type), n);
-                   });
+    void* target = address(to, row, head);
+    const void* source = address(from, row, head);
+    if (to.type == from.type) {
+      std::memmove(target, source, static_cast<size_t>(shape.columns * size_of(to.type)));
+    } else if (to.type == DType::fp32) {
+      ops.to_float(source, from.type, static_cast<float*>(target), shape.columns);
+    } else if (from.type == DType::fp32) {
+      ops.from_float(static_cast<const float*>(source), to.type, target, shape.columns);
+    } else {
+      float chunk[kChunk];
+      for (int64_t c = 0; c < shape.columns; c += kChunk) {
+        const int64_t n = std::min(kChunk, shape.columns - c);
+        ops.to_float(static_cast<const uint16_t*>(source) + c, from.type, chunk, n);
+        ops.from_float(chunk, to.type, static_cast<uint16_t*>(target) + c, n);
+      }
+    }
   });
 }
 

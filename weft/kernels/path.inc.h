@@ -16,6 +16,7 @@
 #include "weft/kernels/few_rows.inc.h"
 #include "weft/kernels/backward_tile.inc.h"
 #include "weft/kernels/lanes.inc.h"
+#include "weft/kernels/partials.inc.h"
 #include "weft/kernels/rms_norm.inc.h"
 #include "weft/kernels/rotate.inc.h"
 #include "weft/kernels/swiglu.inc.h"
@@ -30,13 +31,13 @@ static_assert(kForwardKeyTile % kPanel == 0 && kBackwardKeyTile % kPanel == 0);
 static_assert(kMostTileOfKeys <= kForwardKeyTile);  // one pass over the keys: see canonical_cpu.cc
 static_assert(kForwardQueryTile % kStrip == 0 && kBackwardQueryTile % kStrip == 0);
 
-constexpr FusedOps kFusedOps = {rms_norm, rms_norm_backward, rotate,    swiglu, swiglu_backward, add_rows,
-                                adamw,    exp_sum,           scaled_exp};
+constexpr FusedOps kFusedOps = {merge_partials,  delta,    rms_norm, rms_norm_backward, rotate,    swiglu,
+                                swiglu_backward, add_rows, adamw,    exp_sum,           scaled_exp};
 
 constexpr TileOps tile_ops(const char* name) {
-  return {name,        kStrip,     kPanel,          pack_rows,  pack_columns, forward_tile, finish_forward,
-          forward_few, merge_row,  backward_tile,   add_strips, add_panels,   scale_add,    dot,
-          to_float,    from_float, transpose_strip, all_finite, add_exactly,  &kFusedOps};
+  return {name,           kStrip,      kPanel,          pack_rows,     pack_columns, forward_tile,
+          finish_forward, forward_few, merge_row,       backward_tile, add_strips,   add_panels,
+          to_float,       from_float,  transpose_strip, all_finite,    add_exactly,  &kFusedOps};
 }
 
 }  // namespace

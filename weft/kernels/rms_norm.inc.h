@@ -17,8 +17,11 @@ static void rms_norm_rows(const RmsNorm& a) {
     const float inverse = 1.0f / __builtin_sqrtf(squares / (float)a.columns + (float)a.eps);
     if (a.inverse) ((float*)a.inverse)[row] = inverse;
     const Vec factor = broadcast(inverse);
-    for_lanes(a.columns,
-              [&](int64_t c, auto lanes) { write(y, c, lanes, read(x, c, lanes) * factor * read(weight, c, lanes)); });
+    const X* next = row + 1 < a.rows ? row_of<X>(a.x, row + 1) : x;  // on its way while this row is written
+    for_lanes(a.columns, [&](int64_t c, auto lanes) {
+      __builtin_prefetch(next + c);
+      write(y, c, lanes, read(x, c, lanes) * factor * read(weight, c, lanes));
+    });
   }
 }
 

@@ -29,14 +29,5 @@ static bool all_finite(const float* x, int64_t n) {
   return total == 0;
 }
 
-static float dot(const float* x, const float* y, int64_t n) {
-  int64_t i = 0;
-  Vec sum = {};
-  for (; i + kLanes <= n; i += kLanes) sum = fma(load(x + i), load(y + i), sum);
-  float total = sum_of_lanes(sum);
-  for (; i < n; ++i) total += x[i] * y[i];
-  return total;
-}
-
 }  // namespace
 }  // namespace weft::kernels

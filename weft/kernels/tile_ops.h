@@ -141,9 +141,7 @@ struct TileOps {
   // The same for X as BackwardTile::dk.
   void (*add_panels)(const float* from, float factor, int64_t rows, int64_t columns, float* to, int64_t to_stride);
 
-  // Single rows: to = a * to + b * from; sum of x * y; conversion between fp32 and any 16-bit type.
-  void (*scale_add)(float* to, float a, const float* from, float b, int64_t n);
-  float (*dot)(const float* x, const float* y, int64_t n);
+  // Single rows: conversion between fp32 and any 16-bit type.
   void (*to_float)(const void* from, DType type, float* to, int64_t n);
   void (*from_float)(const float* from, DType type, void* to, int64_t n);
 

@@ -21,10 +21,10 @@ WEFT_INLINE void store_bf16(uint16_t* p, Vec v) {
   typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
   typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
   typedef uint16_t UnalignedHalves __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
-  const Words bits = (Words)v, high = bits >> 16;
-  const Words rounded = (bits + 0x7fffu + (high & 1u)) >> 16;
-  const Words is_nan = (Words)((bits & 0x7fffffffu) > 0x7f800000u);
-  *(UnalignedHalves*)p = __builtin_convertvector(select(is_nan, high | 0x40u, rounded), Halves);
+  const Words bits = (Words)v;
+  const Words rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  const Words kept = select(v != v, bits | 0x400000u, rounded);
+  *(UnalignedHalves*)p = __builtin_convertvector(kept >> 16, Halves);
 }
 
 WEFT_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
