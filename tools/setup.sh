@@ -82,7 +82,7 @@ check_versions() {
 
 venv_is_complete() {
   cmp -s tools/requirements.txt .venv/weft-requirements.txt &&
-    .venv/bin/python -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("torch") and u.find_spec("numpy")))' \
+    .venv/bin/python -c 'import importlib.util as u, sys; sys.exit(not (u.find_spec("torch") and u.find_spec("numpy") and u.find_spec("transformers")))' \
       >/dev/null 2>&1
 }
 
