@@ -16,8 +16,8 @@ namespace weft {
 
 struct MethodPlanOptions {
   std::string method = "zigzag";
-  std::string layout;  // empty: the method's own
-  std::map<std::string, std::string> method_options;
+  std::string layout = {};  // empty: the method's own
+  std::map<std::string, std::string> method_options = {};
 };
 
 // Throws Error(usage) for unknown names at once, and from the factory what the method refuses.
