@@ -140,13 +140,25 @@ IntervalSet AllowedPairs::keys_needed(const Side& side, const Cover& queries, co
   if (hull.empty() || keys.empty()) return result;
   const std::vector<BandRectangle>& bands = side.mask.bands();
   if (side.queries.is_identity() && side.keys.is_identity()) {
-    for (const BandRectangle& band : side.mask.bands_meeting(hull, keys.hull())) {
-      for_each_deciding(band, queries, [&](Range q) {
-        const Range seen = shrink(cut(band, q, band.k)).k;
-        const Range* k = first_ending_after(keys.ranges(), seen.begin);
-        const Range* const end = keys.ranges().data() + keys.ranges().size();
-        for (; k != end && k->begin < seen.end; ++k) result.unite(intersect(*k, seen));
-      });
+    const auto add = [&](const BandRectangle& band, Range q) {
+      const Range seen = shrink(cut(band, q, band.k)).k;
+      const Range* k = first_ending_after(keys.ranges(), seen.begin);
+      const Range* const end = keys.ranges().data() + keys.ranges().size();
+      for (; k != end && k->begin < seen.end; ++k) result.unite(intersect(*k, seen));
+    };
+    size_t ranges = 0;
+    for (const IntervalSet* set : queries) ranges += set->ranges().size();
+    const auto meeting = side.mask.bands_meeting(hull, keys.hull());
+    if (meeting.size() > 4 * ranges) {  // scattered over many documents: most have none of the queries
+      for (const IntervalSet* set : queries) {
+        for (const Range& q : set->ranges()) {
+          for (const BandRectangle& band : side.mask.bands_meeting(q, keys.hull())) add(band, intersect(band.q, q));
+        }
+      }
+      return result;
+    }
+    for (const BandRectangle& band : meeting) {
+      for_each_deciding(band, queries, [&](Range q) { add(band, q); });
     }
   } else if (bands.size() == 1 && bands[0].q == Range{0, side.queries.tokens()} && is_open(bands[0])) {
     const Range seen = shrink(cut(bands[0], deciding(bands[0], hull), bands[0].k)).k;

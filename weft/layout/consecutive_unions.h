@@ -1,10 +1,14 @@
 // Unions of consecutive members of a cyclic list of sets, two set unions each.
 //
 // "The keys that some rank from a to b still needs" starts from the union of those ranks' shards. A table of the
-// unions of 1, 2, 4, ... neighbours makes every such union the union of two entries, four where it wraps.
+// unions of 1, 2, 4, ... neighbours makes every such union the union of two entries, four where it wraps. A row of the
+// table is made when it is asked for first: where sets are scattered it is long, and methods that send straight to where
+// keys are needed never ask.
 #pragma once
 
 #include <array>
+#include <memory>
+#include <mutex>
 #include <vector>
 
 #include "weft/base/interval_set.h"
@@ -27,20 +31,33 @@ class Cover {
   size_t size_ = 0;
 };
 
+// Immutable, so copies share one table; threads may ask for unions together.
 class ConsecutiveUnions {
  public:
   ConsecutiveUnions() = default;
   explicit ConsecutiveUnions(std::vector<IntervalSet> sets);
 
-  int size() const { return levels_.empty() ? 0 : static_cast<int>(levels_[0].size()); }
-  const IntervalSet& operator[](int i) const { return levels_[0][static_cast<size_t>(i)]; }
+  int size() const { return table_ ? static_cast<int>(table_->sets.size()) : 0; }
+  const IntervalSet& operator[](int i) const { return table_->sets[static_cast<size_t>(i)]; }
   // The `count` sets first, first + 1, ... counted cyclically; 0 <= count <= size().
   Cover cover(int first, int count) const;
   // Their union.
   IntervalSet of(int first, int count) const;
 
  private:
-  std::vector<std::vector<IntervalSet>> levels_;  // levels_[k][i] = union of sets i .. i + 2^k - 1, not wrapping
+  struct Row {
+    std::once_flag made;
+    std::vector<IntervalSet> unions;
+  };
+  struct Table {
+    explicit Table(std::vector<IntervalSet> all);
+    // Unions of sets i .. i + 2^level - 1, not wrapping.
+    const std::vector<IntervalSet>& unions(int level);
+
+    const std::vector<IntervalSet> sets;
+    std::vector<Row> rows;  // rows[k] of 2^(k + 1) sets each
+  };
+  std::shared_ptr<Table> table_;
 };
 
 }  // namespace weft
