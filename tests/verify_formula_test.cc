@@ -85,7 +85,10 @@ std::vector<Way> own_ways(int ranks) {
   for (const char* block : {"2", "3"}) list.push_back({"striped", {{"block", block}}});
   for (const char* stride : {"1", "2", "5"}) list.push_back({"llama3", {{"stride", stride}}});
   for (const char* fan_in : {"2", "3", "5", "100"}) list.push_back({"tree", {{"fan-in", fan_in}}});
-  for (const char* stages : {"1", "2", "3", "7"}) list.push_back({"group-cast", {{"stages", stages}}});
+  for (const char* stages : {"auto", "1", "2", "3", "7"}) {
+    list.push_back({"group-cast", {{"stages", stages}}});
+    list.push_back({"group-cast", {{"stages", stages}, {"placement", "work"}}});
+  }
   for (const char* kv : {"replicate", "whole"}) {
     for (const char* exchange : {"together", "each"}) {
       list.push_back({"ulysses", {{"kv", kv}, {"exchange", exchange}}});
@@ -137,7 +140,8 @@ bool is_unknown(const Way& way, const Configuration& c) {
   const std::string_view method = way.method;
   if (c.ranks == 1) return false;
   if (method == "group-cast")
-    return c.mask.causal || (is("stages", "3") && c.ranks < 3) || (is("stages", "7") && c.ranks < 7);
+    return (c.mask.causal && is("placement", "work")) || (is("stages", "3") && c.ranks < 3) ||
+           (is("stages", "7") && c.ranks < 7);
   if (method == "ring") return c.mask.causal && is("direction", "reverse");
   const bool rings = !is("ulysses", std::to_string(c.ranks).c_str());
   return method == "usp" && c.mask.causal && rings && is("order", "contiguous") && !is("direction", "forward");

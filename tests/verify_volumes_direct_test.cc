@@ -1,5 +1,6 @@
 // Bytes and messages of methods that send straight to where rows are needed, and of rings of rings: see volumes.h.
 #include "tests/volumes.h"
+#include "weft/layout/placement.h"
 
 namespace weft::volumes {
 namespace {
@@ -35,12 +36,39 @@ TEST_P(Volumes, GroupCastStages) {
   }
 }
 
+// The placement counts rows as the verifier counts bytes, and keeps within the imbalance.
+TEST(GroupCast, SendsTheRowsThatThePlacementCounts) {
+  const Shape s{4, 2, 2, DType::fp32, DType::fp32};
+  const std::vector<int64_t> lengths = {300, 1, 2000, 37, 900, 5, 5, 1200, 64};
+  for (const MaskRule& rule : {MaskRule{}, {.causal = true}, {.window = 50}, {.causal = true, .window = 300}}) {
+    const Mask mask = Mask::documents(lengths, rule);
+    for (int ranks : {3, 8}) {
+      int64_t rows_by_work = 0;
+      for (const char* placement : {"work", "traffic"}) {
+        const Options options = {{"placement", placement}, {"imbalance", "10"}};
+        Layout layout = layout_of("group-cast", Documents(lengths, rule), ranks, options);
+        const PlacementCost cost = cost_of(mask, layout);
+        const Problem problem = self_attention(mask, std::move(layout), s.heads, s.kv_heads, kD);
+        EXPECT_EQ(forward("group-cast", problem, options).bytes, cost.rows * s.kv());
+        int64_t busiest = 0;
+        for (const RankReport& rank : proved("group-cast", problem, options).ranks) {
+          busiest = std::max(busiest, rank.work);
+        }
+        EXPECT_EQ(busiest, cost.busiest * s.heads);
+        EXPECT_LE(100 * ranks * cost.busiest, 110 * mask.area());
+        if (rows_by_work == 0) rows_by_work = cost.rows;
+      }
+      EXPECT_LE(cost_of(mask, layout_of("group-cast", Documents(lengths, rule), ranks, {})).rows, rows_by_work);
+    }
+  }
+}
+
 // Dealt chunks: causal work is even to within one chunk's, documents or not.
 TEST(GroupCast, DealsEvenWork) {
   for (const std::vector<int64_t>& lengths :
        {std::vector<int64_t>{4096}, {1, 4000, 37, 900}, {100, 200, 300, 2000, 5, 5, 5, 700, 1400}}) {
     for (int ranks : {2, 3, 8}) {
-      const Options options = {{"chunk", "64"}};
+      const Options options = {{"placement", "work"}, {"chunk", "64"}};
       Layout layout = layout_of("group-cast", lengths, ranks, options);
       const Problem problem = self_attention(Mask::documents(lengths, {.causal = true}), std::move(layout), 2, 2, kD);
       const int64_t longest = *std::max_element(lengths.begin(), lengths.end());

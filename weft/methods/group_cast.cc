@@ -3,13 +3,13 @@
 //   stage 0: own keys while the rows of near ranks arrive; stage 1: those while the next ranks' arrive; ...
 //
 // The remote rows are fetched in stages by distance between ranks, so that all but the first travel under compute, and
-// memory holds two stages. Chunks of tokens are dealt to ranks so that causal work and tokens are both even, whatever the
-// documents: the heaviest chunk first, to the rank with the least work that has room; among equal ranks the one that
-// already holds the chunk before, whose keys then need not travel. MagiAttention (SandAI-org/MagiAttention 2025), with
-// its dispatch by min-heap; its hypergraph placement is not here.
+// memory holds two stages: about a shard's rows, whatever the number of ranks. Tokens are dealt in chunks, so that work under the mask and tokens are even, whatever the
+// documents, and rows that ranks need of each other are few (weft/layout/placement.h). MagiAttention (SandAI-org/
+// MagiAttention 2025) deals by work alone, which scatters documents; placement by traffic follows DCP (Jiang et al. 2025,
+// arXiv 2510.10620).
 #include <algorithm>
-#include <numeric>
 
+#include "weft/layout/placement.h"
 #include "weft/methods/formulas/formulas.h"
 #include "weft/methods/methods.h"
 #include "weft/methods/passes/gather_pass.h"
@@ -17,82 +17,65 @@
 namespace weft::methods {
 namespace {
 
-struct Chunk {
-  Range tokens;
-  int64_t work = 0;  // causal pairs of its queries
-};
-
-// Chunks that end at document borders or at full size, with their causal work.
-std::vector<Chunk> cut_in_chunks(const std::vector<int64_t>& lengths, int64_t size) {
-  std::vector<Chunk> chunks;
-  Range open{0, 0};
-  int64_t work = 0, begin = 0;
-  for (int64_t length : lengths) {
-    for (int64_t done = 0; done < length;) {
-      const int64_t take = std::min(length - done, size - (open.end - open.begin));
-      work += take * (2 * done + take + 1) / 2;
-      done += take;
-      open.end = begin + done;
-      if (open.end - open.begin < size) continue;
-      chunks.push_back({open, work});
-      open.begin = open.end, work = 0;
-    }
-    begin += length;
-  }
-  if (open.end > open.begin) chunks.push_back({open, work});
+// Sixteen chunks a rank, or an even number of at least 64 tokens, or two.
+std::vector<Range> cut_in_chunks(int64_t tokens, int ranks, const MethodOptions& options) {
+  const bool given = !options.is("chunk", "auto");
+  const int64_t share = tokens / ranks, a_rank = std::clamp<int64_t>(share / 128 * 2, 2, 16);
+  const int64_t size = given ? options.integer("chunk") : 1;
+  const int64_t count = given ? (tokens + size - 1) / size : std::min(tokens, a_rank * ranks);
+  const auto border = [&](int64_t i) { return given ? std::min(tokens, i * size) : i * tokens / count; };
+  std::vector<Range> chunks;
+  for (int64_t i = 0; i < count; ++i) chunks.push_back({border(i), border(i + 1)});
   return chunks;
 }
 
-// The rank for each chunk.
-std::vector<int> deal(const std::vector<Chunk>& chunks, int64_t tokens, int64_t size, int ranks) {
-  std::vector<size_t> order(chunks.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return chunks[a].work > chunks[b].work; });
-  const int64_t whole = (tokens + size - 1) / size, room = (whole + ranks - 1) / ranks;  // chunks a rank may hold
-  std::vector<int> owner(chunks.size(), -1);
-  std::vector<int64_t> work(static_cast<size_t>(ranks)), held(static_cast<size_t>(ranks));
-  for (size_t c : order) {
-    int best = -1;
-    for (int r = 0; r < ranks; ++r) {
-      if (held[static_cast<size_t>(r)] >= room) continue;
-      const bool near = (c > 0 && owner[c - 1] == r) || (c + 1 < chunks.size() && owner[c + 1] == r);
-      const int64_t load = work[static_cast<size_t>(r)];
-      if (best < 0 || load < work[static_cast<size_t>(best)] || (near && load == work[static_cast<size_t>(best)])) {
-        best = r;
-      }
-    }
-    owner[c] = best;
-    work[static_cast<size_t>(best)] += chunks[c].work;
-    ++held[static_cast<size_t>(best)];
-  }
-  return owner;
+// Where one sequence is placed without a search; empty: nowhere. These are even, and no even placement is known to send
+// less: only with a few percent more work on some ranks than on others does one.
+std::string_view known_placement(const MaskRule& rule, const MethodOptions& options) {
+  if (!options.is("placement", "traffic") || !options.is("chunk", "auto") || rule.window > 0) return {};
+  return rule.causal ? "zigzag" : "contiguous";
 }
 
-// Sixteen chunks a rank, no shorter than 64 tokens where there are as many.
-int64_t chunk_size(int64_t tokens, int ranks, const MethodOptions& options) {
-  if (!options.is("chunk", "auto")) return options.integer("chunk");
-  const int64_t share = std::max<int64_t>(1, tokens / ranks);
-  return std::min(std::max<int64_t>(share / 16, 64), share);
-}
-
-Layout balanced_layout(const Documents& documents, int ranks, const MethodOptions& options) {
+Layout placed_layout(const Documents& documents, int ranks, const MethodOptions& options) {
   const std::vector<int64_t>& lengths = documents.lengths;
-  const int64_t tokens = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
-  const int64_t size = chunk_size(tokens, ranks, options);
-  const std::vector<Chunk> chunks = cut_in_chunks(lengths, size);
-  const std::vector<int> owner = deal(chunks, tokens, size, ranks);
-  std::vector<std::vector<Run>> shards(static_cast<size_t>(ranks));
-  for (size_t c = 0; c < chunks.size(); ++c) {
-    std::vector<Run>& runs = shards[static_cast<size_t>(owner[c])];
-    const Range tokens_of_chunk = chunks[c].tokens;
-    const int64_t count = tokens_of_chunk.end - tokens_of_chunk.begin;
-    if (!runs.empty() && runs.back().base + runs.back().count == tokens_of_chunk.begin) {
-      runs.back().count += count;
-    } else {
-      runs.push_back({tokens_of_chunk.begin, 1, count});
-    }
+  const std::string_view known = known_placement(documents.rule, options);
+  if (lengths.size() == 1 && !known.empty()) return make_layout(known, lengths, ranks);
+  const Mask mask = Mask::documents(lengths, documents.rule);
+  const std::vector<Range> chunks = cut_in_chunks(mask.keys(), ranks, options);
+  if (options.is("placement", "work")) return place_by_work(mask, chunks, ranks);
+  return place_by_traffic(mask, lengths, chunks, ranks, options.integer("imbalance"));
+}
+
+// Two stages are held at a time: `auto` makes that one shard's rows on the mean, with one other rank in a stage at least.
+// Fewer are no better: the last stage of gradients is never hidden, and it is a larger part of them then.
+int stages_of(const Problem& problem, const MethodOptions& options) {
+  if (!options.is("stages", "auto")) return static_cast<int>(options.integer("stages"));
+  const AllowedPairs pairs(problem.mask, problem.query_layout.axis(), problem.key_layout.axis());
+  const IntervalSet all(Range{0, problem.key_layout.tokens()});
+  int64_t fetched = 0;  // by all ranks
+  for (int rank = 0; rank < problem.ranks(); ++rank) {
+    const IntervalSet needed = pairs.keys_needed(problem.query_layout.shard(rank), all);
+    fetched += subtract(needed, problem.key_layout.shard(rank)).size();
   }
-  return Layout::from_runs(tokens, std::move(shards));
+  const int64_t most = std::max(1, problem.ranks() - 1), shards = ceil_div(2 * fetched, all.size());
+  return static_cast<int>(std::clamp(shards, std::min<int64_t>(2, most), most));
+}
+
+Formula group_cast_formula(const Configuration& c, const MethodOptions& options) {
+  // Without a window, half a shard or more travels between two ranks on the mean: as many stages as other ranks.
+  const int stages =
+      options.is("stages", "auto") ? std::max(1, c.ranks - 1) : static_cast<int>(options.integer("stages"));
+  const GatherPieces pieces{.stages = stages};
+  const std::string_view known = known_placement(c.mask, options);
+  if (!c.layout.empty() || c.ranks == 1 || !known.empty())
+    return gather_formula(c, known.empty() ? "contiguous" : known, pieces);
+  if (c.mask.causal) return no_formula("no closed form for dealt chunks under a causal mask; known on other layouts");
+  // Nobody's place matters under a full mask, as long as the shares are equal.
+  const std::vector<Range> chunks = cut_in_chunks(c.tokens, c.ranks, options);
+  const auto differs = [&](Range chunk) { return chunk.size() != chunks[0].size(); };
+  if (chunks.size() % static_cast<size_t>(c.ranks) != 0 || std::any_of(chunks.begin(), chunks.end(), differs))
+    return no_formula("no closed form for chunks that do not divide the tokens");
+  return gather_formula(c, "contiguous", pieces);
 }
 
 }  // namespace
@@ -100,29 +83,27 @@ Layout balanced_layout(const Documents& documents, int ranks, const MethodOption
 const Method group_cast = {
     .name = "group-cast",
     .paper = "MagiAttention, SandAI-org/MagiAttention 2025",
-    .summary = "chunks dealt for even work; every run of keys goes exactly to the ranks that need it, in stages",
+    .summary =
+        "chunks placed for even work and few rows to send; every run of keys goes exactly to the ranks that need it, "
+        "in stages",
     .masks = "full, causal, sliding window, packed documents and combinations",
     .needs = "any tokens, ranks, heads and kv heads",
-    .options = {MethodOption::integer("stages", "2", {.min = 1, .max = 65536},
-                                      "parts in which remote keys are fetched, each under the compute of another"),
+    .options = {MethodOption::integer("stages", "auto", {.min = 1, .max = 65536},
+                                      "parts in which remote keys are fetched, each under the compute of another",
+                                      {"auto"}),
+                MethodOption::choice(
+                    "placement", "traffic", {"traffic", "work"},
+                    "of chunks on ranks: for few rows to send within the imbalance, or for even work alone"),
+                MethodOption::integer("imbalance", "5", {.min = 0, .max = 1000},
+                                      "percent above the mean that a rank's work may be, with placement=traffic"),
                 MethodOption::integer("chunk", "auto", {.min = 1, .max = int64_t{1} << 31},
-                                      "tokens of a chunk that is dealt as a whole", {"auto"})},
-    .layout = balanced_layout,
+                                      "tokens of a chunk that is placed as a whole", {"auto"})},
+    .layout = placed_layout,
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
-      const GatherPieces pieces{.stages = static_cast<int>(options.integer("stages"))};
+      const GatherPieces pieces{.stages = stages_of(*problem, options)};
       return [problem, pieces](int rank, Builder& b) { return write_gather(problem, pieces, rank, b); };
     },
-    .formula = [](const Configuration& c, const MethodOptions& options) -> Formula {
-      const GatherPieces pieces{.stages = static_cast<int>(options.integer("stages"))};
-      if (!c.layout.empty() || c.ranks == 1) return gather_formula(c, "contiguous", pieces);
-      if (c.mask.causal)
-        return no_formula("no closed form for dealt chunks under a causal mask; known on other layouts");
-      // Nobody's place matters under a full mask, as long as the shares are equal.
-      const int64_t chunk = chunk_size(c.tokens, c.ranks, options);
-      if (c.tokens % (c.ranks * chunk) != 0)
-        return no_formula("no closed form for chunks that do not divide the tokens");
-      return gather_formula(c, "contiguous", pieces);
-    },
+    .formula = group_cast_formula,
 };
 
 }  // namespace weft::methods

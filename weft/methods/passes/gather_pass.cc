@@ -32,12 +32,18 @@ std::vector<Piece> cut(const Problem& problem, const GatherPieces& how, int rank
   };
   const int64_t unit = problem.unit_of_cuts();
   const std::vector<IntervalSet> mine = cut_in_pieces(problem.key_layout.shard(rank), how.chunks, unit);
+  // Most peers have nothing to do with this rank where windows or documents are short.
+  const Layout &queries = problem.query_layout, &keys = problem.key_layout;
+  const Set seen = b.keys_needed(queries.shard(rank), Range{0, keys.tokens()});
+  const Set seeing = b.queries_needed(Range{0, queries.tokens()}, keys.shard(rank));
   for (int peer = 0; peer < ranks; ++peer) {
     if (peer == rank) continue;
+    const IntervalSet see_mine = intersect(seeing.intervals(), queries.shard(peer));
+    if (see_mine.empty() && !seen.intervals().intersects(keys.shard(peer))) continue;
     const std::vector<IntervalSet> theirs = cut_in_pieces(problem.key_layout.shard(peer), how.chunks, unit);
     for (size_t chunk = 0; chunk < mine.size(); ++chunk) {
-      const Set taken = b.keys_needed(problem.query_layout.shard(peer), mine[chunk]);
-      const Set fetched = b.keys_needed(problem.query_layout.shard(rank), theirs[chunk]);
+      const Set taken = b.keys_needed(see_mine, mine[chunk]);
+      const Set fetched = b.set(intersect(seen.intervals(), theirs[chunk]));
       if (!taken.empty()) stages[stage_of(rank, peer, chunk)].trades.push_back({peer, taken, {}});
       if (fetched.empty()) continue;
       stages[stage_of(peer, rank, chunk)].trades.push_back({peer, {}, fetched});
