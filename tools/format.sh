@@ -4,7 +4,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 for tool in clang-format-14 clang-format; do
   if "$tool" --version 2>/dev/null | grep -q 'version 14\.'; then
-    find weft cli tests bench -name '*.h' -o -name '*.cc' | xargs "$tool" -i
+    find weft cli python tests bench -name '*.h' -o -name '*.cc' | xargs "$tool" -i
     say "formatted"
     exit 0
   fi

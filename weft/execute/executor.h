@@ -39,10 +39,10 @@ struct ConstTensor {
 };
 
 // What the caller gives: q, k, v; in backward also out, lse and dout, as far as the program reads
-// them.
+// them, and dlse, [tokens, heads] in the accumulator type, when lse has a gradient too.
 struct Inputs {
   ConstTensor q = {}, k = {}, v = {};
-  ConstTensor out = {}, lse = {}, dout = {};
+  ConstTensor out = {}, lse = {}, dout = {}, dlse = {};
 };
 
 // Where results go. Null: the execution provides the memory.

@@ -254,16 +254,30 @@ void Run::prepare_backward(const Instruction& i) {
     refuse("gives whole delta, not " + to_string(targets[0].fields));
   }
   write(delta, targets[0]);
-  using Three = std::array<int64_t, 3>;
-  for_each_common_run<3>(
-      sets_[targets[0].tokens], {&sets_[out.all.tokens], &sets_[dout.all.tokens], &sets_[delta.all.tokens]},
-      [&](Three row, int64_t rows) {
-        for_each_common_run<3>(
-            sets_[targets[0].heads], {&sets_[out.all.heads], &sets_[dout.all.heads], &sets_[delta.all.heads]},
-            [&](Three head, int64_t heads) {
-              c_.kernels.prepare_backward(
-                  delta.field(Field::delta).view(row[2], head[2]), out.field(Field::out).view(row[0], head[0]),
-                  dout.field(Field::dout).view(row[1], head[1]), {}, {rows, heads, problem_.dim_v});
+  // Where lse has a gradient: dscores = probs * (dprobs - delta + dlse).
+  const bool mine = sets_.includes(c_.my_queries, targets[0].tokens);
+  if (inputs_.dlse.data != nullptr && !mine)
+    refuse("makes delta of rows of other ranks, whose gradient of lse is not known here");
+  const SetId all_rows = mine ? c_.my_queries : targets[0].tokens;
+  const auto dlse_at = [&](int64_t row, int64_t head) -> kernels::ConstView {
+    if (inputs_.dlse.data == nullptr) return {};
+    const DType type = problem_.accumulator();
+    const int64_t stride = inputs_.dlse.row_stride == 0 ? problem_.heads : inputs_.dlse.row_stride;
+    return {static_cast<const std::byte*>(inputs_.dlse.data) + (row * stride + head) * size_of(type), type, stride, 1};
+  };
+  using Four = std::array<int64_t, 4>;
+  for_each_common_run<4>(
+      sets_[targets[0].tokens],
+      {&sets_[out.all.tokens], &sets_[dout.all.tokens], &sets_[delta.all.tokens], &sets_[all_rows]},
+      [&](Four row, int64_t rows) {
+        for_each_common_run<4>(
+            sets_[targets[0].heads],
+            {&sets_[out.all.heads], &sets_[dout.all.heads], &sets_[delta.all.heads], &sets_[c_.all_heads]},
+            [&](Four head, int64_t heads) {
+              c_.kernels.prepare_backward(delta.field(Field::delta).view(row[2], head[2]),
+                                          out.field(Field::out).view(row[0], head[0]),
+                                          dout.field(Field::dout).view(row[1], head[1]), dlse_at(row[3], head[3]),
+                                          {rows, heads, problem_.dim_v});
             });
       });
 }

@@ -194,6 +194,7 @@ void Run::normalise_backward(const Instruction& i) {
       targets[0].fields != Fields(Field::dscores)) {
     refuse("takes probs and dprobs and gives dscores");
   }
+  if (inputs_.dlse.data != nullptr) refuse("has no gradient of lse; use a method that is not a reference");
   const RankValue &probs = whole(sources[0], "probs", Field::probs), &dprobs = accumulator(sources[1], "dprobs");
   RankValue& dscores = find(targets[0], "dscores");
   for (const Slice& source : sources) need_same_rows(source, targets[0], "normalise_backward");

@@ -62,8 +62,8 @@ class MethodOptions {
 
 // Packed documents and what a query may see in its own: what a layout is chosen for. One length is a single sequence.
 struct Documents {
-  Documents(std::vector<int64_t> lengths, MaskRule rule = {.causal = true}) : lengths(std::move(lengths)), rule(rule) {}
-  Documents(std::initializer_list<int64_t> lengths) : lengths(lengths) {}
+  Documents(std::vector<int64_t> all, MaskRule in_each = {.causal = true}) : lengths(std::move(all)), rule(in_each) {}
+  Documents(std::initializer_list<int64_t> all) : lengths(all) {}
 
   std::vector<int64_t> lengths;
   MaskRule rule{.causal = true};

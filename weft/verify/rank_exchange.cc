@@ -25,12 +25,14 @@ void RankRun::issue(const Instruction& i) {
   for (const PendingMessage& message : outgoing_) {
     ++report_.messages;
     report_.messages_backward += backward_;
+    const int64_t sent_before_it = report_.bytes_sent;
     for (const Part& part : message.parts) {
       const size_t id = static_cast<size_t>(part.slice.value);
       const Form form = id < values_.size() ? values_[id].form : Form::whole;
       report_.bytes_sent += pool_.size(part.slice.tokens) * pool_.size(part.slice.heads) *
                             problem_.wire_bytes_per_row(part.slice.fields, form);
     }
+    report_.largest_message = std::max(report_.largest_message, report_.bytes_sent - sent_before_it);
   }
 
   if (backward_) report_.bytes_backward += report_.bytes_sent - sent_before;

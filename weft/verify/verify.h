@@ -29,6 +29,7 @@ struct RankReport {
   int64_t bytes_backward = 0;  // those of them that are sent in backward
   int64_t messages = 0;        // sent: one per exchange and peer
   int64_t messages_backward = 0;
+  int64_t largest_message = 0;  // bytes of the largest one sent
   // Received in exchanges between whose issue and completion this rank attends to nothing: no compute can hide them.
   int64_t exposed_bytes = 0;
   int64_t exposed_backward = 0;  // those of them in backward

@@ -1,0 +1,92 @@
+#include "weft/ops/attention_plan.h"
+
+#include <limits>
+
+#include "weft/base/error.h"
+#include "weft/methods/registry.h"
+
+namespace weft {
+namespace {
+
+// Seconds that one step of attention takes by a closed form, on machines whose ranks compute 1e11 operations a second and
+// send 1e9 bytes: compute and messages under way at once, what is exposed after one another.
+double seconds_of(const Formula& formula, int64_t dim) {
+  const auto phase = [&](const PhaseCost& cost, double products) {
+    const double compute = 2e-11 * products * static_cast<double>(cost.work.busiest * dim);
+    const double exposed = 1e-9 * static_cast<double>(cost.exposed_bytes.busiest);
+    const double sending = 1e-9 * static_cast<double>(cost.bytes.busiest) + 2e-5 * static_cast<double>(cost.steps);
+    return std::max(compute, sending) + exposed;
+  };
+  return phase(formula.forward, 2) + phase(formula.backward, 5);
+}
+
+std::string describe(const CallKind& kind) {
+  return std::string(name_of(kind.element)) + ", batch " + std::to_string(kind.batch) + ", scale " +
+         (kind.scale == 0 ? "1/sqrt(head dim)" : std::to_string(kind.scale)) + (kind.backward ? ", gradients" : "") +
+         (kind.lse ? ", log-sum-exp" : "");
+}
+
+}  // namespace
+
+AttentionPlan::AttentionPlan(PlanSpec spec)
+    : spec_(std::move(spec)), endpoint_(group_endpoint(spec_.group, spec_.timeout)), layout_(Layout::contiguous(1, 1)) {
+  choose_method();
+  layout_ = choose_layout(spec_.layout, method_, spec_.documents, ranks(), spec_.options);
+  schedule({.backward = true});  // refuses what the method cannot do
+}
+
+void AttentionPlan::choose_method() {
+  method_ = spec_.method, why_ = "as asked for";
+  if (method_ != "auto") return;
+  if (!spec_.options.empty()) {
+    throw Error(ErrorCode::usage, "options belong to a method, and method=auto chooses one; name the method");
+  }
+  method_ = "zigzag", why_ = "no closed forms for windows and packed documents yet: even work on every mask";
+  Configuration c;
+  c.ranks = ranks(), c.tokens = spec_.documents.lengths[0], c.mask = spec_.documents.rule, c.layout = spec_.layout;
+  c.heads = spec_.heads, c.kv_heads = spec_.kv_heads, c.dim = spec_.dim, c.dim_v = spec_.dim_v, c.backward = true;
+  if (spec_.documents.lengths.size() > 1) return;
+  double least = std::numeric_limits<double>::infinity();
+  for (const Method* method : all_methods()) {
+    if (method->reference || !method->alias_of.empty()) continue;
+    const Formula formula = formula_of(*method, c, MethodOptions(method->name, method->options, {}));
+    if (!formula.known()) continue;
+    const double seconds = seconds_of(formula, spec_.dim);
+    if (seconds >= least) continue;
+    least = seconds, method_ = method->name;
+    why_ = "the least time by the methods' closed forms, for ranks that compute 100 GFLOP/s and send 1 GB/s";
+  }
+}
+
+Schedule AttentionPlan::schedule(const CallKind& kind) const {
+  Problem problem = self_attention(Mask::documents(spec_.documents.lengths, spec_.documents.rule), layout_,
+                                   kind.batch * spec_.heads, kind.batch * spec_.kv_heads, spec_.dim);
+  problem.dim_v = spec_.dim_v;
+  problem.scale = kind.scale;
+  problem.backward = kind.backward;
+  problem.return_lse = kind.lse;
+  problem.element = kind.element;
+  problem.wire = problem.accumulator();
+  return make_schedule(method_, std::move(problem), spec_.options);
+}
+
+Executor& AttentionPlan::executor(const CallKind& kind) {
+  std::unique_ptr<Executor>& executor = executors_[kind];
+  if (!executor) {
+    const Schedule made = schedule(kind);
+    const Report report = verify(made);
+    if (!report.ok()) {
+      throw Error(ErrorCode::wrong, "the schedule of method " + method_ + " is wrong: " + report.problems[0].text);
+    }
+    int64_t largest = 0;
+    for (const RankReport& r : report.ranks) largest = std::max(largest, r.largest_message);
+    endpoint_->agree(describe(kind), largest);
+    // Fast paths have no fp64, and nothing for whole rows of scores.
+    const bool plain = kind.element == DType::fp64 || find_method(method_).reference;
+    const kernels::KernelSet& kernels = plain ? kernels::reference_kernels() : kernels::cpu_kernels();
+    executor = std::make_unique<Executor>(made, rank(), *endpoint_, kernels, pool_);
+  }
+  return *executor;
+}
+
+}  // namespace weft

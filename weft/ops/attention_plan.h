@@ -1,0 +1,73 @@
+// AttentionPlan: how one process of a group computes attention over a sequence that the group holds together.
+//
+//   auto plan = std::make_shared<AttentionPlan>(spec);              // on every rank, with the same spec
+//   plan->layout().positions(plan->rank());                         // the rows that live here
+//   Executor& executor = plan->executor({.element = DType::bf16, .backward = true});
+//
+// A schedule is made, and verified, when a call of its kind comes first: for an element type, a batch size, a scale, with or
+// without gradients and log-sum-exp. Batches are folded into heads.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "weft/execute/executor.h"
+#include "weft/methods/method.h"
+#include "weft/torch/group_endpoint.h"
+#include "weft/verify/verify.h"
+
+namespace weft {
+
+// What a user asks for.
+struct PlanSpec {
+  std::string group;            // name of the process group
+  std::string method = "auto";  // auto: what costs least by the methods' closed forms
+  std::string layout;           // empty: the method's own
+  std::map<std::string, std::string> options;
+  Documents documents{1};  // and the mask rule in each
+  int64_t heads = 1, kv_heads = 1, dim = 64, dim_v = 64;
+  double timeout = 0;  // seconds to wait for a message; 0: as the group says
+};
+
+// One kind of call.
+struct CallKind {
+  DType element = DType::fp32;
+  int64_t batch = 1;
+  double scale = 0;  // 0: 1 / sqrt(dim)
+  bool backward = false;
+  bool lse = false;
+  friend auto operator<=>(const CallKind&, const CallKind&) = default;
+};
+
+class AttentionPlan {
+ public:
+  // Throws Error(usage) or Error(unsupported) for what no rank could do, with a way out.
+  explicit AttentionPlan(PlanSpec spec);
+
+  const PlanSpec& spec() const { return spec_; }
+  const std::string& method() const { return method_; }
+  const std::string& why() const { return why_; }  // this method
+  const Layout& layout() const { return layout_; }
+  int rank() const { return endpoint_->rank(); }
+  int ranks() const { return endpoint_->ranks(); }
+  int64_t local_tokens() const { return layout_.tokens_of(rank()); }
+
+  GroupEndpoint& endpoint() { return *endpoint_; }
+  // The executor for calls of a kind; lives as long as the plan.
+  Executor& executor(const CallKind& kind);
+  Schedule schedule(const CallKind& kind) const;
+
+ private:
+  void choose_method();
+
+  PlanSpec spec_;
+  std::string method_, why_;
+  std::unique_ptr<GroupEndpoint> endpoint_;
+  Layout layout_;
+  BufferPool pool_;
+  std::map<CallKind, std::unique_ptr<Executor>> executors_;
+};
+
+}  // namespace weft

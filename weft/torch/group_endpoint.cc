@@ -1,0 +1,233 @@
+#include "weft/torch/group_endpoint.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+
+#include <chrono>
+#include <cstring>
+#include <map>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+#include <torch/csrc/distributed/c10d/Work.hpp>
+
+#include "weft/base/error.h"
+#include "weft/torch/group_state.h"
+#include "weft/transport/copy.h"
+
+namespace weft {
+namespace {
+
+using torch_internal::GroupState;
+using WorkPtr = c10::intrusive_ptr<c10d::Work>;
+
+// Apart from what the program sends over the same group by itself.
+constexpr int kTag = 0x7766;
+// Before the parts of a message, what they are: a hash of the labels.
+constexpr int64_t kHeader = 8;
+
+at::Tensor bytes(int64_t count) { return at::empty({count}, at::TensorOptions().dtype(at::kByte)); }
+
+std::byte* data_of(const at::Tensor& t) { return reinterpret_cast<std::byte*>(t.mutable_data_ptr<uint8_t>()); }
+
+template <typename Parts>
+uint64_t label_of(const Parts& parts) {
+  uint64_t hash = 0x9e3779b97f4a7c15u;
+  for (const auto& part : parts) hash = (hash ^ part.label) * 0xd6e8feb86659fd93u;
+  return hash;
+}
+
+template <typename Parts>
+int64_t bytes_of(const Parts& parts) {
+  int64_t sum = kHeader;
+  for (const auto& part : parts) sum += part.bytes;
+  return sum;
+}
+
+at::Tensor pack(const std::vector<OutgoingPart>& parts) {
+  const at::Tensor buffer = bytes(bytes_of(parts));
+  const uint64_t label = label_of(parts);
+  std::byte* next = data_of(buffer);
+  std::memcpy(next, &label, kHeader);
+  next += kHeader;
+  for (const OutgoingPart& part : parts) {
+    const Region whole{next, 1, part.bytes, part.bytes};
+    copy_regions(part.regions, {&whole, 1});
+    next += part.bytes;
+  }
+  return buffer;
+}
+
+// What is under way to or from one peer.
+struct Packet {
+  int peer = 0;
+  at::Tensor buffer{};
+  WorkPtr work{};      // null for the rank itself
+  int64_t number = 0;  // of a message to itself
+  bool done = false;
+};
+
+class RealEndpoint final : public GroupEndpoint {
+ public:
+  RealEndpoint(std::shared_ptr<GroupState> state, double timeout)
+      : state_(std::move(state)),
+        number_(state_->next_endpoint()),
+        timeout_(timeout > 0 ? static_cast<int64_t>(timeout * 1000) : -1) {}
+
+  void begin_call() override {
+    ++calls_;
+    state_->set_call(call());
+  }
+  void agree(const std::string& kind, int64_t largest_message) override {
+    const std::string key = "weft/kind/" + std::to_string(number_) + "/" + std::to_string(kinds_++) + "/";
+    const std::vector<std::string> all = state_->exchange(key, kind, timeout_);
+    for (size_t rank = 0; rank < all.size(); ++rank) {
+      if (all[rank] == kind) continue;
+      throw Error(ErrorCode::io, "ranks differ in this call: rank " + std::to_string(rank) + " calls with " +
+                                     all[rank] + ", this one with " + kind);
+    }
+    largest_message_ = std::max(largest_message_, largest_message);
+  }
+  void refuse_call(const std::string& why) noexcept override {
+    state_->leave_note(call(), "rank " + std::to_string(rank()) + " did not go through with the call: " + why);
+  }
+
+  int rank() const override { return state_->rank(); }
+  int ranks() const override { return state_->ranks(); }
+  std::unique_ptr<Pending> post(Transfer transfer) override;
+  void end_phase() override {
+    if (!to_myself_.empty()) throw Error(ErrorCode::wrong, "a message of this rank to itself was never received");
+    state_->group();  // throws after a failure
+  }
+  void fail(std::exception_ptr error) noexcept override {
+    to_myself_.clear();
+    sent_to_myself_ = expected_of_myself_ = 0;
+    try {
+      std::rethrow_exception(error);
+    } catch (const std::exception& e) {
+      state_->fail(e.what());
+    } catch (...) {
+      state_->fail("rank " + std::to_string(rank()) + " failed");
+    }
+  }
+  void recall() noexcept override {}  // nobody reads this rank's memory
+  const StopFlag& stop_flag() const override { return state_->stop_flag(); }
+  double waiting_seconds() const override { return waiting_; }
+
+  void wait(const Packet& packet, const char* verb) {
+    const auto begin = std::chrono::steady_clock::now();
+    state_->wait(*packet.work, std::string(verb) + std::to_string(packet.peer), timeout_);
+    waiting_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  }
+  // The k-th message that this rank has sent to itself.
+  at::Tensor take_from_myself(int64_t k) {
+    const auto found = to_myself_.find(k);
+    if (found == to_myself_.end()) throw Error(ErrorCode::wrong, "this rank waits for a message of its own");
+    at::Tensor buffer = std::move(found->second);
+    to_myself_.erase(found);
+    return buffer;
+  }
+
+ private:
+  std::string call() const { return "weft/refused/" + std::to_string(number_) + "/" + std::to_string(calls_); }
+
+  std::shared_ptr<GroupState> state_;
+  int64_t number_;     // of this endpoint among those of the group
+  int64_t calls_ = 0;  // begun
+  int64_t kinds_ = 0;
+  int64_t largest_message_ = 0;
+  int64_t timeout_;
+  double waiting_ = 0;
+  std::map<int64_t, at::Tensor> to_myself_;  // sent and not received, by number
+  int64_t sent_to_myself_ = 0, expected_of_myself_ = 0;
+};
+
+class GroupPending final : public Pending {
+ public:
+  GroupPending(RealEndpoint& endpoint, std::vector<IncomingMessage> messages)
+      : endpoint_(endpoint), messages_(std::move(messages)) {}
+
+  // All of an exchange is waited for at once: that its messages meet is what the proof of a schedule says.
+  void wait(Until) override {
+    for (size_t i = 0; i < arriving.size(); ++i) {
+      Packet& packet = arriving[i];
+      if (packet.done) continue;
+      if (packet.work) {
+        endpoint_.wait(packet, "a message from rank ");
+      } else {
+        packet.buffer = endpoint_.take_from_myself(packet.number);
+      }
+      unpack(packet, messages_[i]);
+      packet.buffer.reset();
+      packet.work.reset();
+      packet.done = true;
+    }
+    for (Packet& packet : leaving) {
+      if (packet.work) endpoint_.wait(packet, "a message to rank ");
+    }
+    leaving.clear();
+  }
+  void let_go(size_t) override {}  // what is sent was copied
+  std::vector<IncomingMessage>& received() override { return messages_; }
+
+  std::vector<Packet> leaving, arriving;  // arriving: in the order of the messages
+
+ private:
+  void unpack(const Packet& packet, IncomingMessage& message) const {
+    uint64_t label = 0;
+    const std::byte* next = data_of(packet.buffer);
+    std::memcpy(&label, next, kHeader);
+    if (label != label_of(message.parts)) {
+      throw Error(ErrorCode::wrong,
+                  "a message from rank " + std::to_string(packet.peer) +
+                      " holds something else than this rank expects; ranks differ in plan, tensors or "
+                      "the order of their calls");
+    }
+    next += kHeader;
+    for (IncomingPart& part : message.parts) {
+      const Region whole{const_cast<std::byte*>(next), 1, part.bytes, part.bytes};
+      copy_regions({&whole, 1}, part.regions);
+      next += part.bytes;
+      part.owner.reset();
+    }
+  }
+
+  RealEndpoint& endpoint_;
+  std::vector<IncomingMessage> messages_;
+};
+
+std::unique_ptr<Pending> RealEndpoint::post(Transfer transfer) {
+  const auto group = state_->group();
+  auto pending = std::make_unique<GroupPending>(*this, std::move(transfer.receive));
+  // Buffers to receive into are there before anything is sent.
+  const std::vector<IncomingMessage>& expected = pending->received();
+  pending->arriving.resize(expected.size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    Packet& packet = pending->arriving[i];
+    packet.peer = expected[i].peer;
+    if (packet.peer == rank()) {
+      packet.number = expected_of_myself_++;
+      continue;
+    }
+    packet.buffer = bytes(std::max(bytes_of(expected[i].parts), kHeader + largest_message_));
+    std::vector<at::Tensor> buffers{packet.buffer};
+    packet.work = group->recv(buffers, packet.peer, kTag);
+  }
+  for (const OutgoingMessage& message : transfer.send) {
+    Packet packet{.peer = message.peer, .buffer = pack(message.parts)};
+    if (message.peer == rank()) {
+      to_myself_.emplace(sent_to_myself_++, packet.buffer);
+      continue;
+    }
+    std::vector<at::Tensor> buffers{packet.buffer};
+    packet.work = group->send(buffers, packet.peer, kTag);
+    pending->leaving.push_back(std::move(packet));
+  }
+  return pending;
+}
+
+}  // namespace
+
+std::unique_ptr<GroupEndpoint> group_endpoint(const std::string& name, double timeout) {
+  return std::make_unique<RealEndpoint>(GroupState::find(name), timeout);
+}
+
+}  // namespace weft
