@@ -116,7 +116,9 @@ void expect_no_harmful_one_accepted(int wanted, std::string_view method) {
       const bool harmful = !fault.empty();
       ++counts[std::string(harmful ? "harmful" : "harmless") + (report.ok() ? " accepted" : " refused")];
       ASSERT_FALSE(harmful && report.ok()) << original.text << "; " << change << ": accepted, but " << fault;
-      if (!report.ok()) ASSERT_FALSE(report.problems[0].text.empty());
+      if (!report.ok()) {
+        ASSERT_FALSE(report.problems[0].text.empty());
+      }
     }
   }
   for (const auto& [what, count] : counts) std::printf("%-18s %6d of %d\n", what.c_str(), count, wanted);

@@ -44,7 +44,9 @@ TEST_P(Volumes, TreeCausal) {
         rows += i + std::min(m + span, P) - 1 >= P ? kT : kT / 2;
       }
     }
-    if (F >= P) EXPECT_EQ(rows, 3 * P * (P - 1) * kT / 4);
+    if (F >= P) {
+      EXPECT_EQ(rows, 3 * P * (P - 1) * kT / 4);
+    }
     EXPECT_EQ(forward("tree", problem, fan_in(F)).bytes, rows * (s.q() + s.partial()));
     EXPECT_EQ(backward("tree", problem, fan_in(F)).bytes, rows * (bundle + s.dq()));
   }

@@ -60,12 +60,12 @@ Cost cost_of(const Report& report);
 
 struct VerifyOptions {
   static constexpr int kThreads = 16;
-  int max_problems = 20;                 // stop after so many
-  bool explain = true;                   // run again to say where missing contributions were lost
-  int few_ranks = 64;                    // with more, ranks run in an order that suits the cache: the same is proved
-  int threads = 0;                       // for more than few_ranks ranks; 0: one for each processor, at most kThreads
-  const StopFlag* stop = nullptr;        // polled now and then
-  std::function<void(double)> progress;  // called now and then with the share of ranks that have finished
+  int max_problems = 20;           // stop after so many
+  bool explain = true;             // run again to say where missing contributions were lost
+  int few_ranks = 64;              // with more, ranks run in an order that suits the cache: the same is proved
+  int threads = 0;                 // for more than few_ranks ranks; 0: one for each processor, at most kThreads
+  const StopFlag* stop = nullptr;  // polled now and then
+  std::function<void(double)> progress = {};  // called now and then with the share of ranks that have finished
 };
 
 Report verify(const Schedule& schedule, const VerifyOptions& options = {});
