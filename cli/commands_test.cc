@@ -142,7 +142,8 @@ TEST(Verify, ShowsTheClosedFormBesideWhatItCounted) {
   proof = verified("ring --ranks 3 --docs 40,20 --json");
   EXPECT_TRUE(proof["formula"].is_null());
   EXPECT_TRUE(has(proof["formula_reason"].get<std::string>(), "one document")) << proof;
-  for (const auto& result : verified("all --ranks 2 --tokens 64 --mask full --json")["results"]) {
+  const nlohmann::json all = verified("all --ranks 2 --tokens 64 --mask full --json");
+  for (const auto& result : all["results"]) {
     EXPECT_TRUE(result.contains("formula")) << result["method"];
   }
   EXPECT_TRUE(has(run_line("verify ring --ranks 3 --tokens 60").out, "  exact\n"));
