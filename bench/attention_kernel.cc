@@ -9,8 +9,6 @@
 //
 // Times are processor time of this thread, so another program on the core costs cache contents but is not counted. The
 // peak of multiply-adds (for decode: of reading memory) is measured before every repeat; shares are medians over repeats.
-#include <time.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -28,16 +26,11 @@ namespace {
 using namespace weft;
 using namespace weft::kernels;
 
-double thread_seconds() {
-  timespec now;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
-}
 template <typename Work>
 double seconds(Work work) {
-  const double begin = thread_seconds();
+  const double begin = bench::thread_seconds();
   work();
-  return thread_seconds() - begin;
+  return bench::thread_seconds() - begin;
 }
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());

@@ -3,6 +3,9 @@
 
 namespace weft::bench {
 
+// Processor time of this thread: other programs take turns with it, and disturb only by their use of the memory.
+double thread_seconds();
+
 // fp32 GFLOP/s of independent FMAs on registers with the widest instructions that this processor
 // has and that `path` ("portable", "avx2", "avx512") may use; about 0.03 s.
 double fma_peak_gflops(const char* path);

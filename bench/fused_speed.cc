@@ -4,8 +4,6 @@
 //
 // Every operation takes turns with memcpy of as many bytes; a share is the median over the pairs. Counted are the bytes that
 // the operation must read and write, each once, and for memcpy those that it reads and those that it writes.
-#include <time.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -15,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/fma_peak.h"
 #include "weft/base/random.h"
 #include "weft/kernels/fused.h"
 #include "weft/kernels/kernels.h"
@@ -24,17 +23,10 @@ namespace {
 using namespace weft;
 using namespace weft::kernels;
 
-// Of this thread: other programs on the machine take turns with it, and only their use of the memory disturbs.
-double processor_seconds() {
-  timespec now;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
-}
-
 double seconds_of(const std::function<void()>& work) {
-  const double begin = processor_seconds();
+  const double begin = bench::thread_seconds();
   work();
-  return processor_seconds() - begin;
+  return bench::thread_seconds() - begin;
 }
 
 double median(std::vector<double> values) {

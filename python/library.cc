@@ -172,23 +172,22 @@ class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
   }
 };
 
+std::tuple<Tensor, Tensor> attention_below(const Tensor& q, const Tensor& k, const Tensor& v, int64_t plan,
+                                           double scale, bool lse) {
+  const auto [out, all_lse, run] = call_forward(q, k, v, plan, scale, lse, false);
+  return {out, all_lse};
+}
+
 std::tuple<Tensor, Tensor> attention_autograd(const Tensor& q, const Tensor& k, const Tensor& v, int64_t plan,
                                               double scale, bool lse) {
   const bool differentiable =
       at::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
   if (!differentiable) {
     const at::AutoDispatchBelowADInplaceOrView below;
-    const auto [out, all_lse, run] = call_forward(q, k, v, plan, scale, lse, false);
-    return {out, all_lse};
+    return attention_below(q, k, v, plan, scale, lse);
   }
   const auto results = AttentionFunction::apply(q, k, v, plan, scale, lse);
   return {results[0], results[1]};
-}
-
-std::tuple<Tensor, Tensor> attention_below(const Tensor& q, const Tensor& k, const Tensor& v, int64_t plan,
-                                           double scale, bool lse) {
-  const auto [out, all_lse, run] = call_forward(q, k, v, plan, scale, lse, false);
-  return {out, all_lse};
 }
 
 }  // namespace

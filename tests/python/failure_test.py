@@ -101,7 +101,7 @@ def bad_arguments(rank, ranks):
     refused("divide", kv_heads=3)
     refused("ulysses", method="usp", options={"ulysses": 5})
     refused("name the method", options={"ulysses": 2})
-    plan = weft.plan(tokens="none" and None, cu_seqlens=torch.tensor([0, 10, 30]), heads=2, head_dim=8)
+    plan = weft.plan(cu_seqlens=torch.tensor([0, 10, 30]), heads=2, head_dim=8)
     assert plan.documents == [10, 20]
     same = weft.plan(position_ids=list(range(10)) + list(range(20)), heads=2, head_dim=8)
     assert same.documents == [10, 20] and same.positions().max() <= 19

@@ -1,6 +1,7 @@
 """The loss over a plan, batches cut for it, and a small model under DDP: gradients equal those of one process."""
 
 import copy
+import re
 import unittest
 
 import torch
@@ -99,7 +100,7 @@ def refuses(rank, ranks):
         try:
             call()
         except ValueError as error:
-            assert __import__("re").search(text, str(error)), error
+            assert re.search(text, str(error)), error
         else:
             raise AssertionError(text)
 

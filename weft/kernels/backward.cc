@@ -77,7 +77,7 @@ class Backward {
     const RowsIn dout = rows_of(args_.dout, {bundle_row, bundle_row + count}, head, args_.dim_v);
     lse_ = scratch_.rows.get(2 * padded);
     delta_ = lse_ + padded;
-    read_statistics(head, bundle_row, count, padded, lse_, delta_);
+    read_statistics(args_, head, bundle_row, count, padded, lse_, delta_);
     q_ = scratch_.q.get(padded * args_.dim);
     dout_ = scratch_.dout.get(padded * args_.dim_v);
     ops_.pack_rows(q, ops_.strip, static_cast<float>(args_.scale * kLog2E), q_);
@@ -121,21 +121,6 @@ class Backward {
     ops_.add_strips(tile.dq, padded_dim, static_cast<float>(args_.scale), queries.size(), args_.dim,
                     static_cast<float*>(address(args_.dq, row, head)), args_.dq.row_stride,
                     scratch_.transposed.get(ops_.strip * padded_dim));
-  }
-
-  // lse in base 2 and delta. A row without keys gets lse = +inf, so that its p is exp2(-inf) = 0
-  // without a branch.
-  void read_statistics(int32_t head, int64_t first_row, int64_t count, int64_t padded, float* lse, float* delta) const {
-    constexpr float kInfinity = std::numeric_limits<float>::infinity();
-    for (int64_t i = 0; i < padded; ++i) {
-      lse[i] = kInfinity;
-      delta[i] = 0;
-      if (i >= count) continue;
-      const float natural = *static_cast<const float*>(address(args_.lse, first_row + i, head));
-      if (natural == -kInfinity) continue;
-      lse[i] = static_cast<float>(natural * kLog2E);
-      delta[i] = *static_cast<const float*>(address(args_.delta, first_row + i, head));
-    }
   }
 
   const float* pack_columns(ScratchBuffer& buffer, const RowsIn& rows, int64_t padded_rows) const {

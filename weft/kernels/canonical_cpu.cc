@@ -220,7 +220,7 @@ class Backward {
     const RowsIn q = rows_of(args_.q, part.q, head, args_.dim);
     const RowsIn dout = rows_of(args_.dout, {bundle_row, bundle_row + part.q.size()}, head, args_.dim_v);
     float* const rows = scratch_.rows.get(2 * padded);
-    read_statistics(head, bundle_row, part.q.size(), padded, rows, rows + padded);
+    read_statistics(args_, head, bundle_row, part.q.size(), padded, rows, rows + padded);
     float* const q_packed = scratch_.q.get(padded * args_.dim);
     float* const dout_packed = scratch_.dout.get(padded * args_.dim_v);
     ops_.pack_rows(q, ops_.strip, static_cast<float>(args_.scale * kLog2E), q_packed);
@@ -257,20 +257,6 @@ class Backward {
     float* packed = buffer.get(padded_rows * round_up(rows.columns, ops_.strip));
     ops_.pack_columns(rows, ops_.strip, padded_rows, packed);
     return packed;
-  }
-
-  // lse in base 2 and delta. A row without keys gets lse = +inf, so that its p is exp2(-inf) = 0.
-  void read_statistics(int32_t head, int64_t first_row, int64_t count, int64_t padded, float* lse, float* delta) const {
-    constexpr float kInfinity = std::numeric_limits<float>::infinity();
-    for (int64_t i = 0; i < padded; ++i) {
-      lse[i] = kInfinity;
-      delta[i] = 0;
-      if (i >= count) continue;
-      const float natural = *static_cast<const float*>(address(args_.lse, first_row + i, head));
-      if (natural == -kInfinity) continue;
-      lse[i] = static_cast<float>(natural * kLog2E);
-      delta[i] = *static_cast<const float*>(address(args_.delta, first_row + i, head));
-    }
   }
 
   void add_query_gradient(int32_t head, const Block& block, const BandRectangle& part, const float* dq, int64_t padded,

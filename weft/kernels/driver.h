@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 
 #include "weft/base/worker_pool.h"
 #include "weft/kernels/checks.h"
@@ -23,6 +24,22 @@ inline float* zeros(ScratchBuffer& buffer, int64_t count) {
   float* data = buffer.get(count);
   std::fill(data, data + count, 0.0f);
   return data;
+}
+
+// lse in base 2 and delta of `count` rows; up to `padded`, those of rows without keys. They get lse = +inf, so that their p
+// is exp2(-inf) = 0 without a branch.
+inline void read_statistics(const AttendBackwardArgs& args, int32_t head, int64_t first_row, int64_t count,
+                            int64_t padded, float* lse, float* delta) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  for (int64_t i = 0; i < padded; ++i) {
+    lse[i] = kInfinity;
+    delta[i] = 0;
+    if (i >= count) continue;
+    const float natural = *static_cast<const float*>(address(args.lse, first_row + i, head));
+    if (natural == -kInfinity) continue;
+    lse[i] = static_cast<float>(natural * kLog2E);
+    delta[i] = *static_cast<const float*>(address(args.delta, first_row + i, head));
+  }
 }
 
 // Whether some pair of the rectangle does not count.

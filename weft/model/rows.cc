@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "weft/base/error.h"
+#include "weft/torch/types.h"
 
 namespace weft {
 
@@ -17,13 +18,7 @@ at::ScalarType operands_for(at::ScalarType stored) {
 }
 
 DType element_of(const at::Tensor& t) {
-  switch (t.scalar_type()) {
-    case at::kDouble: return DType::fp64;
-    case at::kFloat: return DType::fp32;
-    case at::kBFloat16: return DType::bf16;
-    case at::kHalf: return DType::fp16;
-    default: break;
-  }
+  if (const auto type = dtype_of(t.scalar_type())) return *type;
   throw Error(ErrorCode::internal, std::string("no kernel takes tensors of ") + toString(t.scalar_type()));
 }
 

@@ -4,20 +4,16 @@
 
 #include "weft/base/error.h"
 #include "weft/ops/run_board.h"
+#include "weft/torch/types.h"
+#include "weft/torch/views.h"
 
 namespace weft {
 namespace {
 
 DType element_of(const at::Tensor& t) {
-  switch (t.scalar_type()) {
-    case at::kDouble: return DType::fp64;
-    case at::kFloat: return DType::fp32;
-    case at::kBFloat16: return DType::bf16;
-    case at::kHalf: return DType::fp16;
-    default:
-      throw Error(ErrorCode::usage, std::string("weft.attention: q is of ") + toString(t.scalar_type()) +
-                                        "; allowed are float64, float32, bfloat16 and float16");
-  }
+  if (const auto type = dtype_of(t.scalar_type())) return *type;
+  throw Error(ErrorCode::usage, std::string("weft.attention: q is of ") + toString(t.scalar_type()) +
+                                    "; allowed are float64, float32, bfloat16 and float16");
 }
 
 void require(const char* name, const at::Tensor& t, const at::Tensor& q, std::array<int64_t, 4> sizes) {
@@ -54,11 +50,6 @@ at::Tensor empty_rows(const at::Tensor& like, int64_t heads, int64_t columns) {
   const auto sizes = {like.size(1), like.size(0), heads, columns};
   return at::empty(sizes, like.options().requires_grad(false));
 }
-
-ConstTensor view_of(const at::Tensor& rows) {
-  return {rows.numel() == 0 ? nullptr : rows.const_data_ptr(), rows.numel() == 0 ? 0 : rows.stride(0)};
-}
-void* data_of(const at::Tensor& t) { return t.numel() == 0 ? nullptr : t.mutable_data_ptr(); }
 
 CallKind kind_of(const at::Tensor& q, double scale, bool backward, bool lse) {
   return {.element = element_of(q), .batch = q.size(0), .scale = scale, .backward = backward, .lse = lse};

@@ -74,12 +74,8 @@ Executor& AttentionPlan::executor(const CallKind& kind) {
   std::unique_ptr<Executor>& executor = executors_[kind];
   if (!executor) {
     const Schedule made = schedule(kind);
-    const Report report = verify(made);
-    if (!report.ok()) {
-      throw Error(ErrorCode::wrong, "the schedule of method " + method_ + " is wrong: " + report.problems[0].text);
-    }
     int64_t largest = 0;
-    for (const RankReport& r : report.ranks) largest = std::max(largest, r.largest_message);
+    for (const RankReport& r : verify_or_throw(made).ranks) largest = std::max(largest, r.largest_message);
     endpoint_->agree(describe(kind), largest);
     // Fast paths have no fp64, and nothing for whole rows of scores.
     const bool plain = kind.element == DType::fp64 || find_method(method_).reference;

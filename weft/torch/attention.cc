@@ -5,32 +5,17 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "weft/base/error.h"
+#include "weft/torch/types.h"
+#include "weft/torch/views.h"
 
 namespace weft {
 namespace {
-
-at::ScalarType torch_type(DType type) {
-  switch (type) {
-    case DType::fp64: return at::kDouble;
-    case DType::fp32: return at::kFloat;
-    case DType::bf16: return at::kBFloat16;
-    case DType::fp16: return at::kHalf;
-    default: break;  // not an element type
-  }
-  return at::kFloat;
-}
 
 // Rows of contiguous [heads, columns]; a copy only where the tensor is laid out otherwise.
 at::Tensor with_whole_rows(const at::Tensor& t) {
   const bool fine = t.numel() == 0 || (t.stride(2) == 1 && (t.size(1) == 1 || t.stride(1) == t.size(2)));
   return fine ? t : t.contiguous();
 }
-
-ConstTensor view_of(const at::Tensor& t) {
-  return {t.numel() == 0 ? nullptr : t.const_data_ptr(), t.numel() == 0 ? 0 : t.stride(0)};
-}
-
-void* data_of(const at::Tensor& t) { return t.numel() == 0 ? nullptr : t.data_ptr(); }
 
 void require_shape(const char* name, const at::Tensor& t, int64_t tokens, int64_t heads, int64_t columns, DType type) {
   const bool fine = t.dim() == 3 && t.size(0) == tokens && t.size(1) == heads && t.size(2) == columns &&

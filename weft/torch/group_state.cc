@@ -95,11 +95,8 @@ void GroupState::wait(c10d::Work& work, const std::string& what, int64_t timeout
   waited_for_.erase(&work);
   if (done) return;
   if (!failure_.empty()) throw_failure();
-  const std::string call = call_;
   lock.unlock();
-  // Who is gone may have said why.
-  const std::string note = read_note(call);
-  if (!note.empty()) fail(note);
+  look_for_note();  // who is gone may have said why
   lock.lock();
   if (!failure_.empty()) throw_failure();
   throw Error(ErrorCode::io, what + " did not come through: " + (trouble.empty() ? "aborted" : trouble));
@@ -138,8 +135,7 @@ std::vector<std::string> GroupState::exchange(const std::string& key, const std:
         all.push_back(store_->get_to_str(next));
         continue;
       }
-      const std::string note = read_note(call_);
-      if (!note.empty()) fail(note);
+      look_for_note();
       group();  // throws after a failure
       if (std::chrono::steady_clock::now() - begin > limit) {
         throw Error(ErrorCode::io, "rank " + std::to_string(all.size()) + " did not come to the same call within " +
@@ -167,14 +163,18 @@ void GroupState::leave_note(const std::string& key, const std::string& text) noe
   } catch (const std::exception&) {}  // others find the connection closed
 }
 
-std::string GroupState::read_note(const std::string& call) {
+void GroupState::look_for_note() {
+  std::string call;
+  {
+    const std::lock_guard lock(mutex_);
+    call = call_;
+  }
   try {
     for (const std::string& key : {std::string(kNote), call}) {
-      if (!key.empty() && store_->check({key})) return store_->get_to_str(key);
+      if (!key.empty() && store_->check({key})) return fail(store_->get_to_str(key));
     }
-    return {};
   } catch (const std::exception&) {
-    return "its store cannot be reached any more: the rank that keeps it has ended";
+    fail("its store cannot be reached any more: the rank that keeps it has ended");
   }
 }
 
@@ -184,10 +184,8 @@ void GroupState::watch() {
     // A short wait is not looked after.
     changed_.wait(lock, [&] { return over_ || !waited_for_.empty(); });
     if (changed_.wait_for(lock, kBetweenLooks, [&] { return over_ || waited_for_.empty(); })) continue;
-    const std::string call = call_;
     lock.unlock();
-    const std::string note = read_note(call);
-    if (!note.empty()) fail(note);
+    look_for_note();
     lock.lock();
   }
 }

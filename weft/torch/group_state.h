@@ -52,8 +52,8 @@ class GroupState {
  private:
   GroupState(std::string name, const c10::intrusive_ptr<c10d::ProcessGroup>& group);
   void watch();
-  // The note that some rank left; empty: none.
-  std::string read_note(const std::string& call);
+  // Fails when some rank has left a note, for all or for the call that this rank is in.
+  void look_for_note();
   void record(const std::string& text) noexcept;
   [[noreturn]] void throw_failure() const;
 

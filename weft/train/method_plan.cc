@@ -73,11 +73,7 @@ PlanFactory method_plans(const MethodPlanOptions& options) {
     problem.element = shape.dtype;
     problem.wire = problem.accumulator();
     Schedule schedule = make_schedule(options.method, std::move(problem), options.method_options);
-    const Report report = verify(schedule);
-    if (!report.ok()) {
-      throw Error(ErrorCode::wrong,
-                  "the schedule of method " + options.method + " is wrong: " + report.problems[0].text);
-    }
+    verify_or_throw(schedule);
     return std::make_shared<MethodPlan>(std::move(schedule), pools);
   };
 }

@@ -82,4 +82,11 @@ Report verify(const Schedule& schedule, const VerifyOptions& options) {
   return report;
 }
 
+Report verify_or_throw(const Schedule& schedule) {
+  Report report = verify(schedule);
+  if (report.ok()) return report;
+  throw Error(ErrorCode::wrong,
+              "the schedule of method " + schedule.method() + " is wrong: " + report.problems[0].text);
+}
+
 }  // namespace weft

@@ -70,4 +70,7 @@ struct VerifyOptions {
 
 Report verify(const Schedule& schedule, const VerifyOptions& options = {});
 
+// The same for a schedule that is about to run: throws Error(wrong) with the first problem.
+Report verify_or_throw(const Schedule& schedule);
+
 }  // namespace weft
