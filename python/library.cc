@@ -81,6 +81,13 @@ std::string plan_describe(int64_t number) {
 std::string plan_draw(int64_t number, bool backward) {
   return guarded([&] { return draw_svg(plan_of(number)->schedule({.element = DType::bf16, .backward = backward})); });
 }
+void plan_refuse(int64_t number, c10::string_view why) {
+  guarded([&] {
+    const auto plan = plan_of(number);
+    plan->endpoint().begin_call();
+    plan->endpoint().refuse_call(std::string(why));
+  });
+}
 Tensor plan_positions(int64_t number, int64_t rank) {
   return guarded([&] {
     const auto plan = plan_of(number);
@@ -199,6 +206,7 @@ TORCH_LIBRARY(weft, m) {
   m.def("plan_method(int plan) -> str", &weft::plan_method);
   m.def("plan_describe(int plan) -> str", &weft::plan_describe);
   m.def("plan_draw(int plan, bool backward) -> str", &weft::plan_draw);
+  m.def("plan_refuse(int plan, str why) -> ()", &weft::plan_refuse);
   m.def("plan_positions(int plan, int rank) -> Tensor", &weft::plan_positions);
   m.def("method_names() -> str[]", &weft::method_names);
   m.def("attention(Tensor q, Tensor k, Tensor v, int plan, float scale, bool lse) -> (Tensor, Tensor)");

@@ -73,7 +73,7 @@ def _lengths(tokens: int | None, documents: Ints | None, cu_seqlens: Ints | None
 def plan(group: dist.ProcessGroup | None = None, *, tokens: int | None = None, heads: int, kv_heads: int | None = None,
          head_dim: int, value_dim: int | None = None, causal: bool = True, window: int | None = None,
          documents: Ints | None = None, cu_seqlens: Ints | None = None, position_ids: Ints | None = None,
-         method: str = "auto", layout: str = "", options: Mapping[str, Any] | None = None,
+         method: str = "auto", layout: str | Sequence[Ints] = "", options: Mapping[str, Any] | None = None,
          timeout: float | None = None) -> Plan:
     """How the ranks of a group share one sequence and its attention. Every rank calls it with the same arguments.
 
@@ -82,7 +82,8 @@ def plan(group: dist.ProcessGroup | None = None, *, tokens: int | None = None, h
     heads, kv_heads, head_dim, value_dim: of the whole attention; kv_heads defaults to heads, value_dim to head_dim.
     causal, window: a query sees keys k <= q, and with a window those with |q - k| < window, in its own document.
     method: a name from weft.methods(), or "auto": the least cost by the methods' closed forms.
-    layout, options: as in `weft verify --layout ... --option ...`.
+    layout: by name, as in `weft verify --layout ...`; or for each rank the tokens that it holds, in its order.
+    options: of the method, as in `weft verify --option ...`.
     timeout: seconds to wait for a message; None: the group's own.
 
     Raises ValueError for what cannot be, saying what can; RuntimeError on every rank when ranks gave different arguments.
@@ -95,7 +96,7 @@ def plan(group: dist.ProcessGroup | None = None, *, tokens: int | None = None, h
     spec = {
         "group": group.group_name,
         "method": method,
-        "layout": layout,
+        "layout": layout if isinstance(layout, str) else "",
         "options": {str(key): str(value) for key, value in (options or {}).items()},
         "documents": lengths,
         "causal": bool(causal),
@@ -106,8 +107,24 @@ def plan(group: dist.ProcessGroup | None = None, *, tokens: int | None = None, h
         "dim_v": head_dim if value_dim is None else _whole("value_dim", value_dim, 1),
         "timeout": 0.0 if timeout is None else float(timeout),
     }
+    if not isinstance(layout, str):
+        spec["runs"] = [_runs(_ints(f"layout[{rank}]", tokens)) for rank, tokens in enumerate(layout)]
     _require_equal(spec, group)
     return Plan(spec, group)
+
+
+def _runs(positions: list[int]) -> list[tuple[int, int, int]]:
+    """The same as first position, stride and count of each piece with even steps."""
+    runs: list[tuple[int, int, int]] = []
+    begin = 0
+    while begin < len(positions):
+        stride = positions[begin + 1] - positions[begin] if begin + 1 < len(positions) else 1
+        end = begin + 1
+        while end < len(positions) and positions[end] - positions[end - 1] == stride > 0:
+            end += 1
+        runs.append((positions[begin], stride if end > begin + 1 else 1, end - begin))
+        begin = end
+    return runs
 
 
 def _group_of(group: Any) -> dist.ProcessGroup:
@@ -125,10 +142,10 @@ def _require_equal(spec: dict[str, Any], group: dist.ProcessGroup) -> None:
     specs: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(specs, {key: value for key, value in spec.items() if key != "group"}, group=group)
     for rank, other in enumerate(specs):
-        for key in other:
-            if other[key] != specs[0][key]:
-                raise RuntimeError(f"weft.plan: ranks of the group differ in {key}: rank 0 has {specs[0][key]!r}, rank "
-                                   f"{rank} has {other[key]!r}; give the same arguments on every rank")
+        for key in {**specs[0], **other}:
+            if other.get(key) != specs[0].get(key):
+                raise RuntimeError(f"weft.plan: ranks of the group differ in {key}: rank 0 has {specs[0].get(key)!r}, rank "
+                                   f"{rank} has {other.get(key)!r}; give the same arguments on every rank")
 
 
 class Plan:
@@ -164,6 +181,32 @@ class Plan:
     def documents(self) -> list[int]:
         """Lengths of the packed documents."""
         return list(self._spec["documents"])
+
+    @property
+    def causal(self) -> bool:
+        """Whether a query sees keys k <= q only."""
+        return self._spec["causal"]
+
+    @property
+    def window(self) -> int | None:
+        """A query sees keys with |q - k| < window; None: all."""
+        return self._spec["window"] or None
+
+    def with_window(self, window: int | None) -> Plan:
+        """The plan for the same tokens in the same places, with another window: for models whose layers differ. Every rank
+        calls it. Raises ValueError where the method would place the tokens differently."""
+        spec = {**self._spec, "method": self.method, "window": 0 if window is None else _whole("window", window, 1)}
+        _require_equal(spec, self.group)
+        other = Plan(spec, self.group)
+        if any(not torch.equal(other.indices(rank), self.indices(rank)) for rank in range(self.ranks)):
+            raise ValueError(f"Plan.with_window: {self.method} places tokens by the mask, so that window={window} has other places "
+                             "than this plan; name a layout for both, as layout='zigzag'")
+        return other
+
+    def refuse(self, why: str) -> None:
+        """This rank will not go through with the next call, which others may have begun: they raise, with `why`. Nothing is
+        lost when all ranks refuse."""
+        torch.ops.weft.plan_refuse(self.handle, why)
 
     def indices(self, rank: int | None = None) -> torch.Tensor:
         """Which tokens of the whole sequence live on a rank (this one by default), in local order: int64 [local tokens]."""

@@ -101,6 +101,13 @@ def bad_arguments(rank, ranks):
     refused("divide", kv_heads=3)
     refused("ulysses", method="usp", options={"ulysses": 5})
     refused("name the method", options={"ulysses": 2})
+    refused("tokens of 1 ranks; the group has 2", layout=[range(64)])
+    refused("position", layout=[list(range(32)), list(range(31, 63))])
+    refused("whole numbers", TypeError, layout=[[0.5], [1]])
+    given = weft.plan(tokens=6, heads=2, head_dim=8, layout=[[5, 0, 2], torch.tensor([1, 4, 3])])
+    assert [given.indices(r).tolist() for r in range(2)] == [[5, 0, 2], [1, 4, 3]] and given.method == "zigzag"
+    assert given.with_window(2).window == 2 and given.with_window(None).window is None
+    error_of(lambda: given.with_window(0), ValueError)
     plan = weft.plan(cu_seqlens=torch.tensor([0, 10, 30]), heads=2, head_dim=8)
     assert plan.documents == [10, 20]
     same = weft.plan(position_ids=list(range(10)) + list(range(20)), heads=2, head_dim=8)

@@ -31,8 +31,18 @@ std::string describe(const CallKind& kind) {
 AttentionPlan::AttentionPlan(PlanSpec spec)
     : spec_(std::move(spec)), endpoint_(group_endpoint(spec_.group, spec_.timeout)), layout_(Layout::contiguous(1, 1)) {
   choose_method();
-  layout_ = choose_layout(spec_.layout, method_, spec_.documents, ranks(), spec_.options);
+  layout_ = spec_.runs ? given_layout() : choose_layout(spec_.layout, method_, spec_.documents, ranks(), spec_.options);
   schedule({.backward = true});  // refuses what the method cannot do
+}
+
+Layout AttentionPlan::given_layout() const {
+  if (static_cast<int>(spec_.runs->size()) != ranks()) {
+    throw Error(ErrorCode::usage, "layout has the tokens of " + std::to_string(spec_.runs->size()) +
+                                      " ranks; the group has " + std::to_string(ranks()));
+  }
+  int64_t tokens = 0;
+  for (int64_t length : spec_.documents.lengths) tokens += length;
+  return Layout::from_runs(tokens, *spec_.runs);
 }
 
 void AttentionPlan::choose_method() {
@@ -41,11 +51,12 @@ void AttentionPlan::choose_method() {
   if (!spec_.options.empty()) {
     throw Error(ErrorCode::usage, "options belong to a method, and method=auto chooses one; name the method");
   }
-  method_ = "zigzag", why_ = "no closed forms for windows and packed documents yet: even work on every mask";
+  method_ = "zigzag",
+  why_ = "no closed forms for windows, packed documents and layouts of your own yet: even work on every mask";
   Configuration c;
   c.ranks = ranks(), c.tokens = spec_.documents.lengths[0], c.mask = spec_.documents.rule, c.layout = spec_.layout;
   c.heads = spec_.heads, c.kv_heads = spec_.kv_heads, c.dim = spec_.dim, c.dim_v = spec_.dim_v, c.backward = true;
-  if (spec_.documents.lengths.size() > 1) return;
+  if (spec_.documents.lengths.size() > 1 || spec_.runs) return;
   double least = std::numeric_limits<double>::infinity();
   for (const Method* method : all_methods()) {
     if (method->reference || !method->alias_of.empty()) continue;

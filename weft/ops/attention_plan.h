@@ -10,6 +10,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,8 @@ struct PlanSpec {
   std::string group;            // name of the process group
   std::string method = "auto";  // auto: what costs least by the methods' closed forms
   std::string layout;           // empty: the method's own
+  // Instead of a name, the runs of positions of every rank, in local order.
+  std::optional<std::vector<std::vector<Run>>> runs;
   std::map<std::string, std::string> options;
   Documents documents{1};  // and the mask rule in each
   int64_t heads = 1, kv_heads = 1, dim = 64, dim_v = 64;
@@ -61,6 +64,7 @@ class AttentionPlan {
 
  private:
   void choose_method();
+  Layout given_layout() const;
 
   PlanSpec spec_;
   std::string method_, why_;

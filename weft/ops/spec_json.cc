@@ -15,6 +15,13 @@ PlanSpec plan_spec_from_json(const std::string& text) {
     spec.group = json.at("group");
     spec.method = json.at("method");
     spec.layout = json.at("layout");
+    if (json.contains("runs")) {
+      spec.runs.emplace();
+      for (const Json& rank : json.at("runs")) {
+        std::vector<Run>& runs = spec.runs->emplace_back();
+        for (const Json& run : rank) runs.push_back({run.at(0), run.at(1), run.at(2)});
+      }
+    }
     spec.options = json.at("options").get<std::map<std::string, std::string>>();
     spec.documents = Documents(json.at("documents").get<std::vector<int64_t>>(),
                                {.causal = json.at("causal").get<bool>(), .window = json.at("window").get<int64_t>()});
