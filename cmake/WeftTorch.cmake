@@ -4,16 +4,27 @@
 # and weft needs only its headers and libraries.
 
 if(NOT WEFT_PYTHON)
-  if(EXISTS ${CMAKE_SOURCE_DIR}/.venv/bin/python)
+  if(SKBUILD)  # pip builds a wheel: for the Python that runs it
+    set(WEFT_PYTHON ${Python_EXECUTABLE})
+  elseif(EXISTS ${CMAKE_SOURCE_DIR}/.venv/bin/python)
     set(WEFT_PYTHON ${CMAKE_SOURCE_DIR}/.venv/bin/python)
   else()
     set(WEFT_PYTHON python3)
   endif()
 endif()
-execute_process(
-  COMMAND ${WEFT_PYTHON} -c "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
+set(find_torch "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])")
+execute_process(COMMAND ${WEFT_PYTHON} -c "${find_torch}"
   OUTPUT_VARIABLE WEFT_TORCH_DIR OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE result)
+if(NOT result EQUAL 0 AND SKBUILD)
+  # pip isolates a build by PYTHONPATH; without it (-E) the same Python sees what is installed.
+  execute_process(COMMAND ${WEFT_PYTHON} -E -c "${find_torch}"
+    OUTPUT_VARIABLE WEFT_TORCH_DIR OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE result)
+endif()
 if(NOT result EQUAL 0)
+  if(SKBUILD)
+    message(FATAL_ERROR "weft: ${WEFT_PYTHON} has no torch, and the operators are compiled for the torch that is installed: "
+      "install torch first, then 'pip install --no-build-isolation .' (with scikit-build-core and ninja installed)")
+  endif()
   message(FATAL_ERROR "weft: ${WEFT_PYTHON} has no torch; run 'make setup', or configure with -DWEFT_TORCH=OFF")
 endif()
 message(STATUS "weft: torch in ${WEFT_TORCH_DIR}")
