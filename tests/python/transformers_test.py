@@ -62,16 +62,18 @@ def eager_step(model, ids, lengths):
     return loss.detach(), {name: p.grad for name, p in model.named_parameters()}
 
 
-def trains(rank, ranks, name, lengths, checkpoints):
+def trains(rank, ranks, name, lengths, checkpoints, compiled=False):
     weft.register_with_transformers()
     ids = ids_of(2, lengths)
-    want, grads = eager_step(model_of(name, "eager"), ids, lengths)
-    model = model_of(name, "weft")
+    layers = {"num_hidden_layers": 1} if compiled else {}
+    want, grads = eager_step(model_of(name, "eager", **layers), ids, lengths)
+    model = model_of(name, "weft", **layers)
     if checkpoints is not None:
         model.gradient_checkpointing_enable({"use_reentrant": checkpoints})
     plans = weft.plans_for_model(model.config, documents=lengths, method="zigzag")
     batch = weft.shard_batch({"input_ids": ids}, plans[0])
-    logits = model(**batch, weft_plan=plans, use_cache=False).logits
+    called = torch.compile(model, backend="aot_eager") if compiled else model
+    logits = called(**batch, weft_plan=plans, use_cache=False).logits
     loss = weft.cross_entropy(logits, batch["shift_labels"], plans[0])
     loss.backward()
     torch.testing.assert_close(loss.detach(), want, rtol=1e-5, atol=0)
@@ -176,6 +178,9 @@ class Transformers(unittest.TestCase):
                 (4, "qwen3", [37], None), (2, "qwen3", [20, 21], False), (2, "gemma2", [33], None)):
             with self.subTest(ranks=ranks, name=name, lengths=lengths, checkpoints=checkpoints):
                 run(ranks, trains, name, lengths, checkpoints)
+
+    def test_compiled_model(self):
+        run(2, trains, "llama", [20, 28], None, True)
 
     def test_documents_do_not_see_each_other(self):
         run(2, leaks)
