@@ -51,7 +51,11 @@ class Forward {
     k_ = scratch_.k.get(padded_keys * args_.dim);
     v_ = scratch_.v.get(keys.size() * padded_v_);
     ops_.pack_rows(rows_of(args_.k, keys, kv_head, args_.dim), ops_.panel, 1, k_);
-    ops_.pack_columns(rows_of(args_.v, keys, kv_head, args_.dim_v), ops_.panel, keys.size(), v_);
+    for (int64_t key = keys.begin; key < keys.end; key += kForwardKeyTile) {
+      const Range tile = intersect(keys, {key, key + kForwardKeyTile});
+      ops_.pack_columns(rows_of(args_.v, tile, kv_head, args_.dim_v), ops_.panel, tile.size(),
+                        v_ + (key - keys.begin) * padded_v_);
+    }
     values_finite_ = ops_.all_finite(v_, keys.size() * padded_v_);
   }
 

@@ -120,7 +120,7 @@ WEFT_INLINE void weights_in_two_passes(const ForwardTile& t, const ForwardStrip&
   store(s.maximum + kLanes, new1);
 }
 
-static void forward_strip(const ForwardTile& t, int64_t strip, KeyRange keys) {
+static void forward_strip(const ForwardTile& t, int64_t strip, KeyRange keys, int64_t tile_begin, int64_t tile_end) {
   const ForwardStrip s = forward_strip_of(t, strip);
   Vec added[2];
   if (!weights_in_one_pass(t, s, keys, added)) weights_in_two_passes(t, s, keys, added);
@@ -128,10 +128,11 @@ static void forward_strip(const ForwardTile& t, int64_t strip, KeyRange keys) {
   store(s.sum + kLanes, load(s.sum + kLanes) + added[1]);
 
   const float* weights = t.scores + keys.begin % kPanel * kStrip;
+  const float* v = t.v + tile_begin * round_up(t.dim_v, kPanel) + (keys.begin - tile_begin) * kPanel;
   for (int64_t column = 0; column < t.dim_v; column += kPanel) {
     Tile c;
     load_tile(c, s.o + column * kStrip);
-    multiply(c, t.v + column * t.keys + keys.begin * kPanel, weights, keys.end - keys.begin);
+    multiply(c, v + column * (tile_end - tile_begin), weights, keys.end - keys.begin);
     store_tile(c, s.o + column * kStrip);
   }
 }
@@ -145,10 +146,11 @@ static void forward_tile(const ForwardTile& t) {
   for (int64_t i = 0; i < padded * padded_v; i += kLanes) store(t.o + i, Vec{});
 
   for (int64_t key = 0; key < t.keys; key += kForwardKeyTile) {
+    const int64_t end = smaller(key + kForwardKeyTile, t.keys);
     for (int64_t strip = 0; strip * kStrip < t.queries; ++strip) {
       const int64_t first = strip * kStrip, last = smaller(first + kStrip, t.queries) - 1;
-      const KeyRange keys = key_range(first, last, t.lo, t.hi, key, smaller(key + kForwardKeyTile, t.keys));
-      if (keys.begin < keys.end) forward_strip(t, strip, keys);
+      const KeyRange keys = key_range(first, last, t.lo, t.hi, key, end);
+      if (keys.begin < keys.end) forward_strip(t, strip, keys, key, end);
     }
   }
 }

@@ -39,18 +39,23 @@ WEFT_INLINE void multiply_step(Tile& c, const float* a, int a_stride, const floa
   }
 }
 
-// C[r][j] += sum over t < depth of a[t][r] * b[t][j]: a is a panel, b a strip. Not unrolled over t:
-// one round keeps the units busy, and with several in sight gcc 12 moves accumulators to the stack
-// (17 % slower where that was measured).
+// Two sums of such steps.
+//   multiply        C[r][j] += sum over t < depth of a[t][r] * b[t][j]: a is a panel, b a strip.
+//   multiply_lanes  C[r][j] += sum over t < kStrip of a[r][t] * b[t][j]: a is a tile as scores are stored, so its
+//                   reduction index is the query lane; b is a strip of kStrip rows.
+#if !defined(WEFT_AVX2_MICROKERNEL)
+// Not unrolled over t: one round keeps the units busy, and with several in sight gcc 12 moves accumulators to the stack.
 WEFT_INLINE void multiply(Tile& c, const float* a, const float* b, int64_t depth) {
   for (int64_t t = 0; t < depth; ++t) multiply_step(c, a + t * kPanel, 1, b + t * kStrip);
 }
-
-// C[r][j] += sum over t < kStrip of a[r][t] * b[t][j]: a is a tile as scores are stored, so its
-// reduction index is the query lane; b is a strip of kStrip rows.
 WEFT_INLINE void multiply_lanes(Tile& c, const float* a, const float* b) {
   for (int t = 0; t < kStrip; ++t) multiply_step(c, a + t, kStrip, b + t * kStrip);
 }
+#endif
 
 }  // namespace
 }  // namespace weft::kernels
+
+#if defined(WEFT_AVX2_MICROKERNEL)
+#include "weft/kernels/microkernel_avx2.inc.h"
+#endif

@@ -7,6 +7,8 @@
 
 #include "weft/kernels/simd.inc.h"
 
+#define WEFT_AVX2_MICROKERNEL  // microkernel_avx2.inc.h
+
 namespace weft::kernels {
 namespace {
 
