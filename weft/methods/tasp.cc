@@ -16,7 +16,6 @@
 // links; what no later rank of a ring needs is not sent on. With S tokens and P ranks, rows sent per rank under a full
 // mask: forward (P-1)/P * S of (k, v), backward as many of (k, v) and of (dk, dv); over each link 1/rings of it.
 #include <algorithm>
-#include <array>
 #include <string>
 
 #include "weft/base/error.h"
@@ -34,19 +33,6 @@ constexpr Fields kKeys = Field::k | Field::v, kSums = Field::dk | Field::dv;
 // Every rank trades a message per ring in each of as many steps as there are ranks: beyond this size more than a few rings
 // are refused. Ranks of one node beyond it have no link each to each; there a ring and its reverse are chosen.
 constexpr int kLargestNode = 64, kMostBeyond = 16, kChosenBeyond = 2;
-
-// The sets of rows of one piece, interned when first asked for.
-struct RowSets {
-  explicit RowSets(const PieceNeeds& of_piece) : needs(&of_piece) {}
-  Set get(Builder& b, int number) {
-    if (number >= static_cast<int>(known.size())) return b.set(needs->rows(number));
-    Set& set = known[static_cast<size_t>(number)];
-    if (set.empty() && number > 0) set = b.set(needs->rows(number));
-    return set;
-  }
-  const PieceNeeds* needs;
-  std::array<Set, 4> known;
-};
 
 struct Plan {
   MultiRing rings;
@@ -81,9 +67,9 @@ class MultiRingPass {
     Value sums, part;       // sums of the keys of this step, and what this rank adds to them
     Value sent;             // sums of the step before
   };
-  // A ring, and which rows of its piece are wanted in this step and in the next.
+  // A ring, and what is needed of its piece in this step and in the next.
   struct Ring {
-    RowSets rows, next_rows;
+    const PieceNeeds *needs, *next_needs;
     Set sums;  // rows that have sums
     size_t group;
   };
@@ -96,7 +82,7 @@ class MultiRingPass {
   Group& group_of(int i) { return groups_[ring_[at(i)].group]; }
   // The union over the rings of a group of the set that number(ring, needs of its piece) names.
   template <typename Number>
-  Set join(const Group& group, RowSets Ring::*sets, Number&& number);
+  Set join(const Group& group, const PieceNeeds* Ring::*needs, Number&& number);
   void pass_keys(int t);
   void pass_sums(int t);
   void bring_sums_home();
@@ -118,8 +104,8 @@ MultiRingPass::MultiRingPass(Builder& b, const Plan& plan, Phase phase, const Va
     : b_(b), rings_(plan.rings), backward_(phase == Phase::backward), own_(own), home_(home) {
   groups_.resize(plan.joined ? 1 : at(rings_.rings()));
   for (int i = 0; i < rings_.rings(); ++i) {
-    const RowSets mine(rings_.needs(i, b.rank()));
-    ring_.push_back({mine, mine, {}, plan.joined ? 0 : at(i)});
+    const PieceNeeds& mine = rings_.needs(i, b.rank());
+    ring_.push_back({&mine, &mine, {}, plan.joined ? 0 : at(i)});
     group_of(i).rings.push_back(i);
     to_.push_back(i);
   }
@@ -130,12 +116,12 @@ MultiRingPass::MultiRingPass(Builder& b, const Plan& plan, Phase phase, const Va
 }
 
 template <typename Number>
-Set MultiRingPass::join(const Group& group, RowSets Ring::*sets, Number&& number) {
-  const auto rows = [&](int i) {
-    RowSets& of_ring = ring_[at(i)].*sets;
-    return of_ring.get(b_, number(i, *of_ring.needs));
+Set MultiRingPass::join(const Group& group, const PieceNeeds* Ring::*needs, Number&& number) {
+  const auto rows = [&](int i) -> const NamedSet& {
+    const PieceNeeds& of_piece = *(ring_[at(i)].*needs);
+    return of_piece.rows(number(i, of_piece));
   };
-  if (group.rings.size() == 1) return rows(group.rings[0]);
+  if (group.rings.size() == 1) return b_.set(rows(group.rings[0]));
   scratch_.clear();
   for (int i : group.rings) scratch_.unite(rows(i).intervals());
   return b_.set(scratch_);
@@ -144,20 +130,20 @@ Set MultiRingPass::join(const Group& group, RowSets Ring::*sets, Number&& number
 // Keys of step t go to the next ranks while those of step t + 1 arrive.
 void MultiRingPass::pass_keys(int t) {
   if (t + 1 == steps()) return;
-  for (int i = 0; i < rings_.rings(); ++i) ring_[at(i)].next_rows = RowSets(rings_.needs(i, owner(i, t + 1)));
+  for (int i = 0; i < rings_.rings(); ++i) ring_[at(i)].next_needs = &rings_.needs(i, owner(i, t + 1));
   const auto ahead = [t](int /*ring*/, const PieceNeeds& needs) { return needs.ahead(t + 1); };
   for (Group& group : groups_) {
-    group.next_keys = b_.whole(kKeys, join(group, &Ring::next_rows, ahead), b_.all_kv_heads());
+    group.next_keys = b_.whole(kKeys, join(group, &Ring::next_needs, ahead), b_.all_kv_heads());
   }
   Exchange x = b_.exchange(kKeysLane);
   for (int i : from_) {
-    RowSets& rows = ring_[at(i)].next_rows;
-    x.receive(previous_rank(i), group_of(i).next_keys[rows.get(b_, rows.needs->ahead(t + 1))]);
+    const PieceNeeds& needs = *ring_[at(i)].next_needs;
+    x.receive(previous_rank(i), group_of(i).next_keys[b_.set(needs.rows(needs.ahead(t + 1)))]);
   }
   for (int i : to_) {
-    RowSets& rows = ring_[at(i)].rows;
+    const PieceNeeds& needs = *ring_[at(i)].needs;
     const Value& current = t == 0 ? own_ : group_of(i).keys;
-    x.send(next_rank(i), current[rows.get(b_, rows.needs->ahead(t + 1))]);
+    x.send(next_rank(i), current[b_.set(needs.rows(needs.ahead(t + 1)))]);
   }
   x.issue();
 }
@@ -170,16 +156,16 @@ void MultiRingPass::pass_sums(int t) {
   for (Group& group : groups_) {
     group.sent = std::move(group.sums);
     const auto arriving = [t](int /*ring*/, const PieceNeeds& needs) { return needs.so_far(t - 1); };
-    if (join(group, &Ring::rows, arriving).empty()) continue;  // this rank is the first
+    if (join(group, &Ring::needs, arriving).empty()) continue;  // this rank is the first
     const auto rows = [t](int /*ring*/, const PieceNeeds& needs) { return needs.so_far(t); };
-    group.sums = b_.sums(kSums, join(group, &Ring::rows, rows), b_.all_kv_heads());
+    group.sums = b_.sums(kSums, join(group, &Ring::needs, rows), b_.all_kv_heads());
     unanswered_ = false;
   }
   Exchange x = b_.exchange(kSumsLane);
   for (int i : to_) x.send(next_rank(i), group_of(i).sent[ring_[at(i)].sums]);
   for (int i : from_) {
-    RowSets& rows = ring_[at(i)].rows;
-    x.receive(previous_rank(i), group_of(i).sums[rows.get(b_, rows.needs->so_far(t - 1))]);
+    const PieceNeeds& needs = *ring_[at(i)].needs;
+    x.receive(previous_rank(i), group_of(i).sums[b_.set(needs.rows(needs.so_far(t - 1)))]);
   }
   x.issue();
   for (Group& group : groups_) group.sent.reset();
@@ -217,7 +203,7 @@ void MultiRingPass::choose_block(int t) {
   }
   for (Group& group : groups_) {
     // Sums that are still arriving are not computed into.
-    const Set mine = join(group, &Ring::rows, [&](int i, const PieceNeeds& /*needs*/) {
+    const Set mine = join(group, &Ring::needs, [&](int i, const PieceNeeds& /*needs*/) {
       return rings_.needed_by(i, owner(i, t), b_.rank());
     });
     group.part = b_.sums(kSums, mine, b_.all_kv_heads());
@@ -225,8 +211,8 @@ void MultiRingPass::choose_block(int t) {
     targets_.push_back(group.part);
   }
   for (Ring& ring_of_piece : ring_) {
-    RowSets& rows = ring_of_piece.rows;
-    ring_of_piece.sums = rows.get(b_, rows.needs->so_far(t));
+    const PieceNeeds& needs = *ring_of_piece.needs;
+    ring_of_piece.sums = b_.set(needs.rows(needs.so_far(t)));
   }
 }
 
@@ -241,7 +227,7 @@ void MultiRingPass::settle() {
     group.keys = std::move(group.next_keys);
     group.next_keys.reset();
   }
-  for (Ring& ring_of_piece : ring_) ring_of_piece.rows = ring_of_piece.next_rows;
+  for (Ring& ring_of_piece : ring_) ring_of_piece.needs = ring_of_piece.next_needs;
 }
 
 Steps write(std::shared_ptr<const Plan> plan, Builder& b) {

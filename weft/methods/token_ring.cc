@@ -45,14 +45,13 @@ class TokenRing {
     return p;
   }
   // Query rows of rank i that rank p needs for its keys.
-  Set need(int i, int p) { return b_.set(rows_.single.at(place(i), place(p), scratch_)); }
+  Set need(int i, int p) { return rows_.single.at(b_, place(i), place(p)); }
   // Query rows of rank i that p or a rank after it on the way p, p-1, ..., i+1 needs.
-  Set ahead(int i, int p) { return b_.set(rows_.ahead.at(place(i), place(p - i), scratch_)); }
+  Set ahead(int i, int p) { return rows_.ahead.at(b_, place(i), place(p - i)); }
 
  private:
   Builder& b_;
   const NeededRows& rows_;
-  IntervalSet scratch_;
   int ranks_;
 };
 

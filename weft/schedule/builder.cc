@@ -6,40 +6,6 @@
 
 namespace weft {
 
-// ---- handles
-
-Value::Value(const Value& other) : builder_(other.builder_), id_(other.id_) {
-  if (builder_) ++builder_->slots_[static_cast<size_t>(id_)].references;
-}
-
-Value::Value(Value&& other) noexcept : builder_(std::exchange(other.builder_, nullptr)), id_(other.id_) {}
-
-Value& Value::operator=(Value other) noexcept {
-  std::swap(builder_, other.builder_);
-  std::swap(id_, other.id_);
-  return *this;
-}
-
-Value::~Value() {
-  if (builder_) builder_->release(id_);
-}
-
-Set Value::tokens() const { return empty() ? Set() : Set(builder_->pool_, builder_->slot(id_).tokens); }
-Set Value::heads() const { return empty() ? Set() : Set(builder_->pool_, builder_->slot(id_).heads); }
-Fields Value::fields() const { return empty() ? Fields() : builder_->slot(id_).fields; }
-
-Value::operator Slice() const {
-  if (empty()) return {};
-  const Builder::Slot& slot = builder_->slot(id_);
-  return {id_, slot.tokens, slot.heads, slot.fields};
-}
-
-Slice Value::operator[](Set tokens) const { return at(tokens, heads()); }
-
-Slice Value::at(Set tokens, Set heads) const {
-  return empty() ? Slice{} : Slice{id_, tokens.id(), heads.id(), fields()};
-}
-
 Exchange& Exchange::send(int peer, const Slice& slice) {
   if (!builder_->is_empty(slice)) builder_->outgoing_.push_back({slice, peer, Combine::copy});
   return *this;
@@ -54,7 +20,12 @@ void Exchange::issue() { builder_->issue(lane_); }
 
 // ---- builder
 
-Builder::Builder(const Problem& problem, SetPool& pool, int rank) : problem_(problem), pool_(pool), rank_(rank) {}
+Builder::Builder(const Problem& problem, SetPool& pool, int rank)
+    : problem_(problem),
+      pool_(pool),
+      rank_(rank),
+      all_heads_(set(Range{0, problem.heads})),
+      all_kv_heads_(set(Range{0, problem.kv_heads})) {}
 
 Set Builder::keys_needed(const Cover& queries, const IntervalSet& keys) {
   return set(problem_.pairs.keys_needed(queries, keys));

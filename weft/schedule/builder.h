@@ -119,10 +119,11 @@ class Builder {
 
   // ---- sets
   Set set(const IntervalSet& intervals) { return Set(pool_, pool_.intern(intervals)); }
+  Set set(const NamedSet& named) { return Set(pool_, pool_.intern(named)); }
   Set queries_of(int rank) { return set(problem_.query_layout.shard(rank)); }
   Set keys_of(int rank) { return set(problem_.key_layout.shard(rank)); }
-  Set all_heads() { return set(Range{0, problem_.heads}); }
-  Set all_kv_heads() { return set(Range{0, problem_.kv_heads}); }
+  Set all_heads() const { return all_heads_; }
+  Set all_kv_heads() const { return all_kv_heads_; }
   // The kv heads that these query heads read.
   Set kv_heads_of(Set heads) { return Set(pool_, pool_.contract(heads.id(), problem_.group())); }
   // Those of `keys` that some of `queries` see, and the other way round.
@@ -208,6 +209,7 @@ class Builder {
   const Problem& problem_;
   SetPool& pool_;
   int rank_;
+  Set all_heads_, all_kv_heads_;
   uint32_t step_ = 0;
   std::vector<Slot> slots_;
   std::vector<ValueId> free_;
@@ -216,5 +218,33 @@ class Builder {
   std::vector<Part> parts_;
   std::vector<Part> outgoing_, incoming_;  // of the exchange being put together
 };
+
+// ---- handles, which every line of a writer copies and moves
+
+inline Value::Value(const Value& other) : builder_(other.builder_), id_(other.id_) {
+  if (builder_) ++builder_->slots_[static_cast<size_t>(id_)].references;
+}
+inline Value::Value(Value&& other) noexcept : builder_(std::exchange(other.builder_, nullptr)), id_(other.id_) {}
+inline Value& Value::operator=(Value other) noexcept {
+  std::swap(builder_, other.builder_);
+  std::swap(id_, other.id_);
+  return *this;
+}
+inline Value::~Value() {
+  if (builder_) builder_->release(id_);
+}
+
+inline Set Value::tokens() const { return empty() ? Set() : Set(builder_->pool_, builder_->slot(id_).tokens); }
+inline Set Value::heads() const { return empty() ? Set() : Set(builder_->pool_, builder_->slot(id_).heads); }
+inline Fields Value::fields() const { return empty() ? Fields() : builder_->slot(id_).fields; }
+inline Value::operator Slice() const {
+  if (empty()) return {};
+  const Builder::Slot& slot = builder_->slot(id_);
+  return {id_, slot.tokens, slot.heads, slot.fields};
+}
+inline Slice Value::operator[](Set tokens) const { return at(tokens, heads()); }
+inline Slice Value::at(Set tokens, Set heads) const {
+  return empty() ? Slice{} : Slice{id_, tokens.id(), heads.id(), fields()};
+}
 
 }  // namespace weft

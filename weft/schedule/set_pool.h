@@ -26,6 +26,7 @@ class SetPool {
   SetPool& operator=(const SetPool&) = delete;
 
   SetId intern(const IntervalSet& set) { return table_->intern(set); }
+  SetId intern(const NamedSet& set) { return set.id(*table_); }
   // The set of an id. The reference stays valid as long as the table.
   const IntervalSet& operator[](SetId id) const { return (*table_)[id]; }
   // Number of members, kept beside the set.

@@ -26,6 +26,8 @@ uint64_t hash_of(const IntervalSet& set) {
 }  // namespace
 
 SetTable::SetTable() {
+  static std::atomic<uint32_t> made = 0;
+  serial_ = ++made;
   indices_.push_back(std::make_unique<Index>(1 << 10));
   index_.store(indices_.back().get(), std::memory_order_release);
   intern({});

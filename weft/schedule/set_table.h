@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "weft/base/interval_set.h"
@@ -36,6 +37,8 @@ class SetTable {
     return pages_[at.page].load(std::memory_order_acquire)->sizes[at.offset];
   }
   size_t count() const { return count_.load(std::memory_order_acquire); }
+  // No two tables of this process have the same.
+  uint32_t serial() const { return serial_; }
 
  private:
   struct Entry {
@@ -79,11 +82,39 @@ class SetTable {
   SetId add(uint64_t hash, const IntervalSet& set);
   void grow();
 
+  uint32_t serial_;
   std::array<std::atomic<Page*>, kPages> pages_{};
   std::atomic<uint32_t> count_ = 0;
   std::atomic<const Index*> index_ = nullptr;
   std::mutex adding_;
   std::vector<std::unique_ptr<Index>> indices_;  // the last is in use; readers may still be in the ones before
+};
+
+// A set that belongs to a schedule's plan and that many ranks name in many steps. It keeps the id that a table gave it, so
+// that naming it again looks nothing up. Threads may name it together, also in different tables.
+class NamedSet {
+ public:
+  explicit NamedSet(IntervalSet set) : set_(std::move(set)) {}
+  NamedSet(const NamedSet& other) : NamedSet(other.set_) {}
+  NamedSet(NamedSet&& other) noexcept : NamedSet(std::move(other.set_)) {}
+  NamedSet& operator=(NamedSet other) noexcept {
+    set_ = std::move(other.set_);
+    known_ = 0;
+    return *this;
+  }
+
+  const IntervalSet& intervals() const { return set_; }
+  SetId id(SetTable& table) const {
+    const uint64_t known = known_.load(std::memory_order_acquire);
+    if (known >> 32 == table.serial()) return SetId{static_cast<uint32_t>(known)};
+    const SetId id = table.intern(set_);
+    known_.store(uint64_t{table.serial()} << 32 | static_cast<uint32_t>(id), std::memory_order_release);
+    return id;
+  }
+
+ private:
+  IntervalSet set_;
+  mutable std::atomic<uint64_t> known_ = 0;  // serial of a table, id of the set in it
 };
 
 }  // namespace weft

@@ -18,10 +18,10 @@ enum class Order {
 // one, a slanted front of some kBand ranks goes round.
 class Ready {
  public:
-  // The ranks begin..end-1, all ready.
-  Ready(Order order, int begin, int end) : order_(order), begin_(begin), turns_(static_cast<size_t>(end - begin)) {
-    for (int rank = begin; rank < end; ++rank) queue_.push_back(rank);
-  }
+  // Of a schedule of so many ranks. None is ready yet.
+  Ready(Order order, int ranks) : order_(order), turns_(static_cast<size_t>(ranks)) {}
+  // A rank that has had no turn. Those of the queue are served in this order.
+  void begin(int rank) { queue_.push_back(rank); }
   void push(int rank) {
     if (order_ == Order::in_turn) {
       queue_.push_back(rank);
@@ -53,10 +53,9 @@ class Ready {
  private:
   static constexpr int64_t kBand = 32;  // so many ranks' state fits into the second cache of a core
 
-  int64_t& turns(int rank) { return turns_[static_cast<size_t>(rank - begin_)]; }
+  int64_t& turns(int rank) { return turns_[static_cast<size_t>(rank)]; }
 
   Order order_;
-  int begin_;
   int64_t band_end_ = kBand;
   std::vector<int64_t> turns_;  // had by each rank
   std::deque<int> queue_;

@@ -49,16 +49,14 @@ Scheduler::Scheduler(const Schedule& schedule, const VerifyOptions& options, con
       max_problems_(running.max_problems),
       shared_(static_cast<size_t>(schedule.ranks())) {
   const auto table = std::make_shared<SetTable>();
-  const int64_t ranks = schedule.ranks(), threads = running.threads;
-  for (int64_t i = 0; i < threads; ++i) {
-    // The first rank whose worker is i: see worker_of().
-    const auto begin = static_cast<int>((ranks * i + threads - 1) / threads);
-    const auto end = static_cast<int>((ranks * (i + 1) + threads - 1) / threads);
-    workers_.push_back(std::make_unique<Worker>(table, running.order, begin, end));
-    for (int rank = begin; rank < end; ++rank) {
-      ranks_.push_back(std::make_unique<RankRun>(
-          schedule, rank, workers_.back()->sets, [this](Finding finding) { note(std::move(finding)); }, running.trace));
-    }
+  for (int i = 0; i < running.threads; ++i) {
+    workers_.push_back(std::make_unique<Worker>(table, running.order, schedule.ranks()));
+  }
+  for (int rank = 0; rank < schedule.ranks(); ++rank) {
+    Worker& worker = worker_of(rank);
+    ranks_.push_back(std::make_unique<RankRun>(
+        schedule, rank, worker.sets, [this](Finding finding) { note(std::move(finding)); }, running.trace));
+    worker.ready.begin(rank);
   }
 }
 

@@ -5,6 +5,7 @@
 // but the order in which something wrong is found.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <exception>
@@ -32,8 +33,7 @@ class Scheduler {
  private:
   // A thread and its ranks.
   struct Worker {
-    Worker(std::shared_ptr<SetTable> table, Order order, int begin, int end)
-        : sets(std::move(table)), ready(order, begin, end) {}
+    Worker(std::shared_ptr<SetTable> table, Order order, int ranks) : sets(std::move(table)), ready(order, ranks) {}
     SetPool sets;
     Ready ready;
     // Ranks of this worker that others have freed.
@@ -53,8 +53,10 @@ class Scheduler {
   struct TooMany {};  // thrown when enough problems have been found
 
   int threads() const { return static_cast<int>(workers_.size()); }
+  // Each worker has a run of ranks and its mirror image: where later ranks do more, as in a causal ring, all have as much.
   Worker& worker_of(int rank) {
-    return *workers_[static_cast<size_t>(int64_t{rank} * threads() / static_cast<int64_t>(ranks_.size()))];
+    const int64_t runs = 2 * threads(), run = rank * runs / schedule_.ranks();
+    return *workers_[static_cast<size_t>(std::min(run, runs - 1 - run))];
   }
   RankRun& run_of(int rank) { return *ranks_[static_cast<size_t>(rank)]; }
   void note(Finding finding);

@@ -9,7 +9,7 @@ namespace weft::methods {
 
 PieceNeeds::PieceNeeds(const IntervalSet& piece, const std::vector<IntervalSet>& wanted,
                        const std::vector<int>& nearest, const std::vector<int>& farthest, int ranks)
-    : ranks_(ranks), sets_(1) {
+    : ranks_(ranks), sets_(1, NamedSet({})) {
   for (const IntervalSet& rows : wanted) wanted_.push_back(number_of(intersect(rows, piece)));
   so_far_ = grow(nearest);
   std::vector<int> places_left = farthest;
@@ -18,8 +18,9 @@ PieceNeeds::PieceNeeds(const IntervalSet& piece, const std::vector<IntervalSet>&
 }
 
 int PieceNeeds::number_of(const IntervalSet& rows) {
-  const auto number = static_cast<int>(std::find(sets_.begin(), sets_.end(), rows) - sets_.begin());
-  if (number == static_cast<int>(sets_.size())) sets_.push_back(rows);
+  const auto known = std::find_if(sets_.begin(), sets_.end(), [&](const NamedSet& s) { return s.intervals() == rows; });
+  const auto number = static_cast<int>(known - sets_.begin());
+  if (known == sets_.end()) sets_.emplace_back(rows);
   return number;
 }
 
@@ -31,7 +32,7 @@ std::vector<PieceNeeds::Entry> PieceNeeds::grow(const std::vector<int>& begin) {
   for (size_t k : order) {
     const int before = entries.empty() ? 0 : entries.back().set;
     if (begin[k] == 0 || wanted_[k] == before) continue;
-    const int set = number_of(unite(rows(before), rows(wanted_[k])));
+    const int set = number_of(unite(rows(before).intervals(), rows(wanted_[k]).intervals()));
     if (set != before) entries.push_back({begin[k], set});
   }
   return entries;

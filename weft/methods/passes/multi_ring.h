@@ -10,6 +10,7 @@
 
 #include "weft/methods/passes/hamilton.h"
 #include "weft/schedule/problem.h"
+#include "weft/schedule/set_table.h"
 
 namespace weft::methods {
 
@@ -21,7 +22,7 @@ class PieceNeeds {
   PieceNeeds(const IntervalSet& piece, const std::vector<IntervalSet>& wanted, const std::vector<int>& nearest,
              const std::vector<int>& farthest, int ranks);
 
-  const IntervalSet& rows(int number) const { return sets_[static_cast<size_t>(number)]; }
+  const NamedSet& rows(int number) const { return sets_[static_cast<size_t>(number)]; }
   // By the ranks at least `distance` places after the owner, 1 to ranks.
   int ahead(int distance) const { return latest(ahead_, ranks_ - distance); }
   // By the ranks at most `distance` places after the owner, 0 to ranks - 1.
@@ -46,7 +47,7 @@ class PieceNeeds {
   std::vector<Entry> grow(const std::vector<int>& begin);
 
   int ranks_;
-  std::vector<IntervalSet> sets_;
+  std::vector<NamedSet> sets_;
   std::vector<int> wanted_;
   std::vector<Entry> ahead_;   // by how many places before the owner
   std::vector<Entry> so_far_;  // by how many places after the owner

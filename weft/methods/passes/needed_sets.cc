@@ -15,7 +15,7 @@ NeededSets::NeededSets(int size, Growing growing, Query query) : query_(std::mov
       }
       IntervalSet set = query_(owner, begin);
       const int end = end_of_run(owner, begin, size, growing, set);
-      row.push_back({end, std::move(set)});
+      row.push_back({end, NamedSet(std::move(set))});
     }
   }
 }

@@ -1,7 +1,7 @@
 // What members of a ring need of one another, found once per schedule instead of once per question.
 //
 //   NeededSets ahead(ranks, Growing::yes, [&](int owner, int count) { ... });    // of `owner`, by `count` members
-//   const IntervalSet& rows = ahead.at(owner, count, scratch);
+//   const Set rows = ahead.at(b, owner, count);
 //
 // Every rank of a ring asks for sets that belong to (owner, number), and neighbours ask the same. Along the numbers
 // such sets rarely change (a causal ring: at the wrap), so a row is kept as its few runs of equal sets. Rows of more
@@ -11,7 +11,7 @@
 #include <functional>
 #include <vector>
 
-#include "weft/base/interval_set.h"
+#include "weft/schedule/builder.h"
 
 namespace weft::methods {
 
@@ -27,18 +27,18 @@ class NeededSets {
   NeededSets(int size, Growing growing, Query query);
 
   bool empty() const { return rows_.empty(); }
-  // The set of an owner and a number: one that is kept, or else `scratch`, after computing it there.
-  const IntervalSet& at(int owner, int number, IntervalSet& scratch) const {
+  // The set of an owner and a number: one that is kept, or else computed now.
+  Set at(Builder& b, int owner, int number) const {
     for (const Run& run : rows_[static_cast<size_t>(owner)]) {
-      if (number < run.end) return run.set;
+      if (number < run.end) return b.set(run.set);
     }
-    return scratch = query_(owner, number);
+    return b.set(query_(owner, number));
   }
 
  private:
   struct Run {
     int end;  // of the numbers that have this set
-    IntervalSet set;
+    NamedSet set;
   };
   static constexpr size_t kMostRuns = 8;
   // The first number after `begin` whose set is not `set`, or size.

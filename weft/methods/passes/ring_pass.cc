@@ -14,7 +14,7 @@ Set RingPass::ahead(int j, int p) {
   j = ring_->place(j);
   const int count = ring_->place(d_ > 0 ? j - p : p - j);
   if (ring_->ahead.empty()) return b_.set(ring_->find_ahead(b_.problem().pairs, j, count));
-  return b_.set(ring_->ahead.at(j, count, scratch_));
+  return ring_->ahead.at(b_, j, count);
 }
 
 void RingPass::forward(int t, const Slices& q, const Slices& acc, Value& current) {

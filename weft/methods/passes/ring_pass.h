@@ -69,7 +69,6 @@ class RingPass {
   int me_;
   int d_;
   Set kv_heads_;
-  IntervalSet scratch_;
   bool unanswered_ = false;  // backward: the last hop of sums had nothing to receive
   Set mine_ahead_;  // backward: what of my own block the last rank I sent to, or one after it, needed in forward
 };
