@@ -98,6 +98,10 @@ int bench_attention(const BenchOptions& given, Context& context) {
 }
 
 int run(const BenchOptions& options, Context& context) {
+  const ProblemOptions& problem = options.problem;
+  refuse_others(options.what, problem.layer != Layer::softmax, "--layer", "linear layers run on plain loops so far");
+  refuse_others(options.what, problem.key_dim + problem.value_dim > 0, "--key-dim or --value-dim",
+                "give one --head-dim");
   if (options.what == "attention") {
     refuse_others(options.what, !options.methods.empty(), "--methods", "name one with --method");
     refuse_others(options.what, options.repeat > 0, "--repeat", "say how long with --seconds");

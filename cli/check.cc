@@ -42,11 +42,19 @@ void save(const std::string& folder, const Problem& problem, const CheckTensors&
     if (std::string_view(name) != "lse") shape.push_back(tensor.columns);
     return TensorToWrite{name, stored_type_of(tensor.type), shape, tensor.data()};
   };
-  write_safetensors(folder + "/inputs.safetensors",
-                    {entry("q", tensors.q), entry("k", tensors.k), entry("v", tensors.v), entry("dout", tensors.dout)});
-  write_safetensors(folder + "/outputs.safetensors",
-                    {entry("out", tensors.out), entry("lse", tensors.lse), entry("dq", tensors.dq),
-                     entry("dk", tensors.dk), entry("dv", tensors.dv)});
+  std::vector<TensorToWrite> inputs = {entry("q", tensors.q), entry("k", tensors.k), entry("v", tensors.v),
+                                       entry("dout", tensors.dout)};
+  std::vector<TensorToWrite> outputs = {entry("out", tensors.out)};
+  if (problem.return_lse) outputs.push_back(entry("lse", tensors.lse));
+  for (const auto& [name, tensor] : {std::pair{"dq", &tensors.dq}, {"dk", &tensors.dk}, {"dv", &tensors.dv}}) {
+    outputs.push_back(entry(name, *tensor));
+  }
+  if (has_gates(problem.layer)) {
+    inputs.push_back(entry("g", tensors.g));
+    outputs.push_back(entry("dg", tensors.dg));
+  }
+  write_safetensors(folder + "/inputs.safetensors", inputs);
+  write_safetensors(folder + "/outputs.safetensors", outputs);
   write_file(folder + "/mask.json", mask_as_json(problem.mask).dump() + "\n");
 }
 
@@ -59,7 +67,7 @@ std::string short_number(double x) {
 // Of every bit of the results, in the order of the sequence: equal digests mean equal results.
 std::string digest_of(const CheckTensors& tensors) {
   Digest digest;
-  for (const HostTensor* tensor : {&tensors.out, &tensors.lse, &tensors.dq, &tensors.dk, &tensors.dv}) {
+  for (const HostTensor* tensor : {&tensors.out, &tensors.lse, &tensors.dq, &tensors.dk, &tensors.dv, &tensors.dg}) {
     digest.add(std::string_view(reinterpret_cast<const char*>(tensor->bytes.data()), tensor->bytes.size()));
   }
   return digest.hex();
@@ -100,15 +108,18 @@ int run(const Options& given, Context& context) {
 
 Command check_command() {
   auto options = std::make_shared<Options>();
-  Command command("check", "run a method, forward and backward, and compare it with dense attention");
+  Command command(
+      "check",
+      "run a method, forward and backward, and compare it with dense attention, or a linear layer with its recurrence");
   command.details(
       "Exit code 0: within the error bounds. 1: not. Equal digests mean equal bits: with --canonical, of every method, "
       "layout and number of ranks.");
   command.example("weft check ulysses --ranks 4 --tokens 1000 --mask full --heads 5 --kv-heads 1 --dtype bf16");
   command.example("weft check ring --ranks 4 --tokens 1000 --wire-dtype bf16");
   command.example("weft check ring --ranks 4 --tokens 1000 --canonical");
+  command.example("weft check chain --layer gla --ranks 4 --tokens 1000 --key-dim 16 --value-dim 32");
   command.example("weft check usp --ranks 4 --tokens 1000 --kv-tokens 300 --mask full");
-  command.positional("method", "method to check; weft methods lists them", &options->method);
+  add_method_name(command, "method to check; weft methods lists them", &options->method);
   command.text("--save", "DIR", "write inputs, outputs and mask into this folder", &options->save);
   add_problem_options(command, options->problem);
   command.action([options](Context& context) { return run(*options, context); });

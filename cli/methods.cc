@@ -29,12 +29,19 @@ Json option_as_json(const MethodOption& option) {
   return json;
 }
 
+std::vector<const Method*> listed() {
+  std::vector<const Method*> list(all_methods().begin(), all_methods().end());
+  list.insert(list.end(), linear_methods().begin(), linear_methods().end());
+  return list;
+}
+
 std::string as_json() {
   Json list = Json::array();
-  for (const Method* method : all_methods()) {
-    Json entry = {{"name", method->name},          {"paper", method->paper}, {"summary", method->summary},
-                  {"masks", method->masks},        {"backward", true},       {"needs", method->needs},
-                  {"reference", method->reference}};
+  for (const Method* method : listed()) {
+    Json entry = {{"name", method->name},   {"family", method->family == Family::linear ? "linear" : "softmax"},
+                  {"paper", method->paper}, {"summary", method->summary},
+                  {"masks", method->masks}, {"backward", true},
+                  {"needs", method->needs}, {"reference", method->reference}};
     entry["alias_of"] = method->alias_of.empty() ? Json() : Json(method->alias_of);
     entry["options"] = Json::array();
     for (const MethodOption& option : method->options) {
@@ -59,10 +66,11 @@ std::string alias_as_command(const Method& alias) {
 }
 
 std::string as_text() {
-  Table table({{"method"}, {"idea"}, {"paper"}});
+  Table table({{"method"}, {"idea"}, {"paper"}}), linear({{"method"}, {"idea"}, {"paper"}});
   std::string options, aliases;
-  for (const Method* method : all_methods()) {
-    table.add_row({std::string(method->name), std::string(method->summary), std::string(method->paper)});
+  for (const Method* method : listed()) {
+    (method->family == Family::linear ? linear : table)
+        .add_row({std::string(method->name), std::string(method->summary), std::string(method->paper)});
     if (!method->alias_of.empty())
       aliases += "  " + std::string(method->name) + ": " + alias_as_command(*method) + ", on its own layout\n";
     for (const MethodOption& option : method->options) {
@@ -72,8 +80,9 @@ std::string as_text() {
   }
   return table.text() +
          "\nAll have forward and backward, on every mask: full, causal, sliding window, packed documents.\n"
-         "\nOptions, given as --option key=value:\n" +
-         options + "\nAliases:\n" + aliases;
+         "\nOf linear layers, named with --layer " +
+         join(linear_layer_names()) + ":\n" + linear.text() + "\nOptions, given as --option key=value:\n" + options +
+         "\nAliases:\n" + aliases;
 }
 
 int run(const Options& options, Context& context) {

@@ -86,6 +86,8 @@ void ProblemOptions::check() {
                                       " and --canonical: exact sums travel as they are; leave one of them out");
   }
   if (kv_heads == 0) kv_heads = heads;
+  if (key_dim == 0) key_dim = head_dim;
+  if (value_dim == 0) value_dim = head_dim;
   if (heads % kv_heads != 0) {
     throw Error(ErrorCode::usage, "--heads " + std::to_string(heads) + " is not a multiple of --kv-heads " +
                                       std::to_string(kv_heads) +
@@ -93,10 +95,11 @@ void ProblemOptions::check() {
   }
   // Bytes and pairs are counted in 64 bits; these bounds leave room for sums over fields and ranks.
   const int64_t most = std::max(tokens, kv_tokens);
-  if (most > kMostElements / heads / head_dim) {
+  const int64_t columns = std::max(key_dim, value_dim);
+  if (most > kMostElements / heads / columns) {
     throw Error(ErrorCode::usage, (most > tokens ? "--kv-tokens " : "--tokens ") + std::to_string(most) +
                                       " with --heads " + std::to_string(heads) + " and --head-dim " +
-                                      std::to_string(head_dim) + ": more than 2^50 elements; use fewer of either");
+                                      std::to_string(columns) + ": more than 2^50 elements; use fewer of either");
   }
   int64_t work = 0;
   if (__builtin_mul_overflow(mask().area(), heads, &work)) {
@@ -115,6 +118,14 @@ std::vector<int64_t> ProblemOptions::kv_lengths() const {
 Mask ProblemOptions::mask() const {
   if (cross()) return Mask::cross_documents(lengths(), kv_lengths());
   return docs.empty() ? Mask::of(tokens, rule) : Mask::documents(docs, rule);
+}
+
+void add_method_name(Command& command, const std::string& help, std::string* method) {
+  command.positional("method", help, method);
+  command.custom({.name = "--method",
+                  .value = "NAME",
+                  .help = "the same as naming it without --method",
+                  .set = [method](std::string_view given) { *method = given; }});
 }
 
 void add_ranks_option(Command& command, int64_t* ranks) {
@@ -156,6 +167,13 @@ void add_problem_options(Command& command, ProblemOptions& options) {
   command.count("--kv-heads", "N", "key-value heads, a divisor of --heads (default: the same)", &o->kv_heads,
                 kHeadLimits);
   command.count("--head-dim", "N", "columns of a head (default: 64)", &o->head_dim, kHeadDimLimits);
+  command.count("--key-dim", "N", "columns of q and k where they differ from those of v", &o->key_dim, kHeadDimLimits);
+  command.count("--value-dim", "N", "columns of v where they differ from those of q and k", &o->value_dim,
+                kHeadDimLimits);
+  command.custom({.name = "--layer",
+                  .value = "LAYER",
+                  .help = "softmax, or a linear layer: " + join(linear_layer_names()) + " (default: softmax)",
+                  .set = [o](std::string_view given) { o->layer = layer_of(given); }});
   command.custom({.name = "--dtype",
                   .value = "TYPE",
                   .help = "fp64, fp32, bf16 or fp16 (default: fp32)",

@@ -16,6 +16,7 @@
 #include "cli/command.h"
 #include "weft/base/dtype.h"
 #include "weft/mask/mask.h"
+#include "weft/schedule/layer.h"
 
 namespace weft::cli {
 
@@ -32,8 +33,11 @@ struct ProblemOptions {
   std::vector<int64_t> kv_docs;  // of the keys, one for each of docs
   MaskRule rule{.causal = true};
   int64_t heads = 8;
-  int64_t kv_heads = 0;  // 0: not given; after check() set
-  int64_t head_dim = 64;
+  int64_t kv_heads = 0;   // 0: not given; after check() set
+  int64_t head_dim = 64;  // of q, k and v; after check() key_dim and value_dim are set
+  int64_t key_dim = 0;    // of q and k; 0: head_dim
+  int64_t value_dim = 0;  // of v; 0: head_dim
+  Layer layer = Layer::softmax;
   DType dtype = DType::fp32;
   std::optional<DType> wire;  // not given: the accumulator of dtype
   int64_t seed = 0;
@@ -57,6 +61,9 @@ struct ProblemOptions {
 // Adds all of them to a command's table; `options` must outlive it. The setters check each option
 // by itself.
 void add_problem_options(Command& command, ProblemOptions& options);
+
+// The method, by position or as --method NAME.
+void add_method_name(Command& command, const std::string& help, std::string* method);
 
 // Parts of it, for commands that take some only.
 void add_ranks_option(Command& command, int64_t* ranks);

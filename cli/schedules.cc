@@ -19,10 +19,13 @@ Schedule schedule_for(const std::string& method, const ProblemOptions& options, 
   Problem problem(options.mask(), queries, options.cross() ? layout_over(options.kv_lengths()) : queries);
   problem.heads = options.heads;
   problem.kv_heads = options.kv_heads;
-  problem.dim = problem.dim_v = options.head_dim;
+  problem.dim = options.key_dim;
+  problem.dim_v = options.value_dim;
+  problem.layer = options.layer;
+  if (decay_of(problem.layer) == Decay::constant) problem.log_decay = retnet_log_decays(options.heads);
   problem.scale = options.scale;
   problem.backward = backward;
-  problem.return_lse = return_lse;
+  problem.return_lse = return_lse && problem.layer == Layer::softmax;
   problem.element = options.dtype;
   problem.wire = options.wire.value_or(problem.accumulator());
   problem.canonical_tile = options.canonical ? kCanonicalTile : 0;

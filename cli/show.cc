@@ -78,7 +78,8 @@ Command show_command() {
   command.example("weft show usp --ranks 4 --tokens 4096 --backward --svg usp.svg");
   command.example("weft show ring --ranks 3 --tokens 12 --verbose");
   command.example("weft show ring --ranks 3 --tokens 12 --kv-tokens 30 --mask full --verbose");
-  command.positional("method", "method to show; weft methods lists them", &options->method);
+  command.example("weft show chain --layer gla --ranks 4 --tokens 4096 --backward");
+  add_method_name(command, "method to show; weft methods lists them", &options->method);
   command.text("--svg", "FILE", "draw it into this file", &options->svg);
   command.flag("--verbose", "list every instruction of every rank, numbered as verify numbers them", &options->verbose);
   command.flag("--large", "allow JSON of more than 2 million instructions", &options->large);

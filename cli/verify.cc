@@ -180,7 +180,7 @@ int verify_all(const Options& options, Context& context) {
   Table table = result_table();
   std::string refusals, problems;
   bool ok = true;
-  for (const Method* method : all_methods()) {
+  for (const Method* method : methods_for(options.problem.layer)) {
     const std::string name(method->name);
     try {
       const Schedule schedule = schedule_for(name, options.problem, options.problem.backward);
@@ -238,7 +238,7 @@ Command verify_command() {
   command.example("weft verify all --ranks 4 --docs 1,4000,37,900 --mask causal+window:256");
   command.example("weft verify all --ranks 4 --docs 900,37 --kv-docs 20,4000 --mask full");
   command.example("weft verify --file schedule.json --large");
-  command.positional("method", "method to verify, or all; weft methods lists them", &options->method);
+  add_method_name(command, "method to verify, or all; weft methods lists them", &options->method);
   command.text("--file", "FILE", "a schedule written by weft show --json or by hand", &options->file);
   command.flag("--large", "allow a file of more than 2 million instructions", &options->large);
   command.count("--threads", "N",

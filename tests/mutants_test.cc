@@ -6,8 +6,10 @@
 // refused; their share is printed.
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <map>
 
+#include "tests/linear_case.h"
 #include "tests/mutate.h"
 #include "weft/base/test_level.h"
 #include "weft/execute/check.h"
@@ -78,6 +80,13 @@ Case random_case(Random& random, std::string_view name) {
   return {make_schedule(method.name, std::move(problem), options), text};
 }
 
+Case random_linear_layer(Random& random) {
+  LinearCase c = random_linear_case(random);
+  c.ranks = std::min(c.ranks, 4);
+  c.shards.clear();
+  return {c.schedule(), c.describe()};
+}
+
 // Whether execution gives the right numbers, and under disturbance too.
 std::string execute(const Schedule& schedule, uint64_t seed) {
   try {
@@ -95,11 +104,11 @@ std::string execute(const Schedule& schedule, uint64_t seed) {
   }
 }
 
-void expect_no_harmful_one_accepted(int wanted, std::string_view method) {
+void expect_no_harmful_one_accepted(int wanted, const std::function<Case(Random&)>& make) {
   Random random(20240607, 0);
   std::map<std::string, int> counts;
   for (int made = 0; made < wanted;) {
-    const Case original = random_case(random, method);
+    const Case original = make(random);
     ASSERT_TRUE(verify(original.schedule).ok()) << original.text;
     const StoredSchedule stored = original.schedule.store();
     const testing::LooseSchedule loose = testing::take_apart(stored);
@@ -124,11 +133,19 @@ void expect_no_harmful_one_accepted(int wanted, std::string_view method) {
   for (const auto& [what, count] : counts) std::printf("%-18s %6d of %d\n", what.c_str(), count, wanted);
 }
 
-TEST(Mutants, NoHarmfulOneIsAccepted) { expect_no_harmful_one_accepted(test_level() == 0 ? 500 : 10000, ""); }
+TEST(Mutants, NoHarmfulOneIsAccepted) {
+  expect_no_harmful_one_accepted(test_level() == 0 ? 500 : 10000,
+                                 [](Random& random) { return random_case(random, ""); });
+}
 
-// The only method with instructions of its own.
+// The only method of attention with instructions of its own.
 TEST(Mutants, NoHarmfulOneOfWholeScoresIsAccepted) {
-  expect_no_harmful_one_accepted(test_level() == 0 ? 100 : 2000, "rsa");
+  expect_no_harmful_one_accepted(test_level() == 0 ? 100 : 2000,
+                                 [](Random& random) { return random_case(random, "rsa"); });
+}
+
+TEST(Mutants, NoHarmfulOneOfLinearLayersIsAccepted) {
+  expect_no_harmful_one_accepted(test_level() == 0 ? 500 : 10000, random_linear_layer);
 }
 
 TEST(Mutants, TheSearchForHangsFindsThem) {

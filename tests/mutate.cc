@@ -149,7 +149,7 @@ std::string mutate(LooseSchedule& schedule, SetPool& pool, const Problem& proble
   const auto at_place = [&](int at) { return program.begin() + at; };
   const std::string where = "rank " + std::to_string(rank) + ": ";
   const auto said = [&](const std::string& text) { return text.empty() ? text : where + text; };
-  switch (random.uniform(13)) {
+  switch (random.uniform(14)) {
     case 0: {  // an exchange, or any instruction, is lost
       const bool any = random.uniform(2) == 0;
       const int at = pick(program, random, [&](const LooseInstruction& i) { return any || is_exchange(i); });
@@ -227,6 +227,17 @@ std::string mutate(LooseSchedule& schedule, SetPool& pool, const Problem& proble
     }
     case 10: return said(remove_part(program, random));
     case 11: return said(change_combine(program, random));
+    case 12: {  // two operands change places
+      const int at = pick(program, random, [](const LooseInstruction& i) { return i.slices.size() > 1; });
+      if (at < 0) return "";
+      std::vector<Slice>& slices = at_place(at)->slices;
+      const auto any = [&] { return static_cast<size_t>(random.uniform(static_cast<int64_t>(slices.size()))); };
+      const size_t a = any(), b = any();
+      if (slices[a] == slices[b]) return "";
+      std::swap(slices[a], slices[b]);
+      return said("exchange two operands of " + std::string(name_of(at_place(at)->head.op)) + " at " +
+                  std::to_string(at));
+    }
     default: {  // another lane, or a field less
       const int at = pick(program, random, has_operands);
       if (at < 0) return "";
@@ -237,7 +248,7 @@ std::string mutate(LooseSchedule& schedule, SetPool& pool, const Problem& proble
       Slice* slice = pick_slice(*at_place(at), random);
       if (!slice) return "";
       const Fields fewer =
-          Fields::from_bits(slice->fields.bits() & static_cast<uint16_t>(random.uniform(1 << kFieldCount)));
+          Fields::from_bits(slice->fields.bits() & static_cast<uint32_t>(random.uniform(1 << kFieldCount)));
       if (fewer == slice->fields) return "";
       slice->fields = fewer;
       return said("take fields away in " + std::string(name_of(at_place(at)->head.op)) + " at " + std::to_string(at));

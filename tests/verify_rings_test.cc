@@ -104,7 +104,7 @@ struct LinkStep {
 
 // What crosses in every step, by step and kind. Fails where an exchange uses a link twice.
 std::vector<LinkStep> links_of(const Schedule& schedule) {
-  std::map<std::tuple<uint32_t, bool, uint16_t>, LinkStep> steps;
+  std::map<std::tuple<uint32_t, bool, uint32_t>, LinkStep> steps;
   SetPool pool;
   for (int rank = 0; rank < schedule.ranks(); ++rank) {
     auto program = schedule.open(rank, pool);

@@ -165,7 +165,7 @@ TEST(DoubleRing, FewHopsLeaveAWindow) {
   Problem problem = s.problem(layout_of("double-ring", {s.tokens()}, s.ranks, options), {});
   problem.backward = true;
   const StoredSchedule stored = make_schedule("double-ring", problem, options).store();
-  std::map<uint16_t, int64_t> inside, outside;  // rows x heads sent, by fields
+  std::map<uint32_t, int64_t> inside, outside;  // rows x heads sent, by fields
   for (size_t rank = 0; rank < stored.programs.size(); ++rank) {
     const Block block = stored.programs[rank].block();
     for (const Instruction& i : block.instructions) {

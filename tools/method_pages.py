@@ -66,7 +66,8 @@ class Program:
         return subprocess.run([self.path, *arguments], check=True, capture_output=True, text=True).stdout
 
     def methods(self):
-        return json.loads(self.run("methods", "--json"))
+        """Those of softmax attention; linear layers have a page of their own, docs/linear.md."""
+        return [method for method in json.loads(self.run("methods", "--json")) if method["family"] == "softmax"]
 
     def picture(self, name, words):
         with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,7 @@ import unittest.mock
 
 import method_pages
 
-METHOD = {"masks": "full", "needs": "ranks", "backward": True, "paper": "A 2023, arXiv 2310.01889"}
+METHOD = {"family": "softmax", "masks": "full", "needs": "ranks", "backward": True, "paper": "A 2023, arXiv 2310.01889"}
 STRIDE = {"name": "stride", "type": "integer", "default": "1", "allowed": ["auto"], "min": 1, "max": 9, "meaning": "heads"}
 
 

@@ -128,6 +128,10 @@ class RankReader {
         for (const Slice& q : block.queries(i)) attend(cell(i), q, block.keys(i), 'v', 0.5);
         values_apart = true;
         break;
+      case Op::scan:
+      case Op::scan_backward:
+        for (const Slice& q : block.queries(i)) attend(cell(i), q, block.keys(i), 'k', 1);
+        break;
       case Op::exchange: exchange(cell(i), block, i); break;
       default: break;
     }
@@ -155,8 +159,8 @@ class RankReader {
       const IntervalSet& all = pool_[k.tokens];
       for (int owner : keys_.of(all)) {
         const IntervalSet theirs = intersect(all, problem_.key_layout.shard(owner));
-        const double work =
-            share * static_cast<double>(problem_.pairs.area(rows, theirs)) * static_cast<double>(pool_.size(q.heads));
+        const int64_t each = problem_.layer == Layer::softmax ? problem_.pairs.area(rows, theirs) : theirs.size();
+        const double work = share * static_cast<double>(each) * static_cast<double>(pool_.size(q.heads));
         if (work == 0) continue;
         computed.work += work;
         add_share(cell.key_owners, owner, work);
@@ -198,7 +202,7 @@ class RankReader {
         for (const Part& part : message) {
           const Form form = forms_[static_cast<uint32_t>(part.slice.value)];
           flow.fields = flow.fields | part.slice.fields;
-          flow.bytes += static_cast<double>(pool_.size(part.slice.tokens)) *
+          flow.bytes += static_cast<double>(rows_of(pool_, part.slice)) *
                         static_cast<double>(pool_.size(part.slice.heads)) *
                         static_cast<double>(problem_.wire_bytes_per_row(part.slice.fields, form));
         }
@@ -294,10 +298,17 @@ std::string describe(const Mask& mask) {
   return std::to_string(bands.size()) + " documents, " + to_string(rule);
 }
 
+double total_work(const Problem& problem) {
+  const int64_t each = problem.layer == Layer::softmax ? problem.mask.area() : problem.mask.queries();
+  return static_cast<double>(each) * static_cast<double>(problem.heads);
+}
+
 std::string describe(const Problem& problem) {
   std::string text = std::to_string(problem.mask.queries()) + " tokens, ";
+  if (problem.layer != Layer::softmax) text += "layer " + std::string(name_of(problem.layer)) + ", ";
   if (problem.mask.keys() != problem.mask.queries()) text += std::to_string(problem.mask.keys()) + " keys, ";
   text += describe(problem.mask) + ", " + std::to_string(problem.heads) + " heads of " + std::to_string(problem.dim);
+  if (problem.layer != Layer::softmax) text += " x " + std::to_string(problem.dim_v);
   if (problem.kv_heads != problem.heads) text += " (" + std::to_string(problem.kv_heads) + " kv heads)";
   text += ", " + std::string(name_of(problem.element));
   if (problem.wire != problem.accumulator()) text += " (" + std::string(name_of(problem.wire)) + " on the wire)";

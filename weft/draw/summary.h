@@ -73,6 +73,9 @@ struct Summary {
 // The backward phases of all ranks start in the same row.
 Summary summarise(const Schedule& schedule, int max_ranks, int max_steps = 4096);
 
+// What shares of the work are shares of: allowed pairs x heads, of linear layers tokens x heads.
+double total_work(const Problem& problem);
+
 // As format_bytes.
 std::string bytes_text(double bytes);
 

@@ -74,7 +74,9 @@ void Picture::header() {
   y_ += 19;
   canvas_.text(kMargin, y_,
                bytes_text(bytes) + " in " + std::to_string(messages) + (messages == 1 ? " message" : " messages") +
-                   ", " + format_count(static_cast<double>(problem_.mask.area())) + " allowed pairs a head",
+                   (problem_.layer == Layer::softmax
+                        ? ", " + format_count(static_cast<double>(problem_.mask.area())) + " allowed pairs a head"
+                        : ""),
                {.size = 13, .fill = kMuted});
   y_ += 34;
 }

@@ -57,7 +57,7 @@ class TextDrawing {
   TextDrawing(const Schedule& schedule, const TextOptions& options)
       : problem_(schedule.problem()),
         summary_(summarise(schedule, options.max_ranks, options.max_steps)),
-        total_(static_cast<double>(problem_.mask.area()) * static_cast<double>(problem_.heads)),
+        total_(total_work(problem_)),
         wide_(summary_.shown <= kWideRanks),
         table_(columns()) {
     text_ = schedule.method() + ", " + std::to_string(summary_.ranks) + (summary_.ranks == 1 ? " rank, " : " ranks, ") +
@@ -168,6 +168,9 @@ class TextDrawing {
                                "first, the last of them; h: heads\n%: share of all pairs; kv>3: sent to rank 3\n"
                              : "k3: keys of rank 3, all own queries; hi x k3: the last of the own queries; q2 x k3: "
                                "queries of rank 2; lo, hi: the first, the last of them; h: heads\n";
+    if (problem_.layer != Layer::softmax)
+      text +=
+          "of a linear layer: shares of all tokens; state, dstate, transition: of a run of tokens (docs/linear.md)\n";
     if (summary_.values_apart)
       text += "scores are computed with k3, the keys of rank 3, and weighed with v3, its values\n";
     if (summary_.shown < summary_.ranks) {

@@ -6,6 +6,7 @@
 
 #include "weft/base/random.h"
 #include "weft/execute/dense.h"
+#include "weft/execute/dense_recurrence.h"
 #include "weft/transport/run_threads.h"
 #include "weft/transport/stop_watcher.h"
 
@@ -47,8 +48,8 @@ void fill_normal(HostTensor& tensor, uint64_t seed, uint64_t stream) {
 
 // What one rank gives and gets.
 struct Local {
-  HostTensor q, k, v, dout;
-  HostTensor out, lse, dq, dk, dv;
+  HostTensor q, k, v, g, dout;
+  HostTensor out, lse, dq, dk, dv, dg;
 };
 
 void run_rank(const Schedule& schedule, Endpoint& endpoint, const kernels::KernelSet& kernels,
@@ -58,7 +59,7 @@ void run_rank(const Schedule& schedule, Endpoint& endpoint, const kernels::Kerne
   BufferPool pool(options.poison);
   Executor executor(schedule, rank, endpoint, kernels, pool, options);
   const auto run = executor.start();
-  run->forward({.q = {local.q.data()}, .k = {local.k.data()}, .v = {local.v.data()}},
+  run->forward({.q = {local.q.data()}, .k = {local.k.data()}, .v = {local.v.data()}, .g = {local.g.data()}},
                {.out = local.out.data(), .lse = local.lse.data()});
   if (problem.backward) {
     run->backward({.q = {local.q.data()},
@@ -66,8 +67,9 @@ void run_rank(const Schedule& schedule, Endpoint& endpoint, const kernels::Kerne
                    .v = {local.v.data()},
                    .out = {local.out.data()},
                    .lse = {local.lse.data()},
-                   .dout = {local.dout.data()}},
-                  {.dq = local.dq.data(), .dk = local.dk.data(), .dv = local.dv.data()});
+                   .dout = {local.dout.data()},
+                   .g = {local.g.data()}},
+                  {.dq = local.dq.data(), .dk = local.dk.data(), .dv = local.dv.data(), .dg = local.dg.data()});
   }
   report.peak_bytes[static_cast<size_t>(rank)] = run->peak_bytes();
   report.waiting_seconds[static_cast<size_t>(rank)] = run->waiting_seconds();
@@ -87,18 +89,14 @@ void execute(const Schedule& schedule, const kernels::KernelSet& kernels, const 
     Local& local = locals[static_cast<size_t>(rank)];
     const auto take = [&](Field field, const HostTensor& global) { return shard_of(problem, field, rank, global); };
     const auto room = [&](Field field) { return make(problem, field, layout_of(problem, field).tokens_of(rank)); };
-    local = {take(Field::q, all.q),
-             take(Field::k, all.k),
-             take(Field::v, all.v),
-             {},
-             room(Field::out),
-             room(Field::lse),
-             {},
-             {},
-             {}};
+    const bool gates = has_gates(problem.layer);
+    local.q = take(Field::q, all.q), local.k = take(Field::k, all.k), local.v = take(Field::v, all.v);
+    if (gates) local.g = take(Field::g, all.g);
+    local.out = room(Field::out), local.lse = room(Field::lse);
     if (problem.backward) {
       local.dout = take(Field::dout, all.dout);
       local.dq = room(Field::dq), local.dk = room(Field::dk), local.dv = room(Field::dv);
+      if (gates) local.dg = room(Field::dg);
     }
     run_rank(schedule, transport.endpoint(rank), kernels, options.execute, local, report);
   });
@@ -116,6 +114,7 @@ void execute(const Schedule& schedule, const kernels::KernelSet& kernels, const 
   all.dq = gather(Field::dq, &Local::dq);
   all.dk = gather(Field::dk, &Local::dk);
   all.dv = gather(Field::dv, &Local::dv);
+  if (has_gates(problem.layer)) all.dg = gather(Field::dg, &Local::dg);
 }
 
 // ---- comparison
@@ -193,7 +192,27 @@ TensorError compare(const Problem& problem, Field field, const HostTensor& tenso
   return error;
 }
 
+void compare_recurrence(const Problem& problem, const StopFlag* stop, CheckReport& report) {
+  const CheckTensors& t = report.tensors;
+  RecurrenceInputs inputs{t.q.to_fp64(), t.k.to_fp64(), t.v.to_fp64(), t.g.to_fp64(), {}};
+  if (problem.backward) inputs.dout = t.dout.to_fp64();
+  const DenseRecurrence exact = dense_recurrence(problem, inputs, DType::fp64, stop);
+  DenseRecurrence plain;
+  if (problem.element != DType::fp64) plain = dense_recurrence(problem, inputs, DType::fp32, stop);
+  const auto add = [&](Field field, const HostTensor& tensor, std::vector<double> DenseRecurrence::*member) {
+    report.errors.push_back(compare(problem, field, tensor, {exact.*member, plain.*member}));
+    report.ok &= report.errors.back().ok();
+  };
+  add(Field::out, t.out, &DenseRecurrence::out);
+  if (!problem.backward) return;
+  add(Field::dq, t.dq, &DenseRecurrence::dq);
+  add(Field::dk, t.dk, &DenseRecurrence::dk);
+  add(Field::dv, t.dv, &DenseRecurrence::dv);
+  if (has_gates(problem.layer)) add(Field::dg, t.dg, &DenseRecurrence::dg);
+}
+
 void compare(const Problem& problem, const StopFlag* stop, CheckReport& report) {
+  if (problem.layer != Layer::softmax) return compare_recurrence(problem, stop, report);
   const CheckTensors& t = report.tensors;
   const DenseShape shape{problem.heads, problem.kv_heads, problem.dim, problem.dim_v, problem.softmax_scale()};
   DenseInputs inputs{t.q.to_fp64(), t.k.to_fp64(), t.v.to_fp64(), {}};
@@ -233,6 +252,11 @@ CheckTensors random_inputs(const Problem& problem, uint64_t seed) {
   fill_normal(tensors.k, seed, 1);
   fill_normal(tensors.v, seed, 2);
   fill_normal(tensors.dout, seed, 3);
+  if (has_gates(problem.layer)) {
+    tensors.g = make_global(problem, Field::g);
+    Random random(seed, 4);
+    for (int64_t i = 0; i < tensors.g.elements(); ++i) tensors.g.set(i, -std::exp(1.5 * random.normal() - 4));
+  }
   return tensors;
 }
 

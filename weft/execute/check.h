@@ -1,10 +1,11 @@
-// Check: executes a schedule on random data and compares every result with dense attention in fp64.
+// Check: executes a schedule on random data and compares every result with dense attention, or with the recurrence of a
+// linear layer token by token, in fp64.
 //
 //   CheckReport report = check_schedule(schedule, {.seed = 1});
 //   report.ok; report.errors[0].max_abs;
 //
 // Inputs are standard normal, by seed, rounded to the problem's element type; both sides get the
-// rounded numbers. All ranks run as threads of this process. docs/numerics.md derives the bounds.
+// rounded numbers; logarithms of decays are -exp(1.5 x - 4), from nearly none to strong. All ranks run as threads of this process. docs/numerics.md derives the bounds.
 #pragma once
 
 #include <array>
@@ -28,7 +29,7 @@ struct CheckOptions {
 
 // One tensor against its reference. Rows without an allowed key must be exactly (0, -inf).
 struct TensorError {
-  std::string name;    // out, lse, dq, dk, dv
+  std::string name;    // out, lse, dq, dk, dv, dg
   double max_abs = 0;  // largest absolute difference; NaN where a number is missing
   double max_rel = 0;  // max_abs over the largest absolute value of the reference
   double bound = 0;    // allowed max_abs
@@ -41,8 +42,9 @@ struct TensorError {
 // accumulator type.
 struct CheckTensors {
   HostTensor q, k, v, dout;
+  HostTensor g;         // of linear layers with gates, else empty; accumulator type, as dg
   HostTensor out, lse;  // lse empty unless the problem returns it
-  HostTensor dq, dk, dv;
+  HostTensor dq, dk, dv, dg;
 };
 
 struct CheckReport {

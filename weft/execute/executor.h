@@ -43,12 +43,14 @@ struct ConstTensor {
 struct Inputs {
   ConstTensor q = {}, k = {}, v = {};
   ConstTensor out = {}, lse = {}, dout = {}, dlse = {};
+  ConstTensor g = {};  // of linear layers with gates: logarithms of the decays, accumulator type
 };
 
 // Where results go. Null: the execution provides the memory.
 struct Destinations {
   void *out = nullptr, *lse = nullptr;               // forward
   void *dq = nullptr, *dk = nullptr, *dv = nullptr;  // backward
+  void* dg = nullptr;                                // backward of layers with gates
 };
 
 // A result in local order: the caller's destination, or memory that `owner` keeps. Null when the
@@ -59,7 +61,7 @@ struct Result {
 };
 struct Results {
   Result out, lse;
-  Result dq, dk, dv;
+  Result dq, dk, dv, dg;
 };
 
 // One instruction as it was executed. Seconds of a steady clock.

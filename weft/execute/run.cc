@@ -146,6 +146,9 @@ void Run::step(const Instruction& i) {
 }
 
 void Run::execute(const Instruction& i) {
+  const bool of_softmax = i.op == Op::attend || i.op == Op::attend_backward || i.op == Op::prepare_backward ||
+                          (i.op >= Op::score && i.op <= Op::score_backward);
+  if (of_softmax && problem_.layer != Layer::softmax) refuse("belongs to softmax attention, and this layer is linear");
   switch (i.op) {
     case Op::create:
     case Op::input: return create(i);
@@ -162,7 +165,7 @@ void Run::execute(const Instruction& i) {
     case Op::begin_backward:
       if (phase_ == Phase::backward) refuse("backward begins twice");
       return;
-    default: return execute_scores(i);
+    default: return i.op >= Op::summarise ? execute_states(i) : execute_scores(i);
   }
 }
 
@@ -197,7 +200,7 @@ void Run::check_results() {
   };
   if (phase_ == Phase::backward) {
     require(Field::dq, c_.my_queries, c_.all_heads);
-    require(Field::dk | Field::dv, c_.my_keys, c_.all_kv_heads);
+    require(problem_.key_gradients(), c_.my_keys, c_.all_kv_heads);
   } else {
     require(problem_.return_lse ? Field::out | Field::lse : Fields(Field::out), c_.my_queries, c_.all_heads);
   }
@@ -218,6 +221,7 @@ Results Run::collect_results() {
   give(Field::dq, results.dq);
   give(Field::dk, results.dk);
   give(Field::dv, results.dv);
+  if (has_gates(problem_.layer)) give(Field::dg, results.dg);
   result_memory_ = {};
   return results;
 }

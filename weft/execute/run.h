@@ -14,6 +14,7 @@
 #include "weft/execute/blocks.h"
 #include "weft/execute/executor.h"
 #include "weft/execute/value.h"
+#include "weft/kernels/recurrence.h"
 #include "weft/schedule/dependencies.h"
 #include "weft/schedule/print.h"
 
@@ -118,6 +119,26 @@ class Run final : public Execution {
   struct ScoreProduct;
   void multiply(const ScoreProduct& product);
   void need_same_columns(const RankValue& a, const RankValue& b);
+
+  // ---- run_states.cc: linear layers
+  struct TokenRun;
+  void execute_states(const Instruction& i);
+  void summarise(const Instruction& i);
+  void compose(const Instruction& i);
+  void scan(const Instruction& i);
+  void apply_state(const Instruction& i);
+  void summarise_backward(const Instruction& i);
+  void scan_backward(const Instruction& i);
+  void apply_dstate(const Instruction& i);
+  TokenRun token_run(const Instruction& i, bool with_queries);
+  const RankValue* bundle_of_run(const Instruction& i, Field field, const TokenRun& run, SetId tokens = {});
+  kernels::View view_of(const RankValue* value, Field field, int64_t token, int64_t head);
+  kernels::Decays decays_of(int64_t head) const;
+  kernels::RunGradients gradients_of(const RankValue& value, const TokenRun& run, int64_t head);
+  template <typename F>
+  void for_each_head(const TokenRun& run, F&& f);
+  template <typename F>
+  void for_each_sum(const Instruction& i, const TokenRun& run, Fields wanted, F&& f);
 
   // ---- run_exchange.cc
   // What became of one incoming part, once its exchange is complete.

@@ -101,7 +101,7 @@ RankValue Run::staging_of(const RankValue& value, const Slice& slice) {
     memory.type = problem_.wire_type_of(f, value.form);
     memory.head_stride = problem_.columns_of(f);
     memory.row_stride = sets_.size(slice.heads) * memory.head_stride;
-    auto buffer = c_.pool.take(sets_.size(slice.tokens) * memory.row_stride * size_of(memory.type));
+    auto buffer = c_.pool.take(rows_of(sets_, slice) * memory.row_stride * size_of(memory.type));
     memory.data = buffer.get();
     memory.owner = std::move(buffer);
   });

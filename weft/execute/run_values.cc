@@ -39,7 +39,8 @@ RankValue& Run::find(const Slice& slice, const char* role) {
   }
   RankValue& value = values_[id];
   if (slice.fields.empty() || !value.all.fields.includes(slice.fields) ||
-      !sets_.includes(value.all.tokens, slice.tokens) || !sets_.includes(value.all.heads, slice.heads)) {
+      !sets_.includes(value.all.tokens, slice.tokens) || !sets_.includes(value.all.heads, slice.heads) ||
+      (!(slice.fields & kStateFields).empty() && slice.tokens != value.all.tokens)) {
     refuse(std::string(role) + ": slice " + describe(slice) + " is not inside value " + number(slice.value) + " (" +
            describe(value.all) + ")");
   }
@@ -83,7 +84,7 @@ void Run::write(RankValue& value, const Slice& slice) {
 int64_t Run::bytes_of(RankValue& value) {
   const int64_t heads = sets_.size(value.all.heads);
   if (!kScoreFields.includes(value.all.fields)) {
-    return sets_.size(value.all.tokens) * heads * problem_.bytes_per_row(value.all.fields, value.form);
+    return rows_of(sets_, value.all) * heads * problem_.bytes_per_row(value.all.fields, value.form);
   }
   const IntervalSet& queries = sets_[value.all.tokens];
   const std::optional<int64_t> bytes = problem_.bytes_of_scores(queries, heads);
@@ -100,7 +101,7 @@ void Run::allocate(RankValue& value, Field field) {
   memory.head_stride = columns;
   memory.row_stride = heads * columns;
   memory.lending = Lending::lasting;
-  const int64_t bytes = sets_.size(value.all.tokens) * memory.row_stride * size_of(memory.type);
+  const int64_t bytes = rows_of(sets_, value.all) * memory.row_stride * size_of(memory.type);
   auto buffer = c_.pool.take(bytes);
   memory.data = buffer.get();
   memory.owner = std::move(buffer);
@@ -142,6 +143,9 @@ void Run::create(const Instruction& i) {
       !sets_.includes(key_side ? c_.all_kv_heads : c_.all_heads, slice.heads)) {
     refuse("value " + number(slice.value) + " (" + describe(slice) + ") is empty or lies outside of the problem");
   }
+  if (!(slice.fields & kStateFields).empty() && sets_[slice.tokens].ranges().size() != 1) {
+    refuse("a state is of neighbouring tokens, not of " + to_string(sets_[slice.tokens]));
+  }
   if (id >= values_.size()) values_.resize(id + 1);
   RankValue& value = values_[id];
   if (value.exists) refuse("value " + number(slice.value) + " is created twice");
@@ -180,6 +184,7 @@ void Run::input(const Slice& slice, RankValue& value) {
                                : f == Field::out && backward ? inputs_.out
                                : f == Field::lse && backward ? inputs_.lse
                                : f == Field::dout            ? inputs_.dout
+                               : f == Field::g               ? inputs_.g
                                                              : ConstTensor{};
     if (!tensor.data) refuse(std::string("the caller gave no ") + name_of(f));
     const int64_t columns = problem_.columns_of(f);
@@ -226,6 +231,7 @@ RankValue& Run::result_memory(Field field) {
                             : field == Field::lse ? destinations_.lse
                             : field == Field::dq  ? destinations_.dq
                             : field == Field::dk  ? destinations_.dk
+                            : field == Field::dg  ? destinations_.dg
                                                   : destinations_.dv;
   allocate_result(results, field, static_cast<std::byte*>(destination));
   return results;
@@ -248,7 +254,7 @@ void Run::allocate_result(RankValue& results, Field field, std::byte* destinatio
 
 bool Run::becomes_result(const Slice& slice) const {
   const bool key_side = is_key_side(slice.fields);
-  const Fields wanted = phase_ == Phase::backward ? Field::dq | Field::dk | Fields(Field::dv) : kPartial;
+  const Fields wanted = problem_.results_of(phase_ == Phase::backward);
   if (current_->form != Form::whole || !wanted.includes(slice.fields) ||
       slice.tokens != (key_side ? c_.my_keys : c_.my_queries) ||
       slice.heads != (key_side ? c_.all_kv_heads : c_.all_heads)) {
@@ -265,7 +271,7 @@ bool Run::becomes_result(const Slice& slice) const {
 }
 
 void Run::result(const Instruction& i) {
-  const Fields wanted = phase_ == Phase::backward ? Field::dq | Field::dk | Fields(Field::dv) : kPartial;
+  const Fields wanted = problem_.results_of(phase_ == Phase::backward);
   for (const Slice& slice : block_.sources(i)) {
     const RankValue& value = whole(slice, "result", slice.fields);
     const bool key_side = is_key_side(slice.fields);

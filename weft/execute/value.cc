@@ -39,7 +39,7 @@ bool Written::covers_from(SetPool& pool, size_t from, Piece rest) const {
     const Piece both{piece.fields & rest.fields, pool.intersect(piece.tokens, rest.tokens),
                      pool.intersect(piece.heads, rest.heads)};
     if (both.fields.empty() || both.tokens == SetId::empty || both.heads == SetId::empty) continue;
-    const Fields other_fields = Fields::from_bits(static_cast<uint16_t>(rest.fields.bits() & ~both.fields.bits()));
+    const Fields other_fields = Fields::from_bits(rest.fields.bits() & ~both.fields.bits());
     return covers_from(pool, i + 1, {other_fields, rest.tokens, rest.heads}) &&
            covers_from(pool, i + 1, {both.fields, pool.subtract(rest.tokens, both.tokens), rest.heads}) &&
            covers_from(pool, i + 1, {both.fields, both.tokens, pool.subtract(rest.heads, both.heads)});
@@ -79,7 +79,7 @@ std::vector<Region> regions_of(const SetPool& pool, const RankValue& value, cons
   }
   std::vector<Region> regions;
   int64_t next_row = -1;
-  for (const RowRun& run : runs_of(pool[slice.tokens], pool[value.all.tokens])) {
+  for (const RowRun& run : runs_of(rows_in(pool, slice), rows_in(pool, value.all))) {
     if (heads.size() == 1) {
       if (run.row == next_row) {
         regions.back().rows += run.size();

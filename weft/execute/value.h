@@ -93,6 +93,12 @@ struct RowRun {
   int64_t size() const { return slots.size(); }
 };
 
+// What the rows of a slice are numbered by: its tokens, but one row where it is of a run of tokens.
+inline const IntervalSet& rows_in(const SetPool& pool, const Slice& slice) {
+  static const IntervalSet one(Range{0, 1});
+  return (slice.fields & kStateFields).empty() ? pool[slice.tokens] : one;
+}
+
 // Where the members of `part`, which are all members of `all`, stand in the list of `all`: maximal
 // runs in order. Linear in the number of intervals.
 std::vector<RowRun> runs_of(const IntervalSet& part, const IntervalSet& all);

@@ -69,8 +69,15 @@ struct Documents {
   MaskRule rule{.causal = true};
 };
 
+// The layers that a method is for.
+enum class Family : uint8_t {
+  softmax,  // attention
+  linear,   // recurrences over a state (schedule/layer.h): a method is a way to scan over the ranks
+};
+
 struct Method {
   std::string_view name;
+  Family family = Family::softmax;
   std::string_view paper;    // authors, year, arXiv id
   std::string_view summary;  // one sentence
   std::string_view masks;    // which masks it takes

@@ -24,4 +24,11 @@ extern const Method mercury_team;
 extern const Method rsa;
 extern const Method tasp;
 
+// Of linear layers.
+extern const Method chain;
+extern const Method all_scan;
+extern const Method all_gather_state;
+extern const Method log_step;
+extern const Method head_exchange;
+
 }  // namespace weft::methods

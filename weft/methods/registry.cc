@@ -18,15 +18,38 @@ constexpr std::array kMethods = {
     &methods::mercury_team, &methods::rsa,        &methods::tasp,
 };
 
+constexpr std::array kLinearMethods = {
+    &methods::chain, &methods::all_scan, &methods::all_gather_state, &methods::log_step, &methods::head_exchange,
+};
+
+void check_family(const Method& method, Layer layer) {
+  const bool linear = layer != Layer::softmax;
+  if ((method.family == Family::linear) == linear) return;
+  std::vector<std::string_view> names;
+  for (const Method* other : methods_for(layer)) names.push_back(other->name);
+  throw Error(ErrorCode::unsupported,
+              "method " + std::string(method.name) +
+                  (linear ? " computes softmax attention, not layer " + std::string(name_of(layer)) + "; use "
+                          : " computes linear layers; give --layer " + join(linear_layer_names()) +
+                                ", or for softmax attention use ") +
+                  join(names));
+}
+
 }  // namespace
 
 std::span<const Method* const> all_methods() { return kMethods; }
+std::span<const Method* const> linear_methods() { return kLinearMethods; }
+std::span<const Method* const> methods_for(Layer layer) {
+  return layer == Layer::softmax ? all_methods() : linear_methods();
+}
 
 const Method& find_method(std::string_view name) {
   std::vector<std::string_view> known;
-  for (const Method* method : kMethods) {
-    if (method->name == name) return *method;
-    known.push_back(method->name);
+  for (const auto methods : {all_methods(), linear_methods()}) {
+    for (const Method* method : methods) {
+      if (method->name == name) return *method;
+      known.push_back(method->name);
+    }
   }
   throw unknown_name_error("method", name, known);
 }
@@ -90,6 +113,7 @@ Formula formula_of(const Method& method, const Problem& problem, const MethodOpt
 Schedule make_schedule(std::string_view method, Problem problem, const std::map<std::string, std::string>& options) {
   const Method& found = find_method(method);
   const MethodOptions parsed(found.name, found.options, options);
+  check_family(found, problem.layer);
   problem.validate();
   auto shared = std::make_shared<const Problem>(std::move(problem));
   Writer writer = found.writer(shared, parsed);

@@ -9,10 +9,14 @@
 
 namespace weft {
 
-// All methods, in the order of the documentation.
+// All methods of softmax attention, in the order of the documentation.
 std::span<const Method* const> all_methods();
+// All methods of linear layers.
+std::span<const Method* const> linear_methods();
+// Those that can compute this layer.
+std::span<const Method* const> methods_for(Layer layer);
 
-// Throws Error(usage) with the nearest name for an unknown one.
+// A method of either family. Throws Error(usage) with the nearest name for an unknown one.
 const Method& find_method(std::string_view name);
 
 // The method's own layout for these documents.

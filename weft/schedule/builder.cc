@@ -210,6 +210,88 @@ void Builder::score_backward(const Slices& queries, const Slices& keys, const Sl
   pairwise(Op::score_backward, queries, keys, dscores, dq, dk);
 }
 
+// ---- linear layers
+
+Value Builder::state_of(const Slice& keys) {
+  Value state = whole(Field::state, Set(pool_, keys.tokens), Set(pool_, keys.heads));
+  if (state.empty()) return state;
+  Instruction& instruction = record(Op::summarise);
+  instruction.keys = operands(keys);
+  instruction.targets = operands(state);
+  return state;
+}
+
+Value Builder::transition_of(const Slice& keys) {
+  if (!has_gates(problem_.layer)) return {};
+  Value transition = whole(Field::transition, Set(pool_, keys.tokens), Set(pool_, keys.heads));
+  if (transition.empty()) return transition;
+  Instruction& instruction = record(Op::summarise);
+  instruction.keys = operands(keys);
+  instruction.targets = operands(transition);
+  return transition;
+}
+
+Value Builder::dstate_of(const Slice& queries, const Slice& keys, const Slice& dout) {
+  Value dstate = whole(Field::dstate, Set(pool_, queries.tokens), Set(pool_, queries.heads));
+  if (dstate.empty()) return dstate;
+  Instruction& instruction = record(Op::summarise_backward);
+  instruction.queries = operands(queries);
+  instruction.keys = operands(keys);
+  instruction.bundles = operands(dout);
+  instruction.targets = operands(dstate);
+  return dstate;
+}
+
+Value Builder::compose(const Slice& earlier, const Slice& later, const Slice& transition) {
+  WEFT_CHECK(!is_empty(earlier) && !is_empty(later));
+  Value joined =
+      whole(earlier.fields, Set(pool_, pool_.unite(earlier.tokens, later.tokens)), Set(pool_, earlier.heads));
+  Instruction& instruction = record(Op::compose);
+  instruction.bundles = operands(transition);
+  instruction.sources = operands(earlier);
+  instruction.sources += operands(later);
+  instruction.targets = operands(joined);
+  return joined;
+}
+
+void Builder::scan(const Slice& queries, const Slice& keys, const Slice& out) {
+  if (is_empty(queries)) return;
+  Instruction& instruction = record(Op::scan);
+  instruction.queries = operands(queries);
+  instruction.keys = operands(keys);
+  instruction.targets = operands(out);
+}
+
+void Builder::apply_state(const Slice& queries, const Slice& keys, const Slice& state, const Slice& out) {
+  if (is_empty(queries) || is_empty(state)) return;
+  Instruction& instruction = record(Op::apply_state);
+  instruction.queries = operands(queries);
+  instruction.keys = operands(keys);
+  instruction.bundles = operands(state);
+  instruction.targets = operands(out);
+}
+
+void Builder::scan_backward(const Slice& queries, const Slice& keys, const Slice& dout, const Slice& state,
+                            const Slice& dq, const Slice& dkv) {
+  if (is_empty(queries)) return;
+  Instruction& instruction = record(Op::scan_backward);
+  instruction.queries = operands(queries);
+  instruction.keys = operands(keys);
+  instruction.bundles = operands(dout);
+  instruction.bundles += operands(state);
+  instruction.targets = operands(dq);
+  instruction.targets += operands(dkv);
+}
+
+void Builder::apply_dstate(const Slice& keys, const Slice& dstate, const Slice& state, const Slice& dkv) {
+  if (is_empty(keys) || is_empty(dstate)) return;
+  Instruction& instruction = record(Op::apply_dstate);
+  instruction.keys = operands(keys);
+  instruction.bundles = operands(dstate);
+  instruction.bundles += operands(state);
+  instruction.targets = operands(dkv);
+}
+
 void Builder::issue(int lane) {
   if (outgoing_.empty() && incoming_.empty()) return;
   const auto by_peer = [](const Part& a, const Part& b) { return a.peer < b.peer; };

@@ -172,6 +172,21 @@ class Builder {
   void score_backward(const Slices& queries, const Slices& keys, const Slices& dscores, const Slices& dq,
                       const Slices& dk);
 
+  // ---- linear layers: a state's tokens are the run that it sums up; of an empty run there is none
+  Value state_of(const Slice& keys);
+  // Empty where the layer needs none: its decays are the same on all ranks.
+  Value transition_of(const Slice& keys);
+  Value dstate_of(const Slice& queries, const Slice& keys, const Slice& dout);
+  // Of two states, two dstates or two transitions, of which neither is empty. The transition is that of `later` for states and
+  // of `earlier` for dstates, where the layer has gates.
+  Value compose(const Slice& earlier, const Slice& later, const Slice& transition = {});
+  void scan(const Slice& queries, const Slice& keys, const Slice& out);
+  void apply_state(const Slice& queries, const Slice& keys, const Slice& state, const Slice& out);
+  // `state` may be empty: nothing enters.
+  void scan_backward(const Slice& queries, const Slice& keys, const Slice& dout, const Slice& state, const Slice& dq,
+                     const Slice& dkv);
+  void apply_dstate(const Slice& keys, const Slice& dstate, const Slice& state, const Slice& dkv);
+
   // ---- communication
   Exchange exchange(int lane = 0) { return Exchange(*this, lane); }
   void wait(int lane);

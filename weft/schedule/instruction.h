@@ -50,9 +50,25 @@ enum class Op : uint8_t {
   weigh_backward,      // queries (dout), keys (v), bundles (probs) -> targets (dprobs) and/or (dv): added
   normalise_backward,  // sources (probs), (dprobs, complete rows) -> targets (dscores)
   score_backward,      // queries (q), keys (k), bundles (dscores) -> targets (dq) and/or (dk): added
+  // Linear layers (layer.h). Every operand but a state is of one run of neighbouring tokens, the same one in all; keys are
+  // all the inputs of the key side: k, v, and g where the layer has gates.
+  summarise,    // keys -> targets (state) and/or (transition) of the run
+  compose,      // sources (two of a kind, of runs that follow one another, the earlier first) -> targets (of the joined
+                // run). Bundles, where the layer decays by gates: for states the later run's transition, for dstates
+                // the earlier one's; none for transitions
+  scan,         // queries, keys -> targets (out): the run by itself, added
+  apply_state,  // queries, keys, bundles (state that enters the run) -> targets (out): what it changes, added
+  summarise_backward,  // queries, keys, bundles (dout) -> targets (dstate) of the run
+  scan_backward,  // queries, keys, bundles (dout), (state that enters, where one does) -> targets (dq), (dk, dv, dg)
+  apply_dstate,   // keys, bundles (dstate of what follows the run), (state that enters) -> targets (dk, dv, dg)
 };
-inline constexpr int kOpCount = 19;
+inline constexpr int kOpCount = 26;
 const char* name_of(Op op);
+
+// Rows of a slice in memory and in messages: one for each token, but a run of tokens has one state.
+inline int64_t rows_of(const SetPool& pool, const Slice& slice) {
+  return (slice.fields & kStateFields).empty() ? pool.size(slice.tokens) : 1;
+}
 
 // What happens to an incoming part: written into undefined or identity rows, or added, or merged, in listed order.
 enum class Combine : uint8_t { copy, add, merge };

@@ -60,11 +60,12 @@ Layout layout_of(const Tree& tree, NodeId id, int64_t tokens) {
 Problem problem_of(const Tree& tree, NodeId id) {
   const Values values(tree);
   const auto [tokens_id, key_tokens_id, heads, kv_heads, dim, dim_v, scale, backward, return_lse, element, wire,
-              mask_id, layout, key_layout, canonical_tile] =
-      values.members(id,
-                     {"tokens", "key_tokens", "heads", "kv_heads", "head_dim", "value_dim", "scale", "backward",
-                      "return_lse", "dtype", "wire", "mask", "layout", "key_layout", "canonical_tile"},
-                     1);
+              mask_id, layout, key_layout, canonical_tile, layer, log_decay] =
+      values.members(
+          id,
+          {"tokens", "key_tokens", "heads", "kv_heads", "head_dim", "value_dim", "scale", "backward", "return_lse",
+           "dtype", "wire", "mask", "layout", "key_layout", "canonical_tile", "layer", "log_decay"},
+          3);
   const int64_t tokens = values.integer(tokens_id, 1, kMost), key_tokens = values.integer(key_tokens_id, 1, kMost);
   Mask mask = mask_of(tree, mask_id, tokens, key_tokens);
   Layout queries = layout_of(tree, layout, tokens);
@@ -86,6 +87,12 @@ Problem problem_of(const Tree& tree, NodeId id) {
     problem.element = values.dtype(element);
     problem.wire = values.dtype(wire);
     if (canonical_tile != kNone) problem.canonical_tile = values.integer(canonical_tile, 1, kCanonicalTile);
+    if (layer != kNone) {
+      problem.layer = static_cast<Layer>(
+          values.choice(layer, "layer", kLayerCount, [](int i) { return name_of(static_cast<Layer>(i)); }));
+    }
+    if (log_decay != kNone)
+      values.each(log_decay, [&](NodeId log) { problem.log_decay.push_back(values.number(log)); });
     problem.validate();
     return problem;
   });
@@ -192,7 +199,8 @@ class ProgramReader {
       }
       case Op::attend:
       case Op::score:
-      case Op::weigh: {
+      case Op::weigh:
+      case Op::scan: {
         const auto [op, step, queries, keys, targets] =
             values_.members(id, {"op", "step", "queries", "keys", "targets"});
         set_step(step);
@@ -203,13 +211,41 @@ class ProgramReader {
       }
       case Op::attend_backward:
       case Op::weigh_backward:
-      case Op::score_backward: {
+      case Op::score_backward:
+      case Op::apply_state:
+      case Op::summarise_backward:
+      case Op::scan_backward: {
         const auto [op, step, queries, keys, bundles, targets] =
             values_.members(id, {"op", "step", "queries", "keys", "bundles", "targets"});
         set_step(step);
         instruction_.queries = slices(queries);
         instruction_.keys = slices(keys);
         instruction_.bundles = slices(bundles);
+        instruction_.targets = slices(targets);
+        return;
+      }
+      case Op::summarise: {
+        const auto [op, step, keys, targets] = values_.members(id, {"op", "step", "keys", "targets"});
+        set_step(step);
+        instruction_.keys = slices(keys);
+        instruction_.targets = slices(targets);
+        return;
+      }
+      case Op::apply_dstate: {
+        const auto [op, step, keys, bundles, targets] =
+            values_.members(id, {"op", "step", "keys", "bundles", "targets"});
+        set_step(step);
+        instruction_.keys = slices(keys);
+        instruction_.bundles = slices(bundles);
+        instruction_.targets = slices(targets);
+        return;
+      }
+      case Op::compose: {
+        const auto [op, step, sources, targets, bundles] =
+            values_.members(id, {"op", "step", "sources", "targets", "bundles"}, 1);
+        set_step(step);
+        if (bundles != kNone) instruction_.bundles = slices(bundles);
+        instruction_.sources = slices(sources);
         instruction_.targets = slices(targets);
         return;
       }

@@ -61,6 +61,8 @@ class JsonWriter {
 
   void problem() {
     const auto name = [](DType type) { return "\"" + std::string(name_of(type)) + "\""; };
+    if (problem_.layer != Layer::softmax) member("layer", "\"" + std::string(name_of(problem_.layer)) + "\"");
+    if (!problem_.log_decay.empty()) log_decay();
     member("tokens", problem_.mask.queries());
     member("key_tokens", problem_.mask.keys());
     member("heads", problem_.heads);
@@ -96,6 +98,15 @@ class JsonWriter {
       layout("key_layout", problem_.key_layout);
       text("\n");
     }
+  }
+
+  void log_decay() {
+    text("    \"log_decay\": [");
+    for (const double& log : problem_.log_decay) {
+      if (&log != problem_.log_decay.data()) text(", ");
+      text(format_double(log));
+    }
+    text("],\n");
   }
 
   void layout(std::string_view name, const Layout& layout) {
@@ -166,6 +177,7 @@ class JsonWriter {
       case Op::attend:
       case Op::score:
       case Op::weigh:
+      case Op::scan:
         slices("queries", block.queries(i));
         slices("keys", block.keys(i));
         slices("targets", block.targets(i));
@@ -173,9 +185,26 @@ class JsonWriter {
       case Op::attend_backward:
       case Op::weigh_backward:
       case Op::score_backward:
+      case Op::apply_state:
+      case Op::summarise_backward:
+      case Op::scan_backward:
         slices("queries", block.queries(i));
         slices("keys", block.keys(i));
         slices("bundles", block.bundles(i));
+        slices("targets", block.targets(i));
+        break;
+      case Op::summarise:
+        slices("keys", block.keys(i));
+        slices("targets", block.targets(i));
+        break;
+      case Op::apply_dstate:
+        slices("keys", block.keys(i));
+        slices("bundles", block.bundles(i));
+        slices("targets", block.targets(i));
+        break;
+      case Op::compose:
+        slices("sources", block.sources(i));
+        if (i.bundles > 0) slices("bundles", block.bundles(i));
         slices("targets", block.targets(i));
         break;
       case Op::result: slices("sources", block.sources(i)); break;

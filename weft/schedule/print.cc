@@ -7,6 +7,8 @@ namespace {
 std::string short_name(Fields fields) {
   if (fields == (Field::k | Field::v)) return "kv";
   if (fields == (Field::dk | Field::dv)) return "dkv";
+  if (fields == (Field::k | Field::v | Field::g)) return "kvg";
+  if (fields == (Field::dk | Field::dv | Field::dg)) return "dkvg";
   return fields.empty() ? "value" : to_string(fields);
 }
 
@@ -85,11 +87,15 @@ std::string print(const Problem& problem, const SetPool& pool, ValueNumbers& num
     case Op::attend:
     case Op::score:
     case Op::weigh:
+    case Op::scan:
       return name + " " + list(block.queries(instruction)) + " to " + list(block.keys(instruction)) + " into " +
              list(block.targets(instruction));
     case Op::attend_backward:
     case Op::weigh_backward:
     case Op::score_backward:
+    case Op::apply_state:
+    case Op::summarise_backward:
+    case Op::scan_backward:
       return name + " " + list(block.queries(instruction)) + " to " + list(block.keys(instruction)) + " with " +
              list(block.bundles(instruction)) + " into " + list(block.targets(instruction));
     case Op::prepare_backward:
@@ -99,6 +105,14 @@ std::string print(const Problem& problem, const SetPool& pool, ValueNumbers& num
     case Op::normalise:
     case Op::normalise_backward:
       return name + " " + list(block.sources(instruction)) + " into " + list(block.targets(instruction));
+    case Op::summarise: return name + " " + list(block.keys(instruction)) + " into " + list(block.targets(instruction));
+    case Op::apply_dstate:
+      return name + " " + list(block.bundles(instruction)) + " to " + list(block.keys(instruction)) + " into " +
+             list(block.targets(instruction));
+    case Op::compose:
+      return name + " " + list(block.sources(instruction)) +
+             (instruction.bundles == 0 ? "" : " with " + list(block.bundles(instruction))) + " into " +
+             list(block.targets(instruction));
     case Op::begin_backward: return name;
   }
   return name;

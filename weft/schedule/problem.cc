@@ -9,8 +9,9 @@
 namespace weft {
 namespace {
 
-constexpr const char* kNames[kFieldCount] = {"q",  "k",  "v",  "out",    "lse",   "dout",   "delta",
-                                             "dq", "dk", "dv", "scores", "probs", "dprobs", "dscores"};
+constexpr const char* kNames[kFieldCount] = {"q",  "k",  "v",     "out",    "lse",       "dout",   "delta",
+                                             "dq", "dk", "dv",    "scores", "probs",     "dprobs", "dscores",
+                                             "g",  "dg", "state", "dstate", "transition"};
 
 constexpr int64_t kMostElements = int64_t{1} << 50;  // of one tensor
 
@@ -34,7 +35,16 @@ Problem::Problem(Mask m, Layout q, Layout k)
       key_layout(std::move(k)),
       pairs(mask, query_layout.axis(), key_layout.axis()) {}
 
-double Problem::softmax_scale() const { return scale != 0 ? scale : 1 / std::sqrt(static_cast<double>(dim)); }
+double Problem::softmax_scale() const {
+  if (scale != 0) return scale;
+  return layer == Layer::mamba2 ? 1 : 1 / std::sqrt(static_cast<double>(dim));
+}
+
+bool Problem::document_begins_in(Range tokens) const {
+  const auto inside = mask.bands_meeting(tokens, Range{0, mask.keys()});
+  return std::any_of(inside.begin(), inside.end(),
+                     [&](const BandRectangle& document) { return tokens.contains(document.q.begin); });
+}
 
 void Problem::validate() const {
   const auto number = [](int64_t n) { return std::to_string(n); };
@@ -60,7 +70,36 @@ void Problem::validate() const {
   require(!__builtin_mul_overflow(mask.area(), heads, &work),
           "more than 2^63 pairs to attend; use fewer tokens or heads");
   require(element != DType::fp64 || wire == DType::fp64, "fp64 needs wire type fp64");
+  if (layer != Layer::softmax) validate_linear();
+  require(log_decay.empty() || decay_of(layer) == Decay::constant,
+          "log_decay goes with a layer that decays by a constant, as retnet does; leave it out");
   if (canonical_tile != 0) validate_canonical();
+}
+
+void Problem::validate_linear() const {
+  const std::string name = weft::name_of(layer);
+  const auto unless = [&](bool fine, const std::string& message) {
+    if (!fine) throw Error(ErrorCode::unsupported, "layer " + name + message);
+  };
+  std::vector<int64_t> lengths;
+  for (const BandRectangle& band : mask.bands()) lengths.push_back(band.q.size());
+  unless(!lengths.empty() && mask == Mask::documents(lengths, {.causal = true}),
+         " carries a state from token to token: it needs a causal mask, of one document or of packed ones");
+  unless(query_layout == key_layout, " needs queries and keys in one layout");
+  unless(query_layout.axis().is_identity(),
+         " needs shards made of neighbouring tokens; use layout contiguous or zigzag, not " + query_layout.name());
+  unless(kv_heads == heads, " has a state for each head: kv-heads " + std::to_string(kv_heads) + " must equal heads " +
+                                std::to_string(heads) + "; repeat k and v for the heads that share them");
+  unless(canonical_tile == 0, " has no canonical results yet; leave canonical out");
+  unless(!return_lse, " has no lse; leave return_lse out");
+  if (decay_of(layer) != Decay::constant) return;
+  require(log_decay.size() == static_cast<size_t>(heads), "layer " + name + " needs a log_decay for each of " +
+                                                              std::to_string(heads) + " heads, not " +
+                                                              std::to_string(log_decay.size()));
+  for (const double log : log_decay) {
+    require(std::isfinite(log) && log <= 0,
+            "log_decay " + std::to_string(log) + " is not a finite number of at most 0");
+  }
 }
 
 void Problem::validate_canonical() const {
@@ -88,8 +127,28 @@ void Problem::validate_canonical() const {
                                                       " heads; use fewer tokens or documents, or leave canonical out");
 }
 
+Fields AttentionShape::key_inputs() const {
+  const Fields kv = Field::k | Field::v;
+  return has_gates(layer) ? kv | Field::g : kv;
+}
+
+Fields AttentionShape::key_gradients() const {
+  const Fields dkv = Field::dk | Field::dv;
+  return has_gates(layer) ? dkv | Field::dg : dkv;
+}
+
+Fields AttentionShape::results_of(bool in_backward) const {
+  if (in_backward) return Field::dq | key_gradients();
+  return layer == Layer::softmax ? Field::out | Field::lse : Fields(Field::out);
+}
+
 int64_t AttentionShape::columns_of(Field field) const {
   switch (field) {
+    case Field::g:
+    case Field::dg:
+    case Field::transition: return decay_of(layer) == Decay::channel ? dim : 1;
+    case Field::state:
+    case Field::dstate: return dim * dim_v;
     case Field::q:
     case Field::k:
     case Field::dq:
@@ -109,7 +168,8 @@ DType AttentionShape::type_of(Field field, Form form) const {
     if (field == Field::lse) return element == DType::fp64 ? DType::expsum3 : DType::expsum2;
     return element == DType::fp64 ? DType::sum3 : DType::sum2;
   }
-  constexpr Fields kBetween = Field::lse | Field::delta | kScoreFields;  // neither input nor result of the element type
+  // Not of the element type: what is neither input nor result, and decays, which are sensitive.
+  constexpr Fields kBetween = Field::lse | Field::delta | Field::g | Field::dg | kScoreFields | kStateFields;
   return form == Form::accumulating || kBetween.has(field) ? accumulator() : element;
 }
 

@@ -14,11 +14,12 @@
 #include "weft/layout/allowed_pairs.h"
 #include "weft/layout/layout.h"
 #include "weft/mask/mask.h"
+#include "weft/schedule/layer.h"
 
 namespace weft {
 
 // A named tensor of attention. Query-side fields have one row per query token and count query heads; key-side fields
-// have one row per key token and count kv heads.
+// have one row per key token and count kv heads. The fields of a state have one row per run of neighbouring tokens.
 enum class Field : uint8_t {
   q,      // queries                      [tokens, heads, dim]
   k,      // keys                         [tokens, kv heads, dim]
@@ -35,20 +36,27 @@ enum class Field : uint8_t {
   probs,    // exp(scores - lse)              [tokens, heads, keys]
   dprobs,   // gradient of probs: dout.v      [tokens, heads, keys]
   dscores,  // gradient of scores             [tokens, heads, keys]
+  // Linear layers (layer.h). On the key side:
+  g,   // natural logarithm of the decay, at most 0   [tokens, heads, 1 or dim]
+  dg,  // gradient of g
+  // Of a run of neighbouring tokens, which is what the tokens of such a value are:
+  state,       // what the run makes of a state of zero at its begin              [heads, dim, dim_v]
+  dstate,      // gradient of the state that enters the run, from the run's out   [heads, dim, dim_v]
+  transition,  // what an entering state is multiplied by; 0 if a document begins  [heads, 1 or dim]
 };
-inline constexpr int kFieldCount = 14;
+inline constexpr int kFieldCount = 19;
 
 // A set of fields of one side.
 class Fields {
  public:
   constexpr Fields() = default;
-  constexpr Fields(Field field) : bits_(static_cast<uint16_t>(1u << static_cast<unsigned>(field))) {}
-  static constexpr Fields from_bits(uint16_t bits) {
+  constexpr Fields(Field field) : bits_(1u << static_cast<unsigned>(field)) {}
+  static constexpr Fields from_bits(uint32_t bits) {
     Fields fields;
     fields.bits_ = bits;
     return fields;
   }
-  constexpr uint16_t bits() const { return bits_; }
+  constexpr uint32_t bits() const { return bits_; }
   constexpr bool empty() const { return bits_ == 0; }
   constexpr bool has(Field field) const { return (bits_ & Fields(field).bits_) != 0; }
   constexpr bool includes(Fields other) const { return (bits_ & other.bits_) == other.bits_; }
@@ -62,7 +70,7 @@ class Fields {
   }
 
  private:
-  uint16_t bits_ = 0;
+  uint32_t bits_ = 0;
 };
 constexpr Fields operator|(Field a, Field b) { return Fields(a) | Fields(b); }
 
@@ -70,7 +78,9 @@ constexpr Fields operator|(Field a, Field b) { return Fields(a) | Fields(b); }
 inline constexpr Fields kScoreFields = Field::scores | Field::probs | Field::dprobs | Field::dscores;
 inline constexpr Fields kQueryFields =
     Field::q | Field::out | Field::lse | Field::dout | Field::delta | Field::dq | kScoreFields;
-inline constexpr Fields kKeyFields = Field::k | Field::v | Field::dk | Field::dv;
+inline constexpr Fields kKeyFields = Field::k | Field::v | Field::dk | Field::dv | Field::g | Field::dg;
+// Of a run of tokens, not of each; a value holds one of these by itself, always whole, and is named with its whole run.
+inline constexpr Fields kStateFields = Field::state | Field::dstate | Field::transition;
 
 const char* name_of(Field field);
 std::string to_string(Fields fields);  // "k+v"
@@ -83,6 +93,10 @@ enum class Form : uint8_t {
 
 // Whether a value of this form can hold these fields: of one side, and as sums only what is summed.
 constexpr bool may_hold(Form form, Fields fields) {
+  if (!(fields & kStateFields).empty()) {
+    return form == Form::whole &&
+           (fields == Fields(Field::state) || fields == Fields(Field::dstate) || fields == Fields(Field::transition));
+  }
   const bool one_side = kQueryFields.includes(fields) || kKeyFields.includes(fields);
   if (fields.empty() || !one_side) return false;
   if (!(fields & kScoreFields).empty()) {
@@ -90,13 +104,15 @@ constexpr bool may_hold(Form form, Fields fields) {
     const auto& alone = form == Form::accumulating ? kSums : kWhole;
     return fields == Fields(alone[0]) || fields == Fields(alone[1]);
   }
-  constexpr Fields kPartial = Field::out | Field::lse, kKeySums = Field::dk | Field::dv;
+  constexpr Fields kPartial = Field::out | Field::lse, kKeySums = Field::dk | Field::dv | Field::dg;
   return form == Form::whole || fields == kPartial || fields == Fields(Field::out) || fields == Fields(Field::dq) ||
          kKeySums.includes(fields);
 }
 
-// Attention apart from its tokens: what one row holds, and what is asked for.
+// Attention, or a linear layer, apart from its tokens: what one row holds, and what is asked for.
 struct AttentionShape {
+  Layer layer = Layer::softmax;
+  std::vector<double> log_decay = {};  // of each head, at most 0: for layers with a constant decay, else empty
   int64_t heads = 1;
   int64_t kv_heads = 1;  // query head h reads kv head h / (heads / kv_heads)
   int64_t dim = 64;      // columns of q and k
@@ -116,7 +132,13 @@ struct AttentionShape {
   // A method that cuts what a rank holds does it at multiples of so many tokens from the start of an interval.
   int64_t unit_of_cuts() const { return canonical_tile == 0 ? 1 : canonical_tile; }
 
-  // Columns of a field: dim, dim_v or 1; 0 for those of kScoreFields, which depend on the rows.
+  // Fields of the key side that the caller gives, and those that it gets: with g, dg where the layer has gates.
+  Fields key_inputs() const;
+  Fields key_gradients() const;
+  // Fields that the caller gets in a phase.
+  Fields results_of(bool in_backward) const;
+
+  // Columns of a field: dim, dim_v or 1, dim * dim_v of a state; 0 for those of kScoreFields, which depend on the rows.
   int64_t columns_of(Field field) const;
   // Type of a field in memory: the element type for inputs and results, the accumulator for everything between.
   DType type_of(Field field, Form form) const;
@@ -138,10 +160,12 @@ struct Problem : AttentionShape {
   Layout query_layout;  // where q, out, dout, dq live
   Layout key_layout;    // where k, v, dk, dv live
   AllowedPairs pairs;   // mask on the axes of the layouts
-  double scale = 0;     // 0: 1 / sqrt(dim)
+  double scale = 0;     // 0: 1 / sqrt(dim), 1 for Mamba-2
 
   int ranks() const { return query_layout.ranks(); }
-  double softmax_scale() const;
+  double softmax_scale() const;  // of softmax or not: the factor of q.k
+  // Whether a document begins at one of these tokens. Of linear layers, whose mask is documents that are causal.
+  bool document_begins_in(Range tokens) const;
   // The keys that some of these queries may see: one column each in whole rows of their scores.
   IntervalSet columns_of_scores(const IntervalSet& queries) const;
   // Bytes of whole rows of scores for these queries in so many heads; nothing above 2^50 elements.
@@ -153,6 +177,7 @@ struct Problem : AttentionShape {
 
  private:
   void validate_canonical() const;
+  void validate_linear() const;
 };
 
 // The tile of `--canonical`: its partial results are few enough to sum exactly at little cost.

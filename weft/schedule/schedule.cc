@@ -85,7 +85,9 @@ const char* name_of(Op op) {
                                                    "finish",         "merge",           "add",
                                                    "begin_backward", "score",           "normalise",
                                                    "weigh",          "weigh_backward",  "normalise_backward",
-                                                   "score_backward"};
+                                                   "score_backward", "summarise",       "compose",
+                                                   "scan",           "apply_state",     "summarise_backward",
+                                                   "scan_backward",  "apply_dstate"};
   return kNames[static_cast<int>(op)];
 }
 

@@ -29,7 +29,7 @@ void RankRun::issue(const Instruction& i) {
     for (const Part& part : message.parts) {
       const size_t id = static_cast<size_t>(part.slice.value);
       const Form form = id < values_.size() ? values_[id].form : Form::whole;
-      report_.bytes_sent += pool_.size(part.slice.tokens) * pool_.size(part.slice.heads) *
+      report_.bytes_sent += rows_of(pool_, part.slice) * pool_.size(part.slice.heads) *
                             problem_.wire_bytes_per_row(part.slice.fields, form);
     }
     report_.largest_message = std::max(report_.largest_message, report_.bytes_sent - sent_before_it);
@@ -55,7 +55,7 @@ void RankRun::issue(const Instruction& i) {
   for (const Part& part : block_.incoming(i)) {
     const size_t id = static_cast<size_t>(part.slice.value);
     const Form form = id < values_.size() ? values_[id].form : Form::whole;
-    const int64_t bytes = pool_.size(part.slice.tokens) * pool_.size(part.slice.heads) *
+    const int64_t bytes = rows_of(pool_, part.slice) * pool_.size(part.slice.heads) *
                           problem_.wire_bytes_per_row(part.slice.fields, form);
     if (part.peer != rank_) flight.received += bytes;
     if (part.combine != Combine::copy) flight.staging += bytes;
@@ -170,7 +170,12 @@ void RankRun::receive(RankRun& sender, std::span<const Part> sent, std::span<con
                           ", but it is received as the other form");
       continue;
     }
-    if (target.form != Form::accumulating) continue;  // whole values become defined in complete_exchange
+    if (target.form != Form::accumulating) {  // whole values become defined in complete_exchange
+      if (trace_ && trace_->concerns_state(to.fields, sets, to.heads, sets[to.tokens])) {
+        trace_->events.push_back({sender.rank_, sender.instruction(), "sent to rank " + std::to_string(rank_)});
+      }
+      continue;
+    }
     take(source, target, to, expected[n].combine == Combine::copy, sets);
     if (!trace_) continue;
     source.contributions.for_each(sets, {query_heads(to, sets), to.tokens}, [&](Box box, const IntervalSet& other) {

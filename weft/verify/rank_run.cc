@@ -9,7 +9,13 @@ constexpr Fields kPartial = Field::out | Field::lse;
 
 bool works_on_pairs(Op op) {
   return op == Op::attend || op == Op::attend_backward || op == Op::score || op == Op::score_backward ||
-         op == Op::weigh || op == Op::weigh_backward;
+         op == Op::weigh || op == Op::weigh_backward || op == Op::scan || op == Op::scan_backward;
+}
+
+// Whether an instruction belongs to softmax attention alone.
+bool is_of_softmax(Op op) {
+  return op == Op::attend || op == Op::attend_backward || op == Op::prepare_backward ||
+         (op >= Op::score && op <= Op::score_backward);
 }
 
 bool lies_in(const IntervalSet& set, int64_t size) { return set.hull().begin >= 0 && set.hull().end <= size; }
@@ -74,6 +80,10 @@ void RankRun::execute(const Instruction& i) {
     mark_step(i);
     ++computes_;
   }
+  if (problem_.layer != Layer::softmax && is_of_softmax(i.op)) {
+    return note("operand", std::string(name_of(i.op)) + " belongs to softmax attention, not to layer " +
+                               weft::name_of(problem_.layer));
+  }
   switch (i.op) {
     case Op::create:
     case Op::input: return create(i);
@@ -88,7 +98,7 @@ void RankRun::execute(const Instruction& i) {
     case Op::begin_backward: phase_began_ = i.step; return begin_backward();
     case Op::wait:
     case Op::exchange: return;
-    default: return execute_scores(i);
+    default: return i.op >= Op::summarise ? execute_states(i) : execute_scores(i);
   }
 }
 
@@ -174,6 +184,10 @@ void RankRun::create(const Instruction& i) {
       return note("operand",
                   "value " + std::to_string(id) + " (" + describe(slice) + ") is empty or lies outside of the problem");
     }
+    if (!(slice.fields & kStateFields).empty() && pool_[slice.tokens].ranges().size() != 1) {
+      return note("operand",
+                  to_string(slice.fields) + " is of neighbouring tokens, not of " + to_string(pool_[slice.tokens]));
+    }
     value.exists = true;
     value.is_input = i.op == Op::input;
     value.is_result = false;
@@ -184,11 +198,11 @@ void RankRun::create(const Instruction& i) {
     value.flights.clear();
     value.bytes = kScoreFields.includes(slice.fields)
                       ? bytes_of_scores(slice)
-                      : pool_.size(slice.tokens) * pool_.size(slice.heads) * problem_.bytes_per_row(slice.fields, form);
+                      : rows_of(pool_, slice) * pool_.size(slice.heads) * problem_.bytes_per_row(slice.fields, form);
     add_live(value.bytes);
     if (i.op != Op::input) continue;
-    const Fields given = backward_ ? Field::q | Field::k | Field::v | Field::out | Field::lse | Field::dout
-                                   : Field::q | Field::k | Fields(Field::v);
+    const Fields again = problem_.layer == Layer::softmax ? kPartial | Field::dout : Fields(Field::dout);
+    const Fields given = Field::q | problem_.key_inputs() | (backward_ ? again : Fields());
     if (!given.includes(slice.fields)) {
       note("operand",
            "the caller does not give " + to_string(slice.fields) + (backward_ ? " in backward" : " in forward"));
@@ -240,7 +254,7 @@ void RankRun::result(const Instruction& i) {
   for (const Slice& slice : block_.sources(i)) {
     if (!is_whole(slice, "result", slice.fields)) continue;
     const bool key_side = is_key_side(slice.fields);
-    const Fields wanted = backward_ ? Field::dq | Field::dk | Field::dv : kPartial;
+    const Fields wanted = problem_.results_of(backward_);
     if (!wanted.includes(slice.fields)) {
       note("result", to_string(slice.fields) + " is no result of " + (backward_ ? "backward" : "forward"));
     } else if (!pool_.includes(key_side ? my_keys_ : my_queries_, slice.tokens)) {
@@ -277,7 +291,7 @@ void RankRun::check_results() {
   };
   if (backward_) {
     require(Field::dq, my_queries_, all_heads_);
-    require(Field::dk | Field::dv, my_keys_, all_kv_heads_);
+    require(problem_.key_gradients(), my_keys_, all_kv_heads_);
   } else {
     require(problem_.return_lse ? kPartial : Fields(Field::out), my_queries_, all_heads_);
   }

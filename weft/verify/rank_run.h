@@ -113,6 +113,31 @@ class RankRun {
   bool same_queries(const Slice& a, const Slice& b, const char* what);
   int64_t bytes_of_scores(const Slice& slice);
 
+  // ---- rank_states.cc
+  // Neighbouring tokens in some heads: what an instruction of a linear layer works on.
+  struct TokenRun {
+    SetId tokens{};
+    SetId heads{};
+    Range range;
+  };
+  void execute_states(const Instruction& i);
+  void summarise(const Instruction& i);
+  void compose(const Instruction& i);
+  void scan(const Instruction& i);
+  void apply_state(const Instruction& i);
+  void summarise_backward(const Instruction& i);
+  void scan_backward(const Instruction& i);
+  void apply_dstate(const Instruction& i);
+  bool find_run(const Instruction& i, bool with_queries, TokenRun& run);
+  const Slice* bundle_of_run(const Instruction& i, Field field, const TokenRun& run, bool& wrong);
+  bool has_only_bundles(const Instruction& i, Fields fields);
+  bool has_dout(const Instruction& i, const TokenRun& run);
+  const Slice* entering_state(const Instruction& i, const TokenRun& run, bool& wrong);
+  const Slice* complete_state(const Instruction& i, const TokenRun& run, bool& wrong);
+  bool check_sums(const Instruction& i, Fields wanted);
+  void gain(const Instruction& i, Fields fields, const TokenRun& run, const IntervalSet& tokens, const char* verb);
+  void define_state(const Slice& target, const char* verb);
+
   void issue(const Instruction& i);
   void check_exchange(const Instruction& i);
   void check_copy(const Part& copy, std::span<const Part> incoming);
@@ -127,7 +152,9 @@ class RankRun {
     if (id >= values_.size() || !values_[id].exists) return note_no_value(slice, role);
     ValueState& value = values_[id];
     const bool inside = !slice.fields.empty() && value.all.fields.includes(slice.fields) &&
-                        pool_.includes(value.all.tokens, slice.tokens) && pool_.includes(value.all.heads, slice.heads);
+                        pool_.includes(value.all.tokens, slice.tokens) &&
+                        pool_.includes(value.all.heads, slice.heads) &&
+                        ((slice.fields & kStateFields).empty() || slice.tokens == value.all.tokens);
     return inside ? &value : note_outside(slice, role);
   }
   ValueState* note_no_value(const Slice& slice, const char* role);

@@ -29,6 +29,12 @@ struct Trace {
     return !(f & fields).empty() && pool[heads].contains(head) && pool[own_slots].contains(own) &&
            others.contains(other);
   }
+  // Of a state or dstate of these tokens, which brings rows of queries their keys, or rows of keys their queries.
+  bool concerns_state(Fields f, SetPool& pool, SetId heads, const IntervalSet& tokens) const {
+    const bool brings = (f.has(Field::state) && !(fields & kQueryFields).empty()) ||
+                        (f.has(Field::dstate) && !(fields & kKeyFields).empty());
+    return brings && pool[heads].contains(head) && tokens.contains(other);
+  }
 };
 
 }  // namespace weft::verify_internal

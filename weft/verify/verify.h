@@ -23,7 +23,8 @@ namespace weft {
 
 // What one rank does, summed over its program. Bytes as laid out in memory or on the wire; self-sends do not count.
 struct RankReport {
-  int64_t work = 0;           // forward (query, key) pairs x query heads attended (or scored) here
+  // Forward (query, key) pairs x query heads attended (or scored) here; of linear layers, tokens x heads scanned.
+  int64_t work = 0;
   int64_t work_backward = 0;  // the same in backward
   int64_t bytes_sent = 0;
   int64_t bytes_backward = 0;  // those of them that are sent in backward

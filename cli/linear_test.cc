@@ -1,0 +1,75 @@
+// Linear layers from the command line.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "cli/testing.h"
+#include "weft/files/atomic_file.h"
+
+namespace weft::cli {
+namespace {
+
+using json = nlohmann::json;
+
+const std::string kSmall = " --ranks 3 --tokens 50 --heads 2 --key-dim 4 --value-dim 6";
+
+TEST(Linear, MethodsListsTheFamily) {
+  std::vector<std::string> linear;
+  for (const json& method : json::parse(run_line("methods --json").out)) {
+    if (method["family"] == "linear") linear.push_back(method["name"]);
+  }
+  EXPECT_EQ(linear, (std::vector<std::string>{"chain", "all-scan", "all-gather-state", "log-step", "head-exchange"}));
+  EXPECT_TRUE(has(run_line("methods").out, "Of linear layers, named with --layer linear, retnet, mamba2, gla:\n"));
+}
+
+TEST(Linear, EveryMethodAndLayerIsVerifiedAndChecked) {
+  for (const char* layer : {"linear", "retnet", "mamba2", "gla"}) {
+    const std::string words = std::string(" --layer ") + layer + kSmall + " --backward";
+    const json all = json::parse(run_line("verify all" + words + " --json").out);
+    EXPECT_EQ(all["ok"], true);
+    EXPECT_EQ(all["results"].size(), 5u);
+    for (const json& result : all["results"]) {
+      const Outcome outcome = run_line("check " + result["method"].get<std::string>() + words + " --dtype fp64 --json");
+      EXPECT_EQ(outcome.code, kExitFine) << outcome.out;
+      const bool gates = json::parse(outcome.out)["errors"].contains("dg");
+      EXPECT_EQ(gates, std::string(layer) == "mamba2" || std::string(layer) == "gla") << layer;
+    }
+  }
+}
+
+TEST(Linear, MethodMayBeNamedByItsOption) {
+  EXPECT_EQ(run_line("show --method chain --layer gla" + kSmall + " --verbose").out,
+            run_line("show chain --layer gla" + kSmall + " --verbose").out);
+  EXPECT_TRUE(has(run_line("show chain --layer gla" + kSmall + " --verbose").out, "summarise kvg#1 0..16 into state#"));
+  EXPECT_EQ(run_line("show chain --layer mamba2" + kSmall).code, kExitFine);
+}
+
+TEST(Linear, CheckSavesInputsAndResults) {
+  const std::string folder = ::testing::TempDir() + "linear_" + std::to_string(::getpid());
+  EXPECT_EQ(run_line("check log-step --layer gla" + kSmall + " --dtype bf16 --save " + folder).code, kExitFine);
+  const std::string inputs = read_file(folder + "/inputs.safetensors"),
+                    outputs = read_file(folder + "/outputs.safetensors");
+  EXPECT_TRUE(has(inputs, R"("g":{"dtype":"F32","shape":[50,2,4])")) << inputs.substr(0, 400);
+  EXPECT_TRUE(has(inputs, R"("v":{"dtype":"BF16","shape":[50,2,6])"));
+  EXPECT_TRUE(has(outputs, R"("dg":{"dtype":"F32","shape":[50,2,4])")) << outputs.substr(0, 400);
+  EXPECT_FALSE(has(outputs, R"("lse")"));
+  std::filesystem::remove_all(folder);
+}
+
+TEST(Linear, SaysWhatDoesNotFit) {
+  EXPECT_TRUE(has(complaint("verify ring --layer gla" + kSmall),
+                  "method ring computes softmax attention, not layer gla; use chain, "));
+  EXPECT_TRUE(has(complaint("verify chain" + kSmall), "chain computes linear layers; give --layer linear, retnet, "));
+  EXPECT_TRUE(has(complaint("verify chain --layer glu" + kSmall), "did you mean 'gla'?"));
+  EXPECT_TRUE(has(complaint("verify chain --layer gla --mask full" + kSmall), "it needs a causal mask"));
+  EXPECT_TRUE(has(complaint("verify chain --layer gla --mask causal+window:8" + kSmall), "it needs a causal mask"));
+  EXPECT_TRUE(has(complaint("verify chain --layer gla --layout striped" + kSmall), "use layout contiguous or zigzag"));
+  EXPECT_TRUE(has(complaint("verify chain --layer gla --kv-heads 1" + kSmall), "kv-heads 1 must equal heads 2"));
+  EXPECT_TRUE(has(complaint("check chain --layer gla --canonical" + kSmall), "no canonical results yet"));
+  EXPECT_TRUE(has(complaint("verify all-scan --layer gla --option blocks=3" + kSmall), "use at most as many blocks"));
+}
+
+}  // namespace
+}  // namespace weft::cli

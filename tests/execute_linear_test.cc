@@ -1,0 +1,210 @@
+// Linear layers as they run: every method, layer and cut of the sequence against the recurrence token by token in fp64.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/linear_case.h"
+#include "weft/base/test_level.h"
+#include "weft/execute/check.h"
+#include "weft/execute/dense_recurrence.h"
+
+namespace weft {
+namespace {
+
+CheckReport checked(const LinearCase& c, uint64_t seed = 1) {
+  CheckOptions options{.seed = seed};
+  options.execute.poison = true;
+  return check_schedule(c.schedule(), options);
+}
+
+// On every rank and in every head by itself: an error in one of many must not drown in the others' size.
+void expect_right(const LinearCase& c, uint64_t seed = 1) {
+  SCOPED_TRACE(c.describe());
+  const CheckReport report = checked(c, seed);
+  for (const TensorError& error : report.errors) {
+    EXPECT_LE(error.max_abs, error.bound) << error.name;
+    if (c.element != DType::fp64) continue;
+    const double range = error.max_rel == 0 ? 1 : error.max_abs / error.max_rel;
+    for (const double each : error.by_rank_and_head) EXPECT_LE(each, 1e-10 * std::max(1.0, range)) << error.name;
+  }
+}
+
+TEST(ExecuteLinear, EveryMethodLayerAndRankCount) {
+  for (const Method* method : linear_methods()) {
+    for (const Layer layer : kLinearLayers) {
+      for (const int ranks : {1, 2, 3, 4, 5, 8}) {
+        expect_right({.method = std::string(method->name), .layer = layer, .lengths = {41}, .ranks = ranks});
+        expect_right({.method = std::string(method->name),
+                      .layer = layer,
+                      .lengths = {1, 17, 1, 1, 30, 5},
+                      .ranks = ranks,
+                      .layout = "zigzag"});
+      }
+    }
+  }
+}
+
+// Cuts on rank edges, a document over three ranks, documents inside one rank, more of them than ranks.
+TEST(ExecuteLinear, PackedDocuments) {
+  const std::vector<std::vector<int64_t>> sets = {
+      {30, 30},    {30, 40, 32},     {70, 32},    {10, 5, 9, 3, 8, 20, 6},
+      {51, 1, 51}, {25, 26, 25, 26}, {64, 1, 64}, std::vector<int64_t>(20, 1)};
+  for (const auto& lengths : sets) {
+    for (const Method* method : linear_methods()) {
+      for (const int ranks : {2, 4}) {
+        expect_right({.method = std::string(method->name), .lengths = lengths, .ranks = ranks});
+        expect_right({.method = std::string(method->name),
+                      .layer = Layer::mamba2,
+                      .lengths = lengths,
+                      .ranks = ranks,
+                      .dim_v = 2});
+      }
+    }
+  }
+}
+
+// Longer than a chunk of either kind, with shards that end inside one.
+TEST(ExecuteLinear, ManyChunks) {
+  for (const Layer layer : kLinearLayers) {
+    expect_right({.layer = layer, .lengths = {333}, .ranks = 2, .dim = 5, .dim_v = 7});
+    expect_right({.method = "log-step", .layer = layer, .lengths = {150, 200}, .ranks = 3, .dim = 4, .dim_v = 3});
+  }
+}
+
+TEST(ExecuteLinear, AnyCut) {
+  Random random(20251121, 0);
+  for (int n = 0; n < (test_level() == 0 ? 150 : 3000); ++n) {
+    expect_right(random_linear_case(random), static_cast<uint64_t>(n));
+    if (HasFailure()) return;
+  }
+}
+
+TEST(ExecuteLinear, LowerPrecisions) {
+  for (const DType element : {DType::fp32, DType::bf16, DType::fp16}) {
+    for (const Layer layer : kLinearLayers) {
+      expect_right({.layer = layer, .lengths = {100, 156}, .ranks = 3, .dim = 16, .dim_v = 8, .element = element});
+    }
+  }
+}
+
+// ---- the reference itself
+
+// d loss / d input by central differences, loss = <out, dout>.
+TEST(DenseRecurrence, GradientsAreFiniteDifferences) {
+  for (const Layer layer : kLinearLayers) {
+    const LinearCase c{.layer = layer, .lengths = {6, 4}, .ranks = 1, .heads = 2, .dim = 2, .dim_v = 3};
+    const Problem problem = c.problem();
+    const CheckTensors t = random_inputs(problem, 3);
+    RecurrenceInputs in{t.q.to_fp64(), t.k.to_fp64(), t.v.to_fp64(), t.g.to_fp64(), t.dout.to_fp64()};
+    const DenseRecurrence exact = dense_recurrence(problem, in, DType::fp64);
+    const auto loss = [&] {
+      const DenseRecurrence at = dense_recurrence(problem, in, DType::fp64);
+      double sum = 0;
+      for (size_t i = 0; i < at.out.size(); ++i) sum += at.out[i] * in.dout[i];
+      return sum;
+    };
+    const auto compare = [&](std::vector<double> RecurrenceInputs::*input, const std::vector<double>& gradient,
+                             const char* name) {
+      ASSERT_EQ((in.*input).size(), gradient.size()) << name;
+      for (size_t i = 0; i < gradient.size(); ++i) {
+        double& x = (in.*input)[i];
+        const double kept = x, step = 1e-5;
+        x = kept + step;
+        const double above = loss();
+        x = kept - step;
+        const double below = loss();
+        x = kept;
+        EXPECT_NEAR(gradient[i], (above - below) / (2 * step), 1e-7) << name_of(layer) << " d" << name << " " << i;
+      }
+    };
+    compare(&RecurrenceInputs::q, exact.dq, "q");
+    compare(&RecurrenceInputs::k, exact.dk, "k");
+    compare(&RecurrenceInputs::v, exact.dv, "v");
+    compare(&RecurrenceInputs::g, exact.dg, "g");
+  }
+}
+
+// ---- what must not reach what
+
+void set_rows(HostTensor& tensor, Range rows, double value) {
+  const int64_t width = tensor.heads * tensor.columns;
+  for (int64_t i = rows.begin * width; i < rows.end * width; ++i) tensor.set(i, value);
+}
+void set_inputs(CheckTensors& t, Range rows, double value) {
+  for (HostTensor* tensor : {&t.q, &t.k, &t.v, &t.g, &t.dout}) {
+    if (!tensor->empty()) set_rows(*tensor, rows, value);
+  }
+}
+
+bool equal_rows(const HostTensor& a, const HostTensor& b, Range rows) {
+  const int64_t width = a.heads * a.columns;
+  for (int64_t i = rows.begin * width; i < rows.end * width; ++i) {
+    if (!(a.at(i) == b.at(i))) return false;
+  }
+  return true;
+}
+
+// NaN in one document, forward and backward, changes no bit of the others'.
+TEST(ExecuteLinear, DocumentsStayApart) {
+  for (const Method* method : linear_methods()) {
+    for (const Layer layer : kLinearLayers) {
+      const LinearCase c{.method = std::string(method->name), .layer = layer, .lengths = {11, 18, 9}, .ranks = 4};
+      SCOPED_TRACE(c.describe());
+      CheckTensors inputs = random_inputs(c.problem(), 5);
+      const CheckOptions options{.compare = false};
+      const CheckTensors clean = check_schedule(c.schedule(), inputs, options).tensors;
+      set_inputs(inputs, {11, 29}, std::nan(""));
+      const CheckTensors poisoned = check_schedule(c.schedule(), inputs, options).tensors;
+      for (const Range rows : {Range{0, 11}, Range{29, 38}}) {
+        for (HostTensor CheckTensors::*member :
+             {&CheckTensors::out, &CheckTensors::dq, &CheckTensors::dk, &CheckTensors::dv, &CheckTensors::dg}) {
+          EXPECT_TRUE((clean.*member).empty() || equal_rows(clean.*member, poisoned.*member, rows));
+        }
+      }
+      EXPECT_FALSE(equal_rows(clean.out, poisoned.out, {11, 29}));
+    }
+  }
+}
+
+// A token changes nothing before it.
+TEST(ExecuteLinear, NothingFlowsBackInTime) {
+  for (const Method* method : linear_methods()) {
+    const LinearCase c{.method = std::string(method->name), .layer = Layer::gla, .lengths = {30}, .ranks = 3};
+    CheckTensors inputs = random_inputs(c.problem(), 6);
+    const CheckOptions options{.compare = false};
+    const CheckTensors before = check_schedule(c.schedule(), inputs, options).tensors;
+    for (HostTensor* tensor : {&inputs.q, &inputs.k, &inputs.v}) set_rows(*tensor, {14, 15}, 2.5);
+    const CheckTensors after = check_schedule(c.schedule(), inputs, options).tensors;
+    EXPECT_TRUE(equal_rows(before.out, after.out, {0, 14}));
+    EXPECT_FALSE(equal_rows(before.out, after.out, {14, 15}));
+    EXPECT_FALSE(equal_rows(before.out, after.out, {29, 30}));
+  }
+}
+
+// A gate's gradient comes from queries and keys on both sides of it, here all of other ranks.
+TEST(ExecuteLinear, GatesBetweenRanksHaveGradients) {
+  const LinearCase c{.layer = Layer::gla, .lengths = {9}, .ranks = 3};
+  CheckTensors inputs = random_inputs(c.problem(), 7);
+  set_rows(inputs.k, {3, 9}, 0);     // keys only on rank 0
+  set_rows(inputs.dout, {0, 6}, 0);  // gradients only on rank 2
+  const CheckReport report = check_schedule(c.schedule(), inputs);
+  EXPECT_TRUE(report.ok);
+  const int64_t width = 2 * 3;
+  for (int64_t i = 3 * width; i < 6 * width; ++i) EXPECT_GT(std::abs(report.tensors.dg.at(i)), 1e-6) << i;
+}
+
+// No decay at all, decays of e^-20, and such that nothing is left in any type.
+TEST(ExecuteLinear, ExtremeGates) {
+  for (const Layer layer : {Layer::mamba2, Layer::gla}) {
+    for (const double g : {0.0, -20.0, -1e30, -std::numeric_limits<double>::infinity()}) {
+      const LinearCase c{.layer = layer, .lengths = {50}, .ranks = 3};
+      CheckTensors inputs = random_inputs(c.problem(), 8);
+      for (int64_t t = 0; t < 50; t += 3) set_rows(inputs.g, {t, t + 1}, g);
+      const CheckReport report = check_schedule(c.schedule(), inputs);
+      for (const TensorError& error : report.errors) EXPECT_TRUE(error.ok()) << name_of(layer) << g << error.name;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace weft

@@ -1,0 +1,88 @@
+// For tests of linear layers: one case as plain data, and the schedule that it stands for.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "weft/base/random.h"
+#include "weft/methods/registry.h"
+
+namespace weft {
+
+struct LinearCase {
+  std::string method = "chain";
+  Layer layer = Layer::gla;
+  std::vector<int64_t> lengths = {37};
+  int ranks = 3;
+  int64_t heads = 2, dim = 3, dim_v = 4;
+  std::string layout = "";  // empty: the method's own
+  std::map<std::string, std::string> options = {};
+  DType element = DType::fp64;
+  std::vector<int64_t> shards = {};  // tokens of each rank in order, some perhaps 0; overrides the layout
+
+  std::string describe() const {
+    std::string text = method + " " + name_of(layer) + ", " + std::to_string(ranks) + " ranks, documents";
+    for (int64_t length : lengths) text += " " + std::to_string(length);
+    text += ", heads " + std::to_string(heads) + ", dims " + std::to_string(dim) + "/" + std::to_string(dim_v) +
+            ", layout '" + layout + "', " + std::string(name_of(element));
+    for (int64_t tokens : shards) text += ", shard " + std::to_string(tokens);
+    for (const auto& [key, value] : options) text += ", " + key + "=" + value;
+    return text;
+  }
+  Layout placement() const {
+    if (shards.empty()) return choose_layout(layout, method, Documents(lengths), ranks, options);
+    std::vector<std::vector<Run>> runs;
+    int64_t begin = 0;
+    for (int64_t tokens : shards) {
+      runs.push_back(tokens == 0 ? std::vector<Run>{} : std::vector<Run>{{begin, 1, tokens}});
+      begin += tokens;
+    }
+    return Layout::from_runs(begin, std::move(runs));
+  }
+  Problem problem() const {
+    Problem made = self_attention(Mask::documents(lengths, {.causal = true}), placement(), heads, heads, dim);
+    made.dim_v = dim_v;
+    made.layer = layer;
+    if (decay_of(layer) == Decay::constant) made.log_decay = retnet_log_decays(heads);
+    made.backward = true;
+    made.element = element;
+    made.wire = made.accumulator();
+    return made;
+  }
+  Schedule schedule() const { return make_schedule(method, problem(), options); }
+};
+
+inline constexpr Layer kLinearLayers[] = {Layer::linear, Layer::retnet, Layer::mamba2, Layer::gla};
+
+// Any of it, small: empty and unequal shards, more documents than ranks, documents of one token, every layout.
+inline LinearCase random_linear_case(Random& random, std::string_view method = "") {
+  LinearCase c;
+  const auto methods = linear_methods();
+  const auto any = static_cast<size_t>(random.uniform(static_cast<int64_t>(methods.size())));
+  c.method = method.empty() ? methods[any]->name : method;
+  c.layer = kLinearLayers[random.uniform(4)];
+  c.ranks = 1 + static_cast<int>(random.uniform(6));
+  c.heads = 1 + random.uniform(3);
+  c.dim = 1 + random.uniform(4), c.dim_v = 1 + random.uniform(4);
+  c.lengths.clear();
+  int64_t tokens = 0;
+  for (int64_t documents = 1 + random.uniform(2) * random.uniform(6); documents > 0; --documents) {
+    c.lengths.push_back(random.uniform(4) == 0 ? 1 : 1 + random.uniform(30));
+    tokens += c.lengths.back();
+  }
+  if (c.method == "all-scan" && random.uniform(2) == 0)
+    c.options = {{"blocks", std::to_string(1 + random.uniform(c.heads))}};
+  static constexpr const char* kLayouts[] = {"", "zigzag", "document-zigzag"};
+  c.layout = kLayouts[random.uniform(3)];
+  if (random.uniform(3) > 0) return c;
+  c.shards.assign(static_cast<size_t>(c.ranks), 0);
+  for (int64_t& shard : c.shards) {
+    shard = random.uniform(3) == 0 ? 0 : random.uniform(tokens + 1);
+    tokens -= shard;
+  }
+  c.shards[static_cast<size_t>(random.uniform(c.ranks))] += tokens;
+  return c;
+}
+
+}  // namespace weft

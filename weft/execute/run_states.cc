@@ -1,0 +1,255 @@
+// Linear layers: slices become runs of tokens in one head, and the loops of kernels/recurrence.h do the rest.
+#include "weft/execute/run.h"
+
+namespace weft::execute_internal {
+namespace {
+
+using kernels::ConstView;
+using kernels::View;
+
+}  // namespace
+
+// The operands of one instruction: a run of neighbouring tokens in some heads.
+struct Run::TokenRun {
+  SetId tokens{}, heads{};
+  Range range;
+  const RankValue* queries = nullptr;
+  const RankValue* keys = nullptr;
+  std::vector<int64_t> starts;  // rows of the run at which a document begins
+};
+
+void Run::execute_states(const Instruction& i) {
+  if (problem_.layer == Layer::softmax) refuse("the layer is softmax, which has no state");
+  switch (i.op) {
+    case Op::summarise: return summarise(i);
+    case Op::compose: return compose(i);
+    case Op::scan: return scan(i);
+    case Op::apply_state: return apply_state(i);
+    case Op::summarise_backward: return summarise_backward(i);
+    case Op::scan_backward: return scan_backward(i);
+    case Op::apply_dstate: return apply_dstate(i);
+    default: refuse("unknown operation");
+  }
+}
+
+// ---- operands
+
+Run::TokenRun Run::token_run(const Instruction& i, bool with_queries) {
+  const auto queries = block_.queries(i), keys = block_.keys(i);
+  if (queries.size() != (with_queries ? 1u : 0u) || keys.size() != 1) refuse("works on one run of tokens");
+  TokenRun run;
+  run.tokens = keys[0].tokens, run.heads = keys[0].heads;
+  run.range = sets_[run.tokens].hull();
+  run.keys = &whole(keys[0], "keys", problem_.key_inputs());
+  if (with_queries) run.queries = &whole(queries[0], "queries", Field::q);
+  if (sets_[run.tokens].ranges().size() != 1) refuse("works on neighbouring tokens");
+  if (with_queries && (queries[0].tokens != run.tokens || queries[0].heads != run.heads)) {
+    refuse("of different runs: " + describe(queries[0]) + " and " + describe(keys[0]));
+  }
+  for (const BandRectangle& document : problem_.mask.bands_meeting(run.range, Range{0, problem_.mask.keys()})) {
+    if (run.range.contains(document.q.begin)) run.starts.push_back(document.q.begin - run.range.begin);
+  }
+  return run;
+}
+
+// The value of this field among the bundles or null; of `tokens`, unless that is the empty set.
+const RankValue* Run::bundle_of_run(const Instruction& i, Field field, const TokenRun& run, SetId tokens) {
+  for (const Slice& slice : block_.bundles(i)) {
+    if (slice.fields != Fields(field)) continue;
+    if (slice.heads != run.heads || (tokens != SetId::empty && slice.tokens != tokens)) {
+      refuse(std::string(name_of(field)) + " does not fit the run: " + describe(slice));
+    }
+    return &whole(slice, name_of(field), field);
+  }
+  return nullptr;
+}
+
+// A field of a value, from its row of this token and in this head on; null where there is no value or no such field.
+View Run::view_of(const RankValue* value, Field field, int64_t token, int64_t head) {
+  if (!value || !value->all.fields.has(field)) return {};
+  const int64_t row = kStateFields.has(field) ? 0 : sets_[value->all.tokens].rank_of(token);
+  return value->field(field).view(row, sets_[value->all.heads].rank_of(head));
+}
+
+// Calls f(head, the kernel's run) for each head of the run.
+template <typename F>
+void Run::for_each_head(const TokenRun& run, F&& f) {
+  const bool gates = has_gates(problem_.layer);
+  for (const Range& heads : sets_[run.heads].ranges()) {
+    for (int64_t head = heads.begin; head < heads.end; ++head) {
+      const auto view = [&](const RankValue* value, Field field) {
+        return view_of(value, field, run.range.begin, head);
+      };
+      f(head, kernels::TokenRun{.q = view(run.queries, Field::q),
+                                .k = view(run.keys, Field::k),
+                                .v = view(run.keys, Field::v),
+                                .g = gates ? view(run.keys, Field::g) : View{},
+                                .decays = decays_of(head),
+                                .rows = run.range.size(),
+                                .dim = problem_.dim,
+                                .dim_v = problem_.dim_v,
+                                .scale = problem_.softmax_scale(),
+                                .starts = run.starts,
+                                .stop = &c_.endpoint.stop_flag()});
+    }
+  }
+}
+
+kernels::Decays Run::decays_of(int64_t head) const {
+  if (has_gates(problem_.layer)) return {.columns = problem_.columns_of(Field::g)};
+  return {.log_decay = problem_.log_decay.empty() ? 0 : problem_.log_decay[static_cast<size_t>(head)]};
+}
+
+// The targets, each a sum of some of these fields with the rows of the run: calls f(value) for each.
+template <typename F>
+void Run::for_each_sum(const Instruction& i, const TokenRun& run, Fields wanted, F&& f) {
+  if (i.targets == 0) refuse("without a target");
+  for (const Slice& target : block_.targets(i)) {
+    if (target.fields.empty() || !wanted.includes(target.fields)) refuse("adds to sums of " + to_string(wanted));
+    if (target.tokens != run.tokens || target.heads != run.heads) refuse("of different rows: " + describe(target));
+    f(accumulator(target, "target"));
+  }
+}
+
+kernels::RunGradients Run::gradients_of(const RankValue& value, const TokenRun& run, int64_t head) {
+  const auto view = [&](Field field) { return view_of(&value, field, run.range.begin, head); };
+  return {.dq = view(Field::dq), .dk = view(Field::dk), .dv = view(Field::dv), .dg = view(Field::dg)};
+}
+
+// ---- states
+
+void Run::summarise(const Instruction& i) {
+  const TokenRun run = token_run(i, false);
+  for (const Slice& target : block_.targets(i)) {
+    RankValue& to = find(target, "target");
+    const bool is_state = target.fields == Fields(Field::state);
+    if (!is_state && (target.fields != Fields(Field::transition) || !has_gates(problem_.layer))) {
+      refuse("gives a state, or a transition where the layer has gates");
+    }
+    if (target.tokens != run.tokens || target.heads != run.heads) refuse("of another run: " + describe(target));
+    write(to, target);
+    for_each_head(run, [&](int64_t head, const kernels::TokenRun& tokens) {
+      if (is_state) {
+        kernels::summarise(tokens, view_of(&to, Field::state, 0, head));
+      } else {
+        kernels::transition(tokens, view_of(&to, Field::transition, 0, head));
+      }
+    });
+  }
+}
+
+void Run::summarise_backward(const Instruction& i) {
+  const TokenRun run = token_run(i, true);
+  const RankValue* dout = bundle_of_run(i, Field::dout, run, run.tokens);
+  const auto targets = block_.targets(i);
+  if (!dout || targets.size() != 1 || targets[0].fields != Fields(Field::dstate) || targets[0].tokens != run.tokens ||
+      targets[0].heads != run.heads) {
+    refuse("takes dout and gives a dstate of the run");
+  }
+  RankValue& to = find(targets[0], "target");
+  write(to, targets[0]);
+  for_each_head(run, [&](int64_t head, const kernels::TokenRun& tokens) {
+    kernels::summarise_backward(tokens, view_of(dout, Field::dout, run.range.begin, head),
+                                view_of(&to, Field::dstate, 0, head));
+  });
+}
+
+void Run::compose(const Instruction& i) {
+  const auto sources = block_.sources(i), targets = block_.targets(i);
+  if (sources.size() != 2 || targets.size() != 1 || !kStateFields.includes(targets[0].fields)) {
+    refuse("takes two states and gives one");
+  }
+  const Slice& target = targets[0];
+  for (const Slice& source : sources) {
+    if (source.fields != target.fields || source.heads != target.heads) refuse("of different kinds");
+  }
+  const Range earlier = sets_[sources[0].tokens].hull(), later = sets_[sources[1].tokens].hull();
+  if (earlier.end != later.begin || !(sets_[target.tokens] == IntervalSet(Range{earlier.begin, later.end}))) {
+    refuse("of runs that do not follow one another");
+  }
+  const RankValue &first = whole(sources[0], "source", target.fields),
+                  &second = whole(sources[1], "source", target.fields);
+  const bool forward = target.fields == Fields(Field::state);
+  const Range passed = forward ? later : earlier;
+  RankValue& to = find(target, "target");
+  write(to, target);
+  TokenRun joined;
+  joined.heads = target.heads;
+  for (const Range& heads : sets_[target.heads].ranges()) {
+    for (int64_t head = heads.begin; head < heads.end; ++head) {
+      if (target.fields == Fields(Field::transition)) {
+        kernels::multiply_transitions(view_of(&first, Field::transition, 0, head),
+                                      view_of(&second, Field::transition, 0, head),
+                                      problem_.columns_of(Field::transition), view_of(&to, Field::transition, 0, head));
+        continue;
+      }
+      const Field field = forward ? Field::state : Field::dstate;
+      const RankValue* transition = nullptr;
+      if (has_gates(problem_.layer)) {
+        transition = bundle_of_run(i, Field::transition, joined, sources[forward ? 1 : 0].tokens);
+        if (!transition) refuse("needs the transition that is passed");
+      }
+      kernels::compose_states({.near = view_of(forward ? &first : &second, field, 0, head),
+                               .far = view_of(forward ? &second : &first, field, 0, head),
+                               .transition = view_of(transition, Field::transition, 0, head),
+                               .decays = decays_of(head),
+                               .rows = passed.size(),
+                               .cut = problem_.document_begins_in(passed),
+                               .dim = problem_.dim,
+                               .dim_v = problem_.dim_v},
+                              view_of(&to, field, 0, head));
+    }
+  }
+}
+
+// ---- rows
+
+void Run::scan(const Instruction& i) {
+  const TokenRun run = token_run(i, true);
+  for_each_sum(i, run, Field::out, [&](const RankValue& out) {
+    for_each_head(run, [&](int64_t head, const kernels::TokenRun& tokens) {
+      kernels::scan(tokens, view_of(&out, Field::out, run.range.begin, head));
+    });
+  });
+}
+
+void Run::apply_state(const Instruction& i) {
+  const TokenRun run = token_run(i, true);
+  const RankValue* state = bundle_of_run(i, Field::state, run);
+  if (!state || sets_[state->all.tokens].hull().end != run.range.begin) refuse("needs the state that enters the run");
+  for_each_sum(i, run, Field::out, [&](const RankValue& out) {
+    for_each_head(run, [&](int64_t head, const kernels::TokenRun& tokens) {
+      kernels::apply_state(tokens, view_of(state, Field::state, 0, head),
+                           view_of(&out, Field::out, run.range.begin, head));
+    });
+  });
+}
+
+void Run::scan_backward(const Instruction& i) {
+  const TokenRun run = token_run(i, true);
+  const RankValue* dout = bundle_of_run(i, Field::dout, run, run.tokens);
+  const RankValue* state = bundle_of_run(i, Field::state, run);
+  if (!dout) refuse("needs dout of the run");
+  if (state && sets_[state->all.tokens].hull().end != run.range.begin) refuse("a state that does not enter the run");
+  for_each_sum(i, run, Field::dq | problem_.key_gradients(), [&](const RankValue& sums) {
+    for_each_head(run, [&](int64_t head, const kernels::TokenRun& tokens) {
+      kernels::scan_backward(tokens, view_of(dout, Field::dout, run.range.begin, head),
+                             view_of(state, Field::state, 0, head), gradients_of(sums, run, head));
+    });
+  });
+}
+
+void Run::apply_dstate(const Instruction& i) {
+  const TokenRun run = token_run(i, false);
+  const RankValue *dstate = bundle_of_run(i, Field::dstate, run), *state = bundle_of_run(i, Field::state, run);
+  if (!dstate || sets_[dstate->all.tokens].hull().begin != run.range.end) refuse("needs the dstate of what follows");
+  if (state && sets_[state->all.tokens].hull().end != run.range.begin) refuse("a state that does not enter the run");
+  for_each_sum(i, run, problem_.key_gradients(), [&](const RankValue& sums) {
+    for_each_head(run, [&](int64_t head, const kernels::TokenRun& tokens) {
+      kernels::apply_dstate(tokens, view_of(dstate, Field::dstate, 0, head), view_of(state, Field::state, 0, head),
+                            gradients_of(sums, run, head));
+    });
+  });
+}
+
+}  // namespace weft::execute_internal

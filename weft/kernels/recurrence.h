@@ -1,0 +1,74 @@
+// The local work of a linear layer on one run of neighbouring tokens: plain chunked loops, exact for every decay.
+//
+// Per head, R_t = decay_t R_{t-1} + k_t v_t^T and out_t = scale * R_t^T q_t, with R = 0 where a document begins. A run is
+// an affine map of the state R_in that enters it, and its outputs are affine in R_in too; gradients are linear in (dout, G),
+// G the gradient of the state that leaves. So every function below is the part that is due to its own operands, and adds it:
+//
+//   scan + apply_state(R_in)                 = out of the run
+//   scan_backward(dout, R_in) + apply_dstate(G, R_in) = dq, dk, dv, dg
+//   summarise = the state that leaves when R_in = 0;      summarise_backward = the gradient of R_in when G = 0
+//   transition = what R_in is multiplied by on its way through the run
+//
+// which lets a rank do its share before the state of the others has come. docs/linear.md derives the formulas. Decays are
+// only ever multiplied as exp of sums of logarithms that are at most 0, and a document's begin is a flag, so nothing
+// overflows for any g <= 0, however strong. States, sums and gradients are fp32, fp64 for fp64 inputs.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "weft/kernels/kernels.h"
+
+namespace weft::kernels {
+
+// The decay of a layer in one head: `columns` of g per token (1, or dim: one for each row of R), or 0 where it is the
+// constant exp(log_decay).
+struct Decays {
+  int64_t columns = 0;
+  double log_decay = 0;
+};
+
+// A run of neighbouring tokens in one head: row t of each view is token t of the run.
+struct TokenRun {
+  ConstView q, k, v;  // [rows, dim], [rows, dim], [rows, dim_v], element type; q is not read by summarise
+  ConstView g;        // [rows, decays.columns], fp32 (fp64): logarithms, at most 0
+  Decays decays;
+  int64_t rows = 0;
+  int64_t dim = 0, dim_v = 0;
+  double scale = 1;
+  std::span<const int64_t> starts;  // rows at which a document begins, ascending
+  const StopFlag* stop = nullptr;   // polled per chunk; raises Error(stopped)
+};
+
+// States are [dim, dim_v] and transitions [1 or dim], contiguous, fp32 (fp64); they are written, not added to.
+void summarise(const TokenRun& run, const View& state);
+void transition(const TokenRun& run, const View& transition);
+void summarise_backward(const TokenRun& run, const ConstView& dout, const View& dstate);
+
+// `out` [rows, dim_v], fp32 (fp64), is added to; so are the gradients below, of which any may be null.
+void scan(const TokenRun& run, const View& out);
+void apply_state(const TokenRun& run, const ConstView& state, const View& out);
+
+struct RunGradients {
+  View dq, dk, dv;  // [rows, dim], [rows, dim], [rows, dim_v], fp32 (fp64)
+  View dg;          // [rows, decays.columns]
+};
+// `state` may be null: nothing enters.
+void scan_backward(const TokenRun& run, const ConstView& dout, const ConstView& state, const RunGradients& gradients);
+void apply_dstate(const TokenRun& run, const ConstView& dstate, const ConstView& state, const RunGradients& gradients);
+
+// Of two runs that follow one another: joined = passed * near + far, where `near` is what passes through the run of `far`
+// and meets its transition there: the earlier of two states, the later of two dstates.
+struct Composition {
+  ConstView near, far;   // [dim, dim_v]
+  ConstView transition;  // [decays.columns] of far's run; null for a constant decay
+  Decays decays;
+  int64_t rows = 0;  // tokens of far's run
+  bool cut = false;  // a document begins in far's run, so nothing passes
+  int64_t dim = 0, dim_v = 0;
+};
+void compose_states(const Composition& composition, const View& joined);
+// The transition of two runs that follow one another, from theirs.
+void multiply_transitions(const ConstView& earlier, const ConstView& later, int64_t columns, const View& joined);
+
+}  // namespace weft::kernels

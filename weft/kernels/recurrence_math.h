@@ -1,0 +1,108 @@
+// What the functions of recurrence.h have in common. Private to this folder.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "weft/kernels/element.h"
+#include "weft/kernels/recurrence.h"
+
+namespace weft::kernels::recurrence_internal {
+
+// A part of a run inside one document.
+struct Segment {
+  int64_t begin = 0, end = 0;
+  bool enters = false;  // goes on from before the run
+  int64_t rows() const { return end - begin; }
+};
+
+inline std::vector<Segment> segments_of(const TokenRun& run) {
+  std::vector<Segment> segments;
+  int64_t begin = 0;
+  bool enters = true;
+  for (const int64_t start : run.starts) {
+    if (start > begin) segments.push_back({begin, start, enters});
+    begin = start;
+    enters = false;
+  }
+  segments.push_back({begin, run.rows, enters});
+  return segments;
+}
+
+// Decays below exp(-1000) are 0 in every type; so sums of logarithms stay finite, and as exact as those of weak gates.
+inline constexpr double kLeastLogDecay = -1000;
+inline constexpr int64_t kPollEvery = 64;  // tokens
+
+// to += factor * from
+template <typename T>
+void add_scaled(T* to, const T* from, T factor, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] += factor * from[i];
+}
+
+template <typename T>
+T dot(const T* a, const T* b, int64_t n) {
+  T sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+// A run, read and computed on in T: float, or double for fp64.
+template <typename T>
+class RunMath {
+ public:
+  explicit RunMath(const TokenRun& run)
+      : run_(run), dk_(run.dim), dv_(run.dim_v), gates_(std::max<int64_t>(1, run.decays.columns)) {}
+
+ protected:
+  void read(const ConstView& view, int64_t begin, int64_t rows, int64_t columns, std::vector<T>& to) const {
+    to.resize(static_cast<size_t>(rows * columns));
+    for (int64_t r = 0; r < rows; ++r) {
+      T* const row = to.data() + r * columns;
+      const void* from = address(view, begin + r, 0);
+      for (int64_t c = 0; c < columns; ++c) row[c] = static_cast<T>(load_element(from, view.type, c));
+    }
+  }
+  double log_decay(int64_t row, int64_t gate) const {
+    const double log = run_.decays.columns == 0 ? run_.decays.log_decay : load(run_.g, row, 0, gate);
+    return log < kLeastLogDecay ? kLeastLogDecay : log;
+  }
+  // The gate that multiplies row c of the state.
+  int64_t gate_of(int64_t c) const { return gates_ == 1 ? 0 : c; }
+  size_t gate_at(int64_t c) const { return static_cast<size_t>(gate_of(c)); }
+  static size_t at(int64_t row, int64_t columns, int64_t column) { return static_cast<size_t>(row * columns + column); }
+  size_t state_size() const { return static_cast<size_t>(dk_ * dv_); }
+  // A row of sums.
+  static T* sums(const View& view, int64_t row) { return static_cast<T*>(address(view, row, 0)); }
+  void poll() const {
+    if (run_.stop) run_.stop->poll();
+  }
+
+  const TokenRun& run_;
+  const int64_t dk_, dv_, gates_;
+};
+
+// Calls f(T{}) with the type in which a run is computed.
+template <typename F>
+void in_type_of(const TokenRun& run, F&& f) {
+  if (run.k.type == DType::fp64) {
+    f(double{});
+  } else {
+    f(float{});
+  }
+}
+
+template <typename T>
+const T* numbers(const ConstView& view) {
+  return static_cast<const T*>(view.data);
+}
+template <typename T>
+T* numbers(const View& view) {
+  return static_cast<T*>(view.data);
+}
+
+// The part of scan_backward that is due to an entering state.
+void add_entering_gradients(const TokenRun& run, const ConstView& dout, const ConstView& state,
+                            const RunGradients& gradients);
+
+}  // namespace weft::kernels::recurrence_internal

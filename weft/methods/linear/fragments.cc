@@ -1,0 +1,118 @@
+#include "weft/methods/linear/fragments.h"
+
+#include <algorithm>
+
+namespace weft::methods {
+
+Fragments::Fragments(const Problem& problem) : of_rank_(static_cast<size_t>(problem.ranks())) {
+  for (int rank = 0; rank < problem.ranks(); ++rank) {
+    for (const Range& range : problem.query_layout.shard(rank).ranges()) {
+      Fragment& fragment = all_.emplace_back();
+      fragment.tokens = range, fragment.rank = rank;
+    }
+  }
+  std::sort(all_.begin(), all_.end(),
+            [](const Fragment& a, const Fragment& b) { return a.tokens.begin < b.tokens.begin; });
+  const int64_t tokens = problem.query_layout.tokens();
+  // The earlier tokens of the document that crosses a position, and the later ones.
+  const auto before = [&](int64_t position) -> Range {
+    if (position == 0 || position == tokens) return {};
+    return problem.pairs.keys_needed(IntervalSet(Range{position, position + 1}), IntervalSet(Range{0, position}))
+        .hull();
+  };
+  const auto after = [&](int64_t position) -> Range {
+    if (position == 0 || position == tokens) return {};
+    const IntervalSet last(Range{position - 1, position});
+    return problem.pairs.queries_needed(IntervalSet(Range{position, tokens}), last).hull();
+  };
+  for (int i = 0; i < count(); ++i) {
+    Fragment& f = all_[static_cast<size_t>(i)];
+    of_rank_[static_cast<size_t>(f.rank)].push_back(i);
+    f.before = before(f.tokens.begin);
+    f.after = after(f.tokens.end);
+    f.head = intersect(after(f.tokens.begin), f.tokens);
+    f.tail = intersect(before(f.tokens.end), f.tokens);
+    f.first = f.before.empty() ? i : holding(f.before.begin);
+    f.end = f.after.empty() ? i + 1 : holding(f.after.end - 1) + 1;
+    longest_ = std::max(longest_, i - f.first);
+  }
+}
+
+int Fragments::holding(int64_t token) const {
+  const auto after = std::upper_bound(all_.begin(), all_.end(), token,
+                                      [](int64_t t, const Fragment& fragment) { return t < fragment.tokens.begin; });
+  return static_cast<int>(after - all_.begin()) - 1;
+}
+
+SharedFragments make_fragments(const Problem& problem) { return std::make_shared<const Fragments>(problem); }
+
+LocalFragment::LocalFragment(Builder& b, const Fragments& fragments, int fragment)
+    : number(fragment),
+      tokens(b.set(fragments[fragment].tokens)),
+      before(b.set(fragments[fragment].before)),
+      after(b.set(fragments[fragment].after)),
+      head(b.set(fragments[fragment].head)),
+      tail(b.set(fragments[fragment].tail)),
+      crossed(fragments[fragment].crossed()) {}
+
+std::vector<LocalFragment> local_fragments(Builder& b, const Fragments& fragments) {
+  std::vector<LocalFragment> list;
+  for (const int number : fragments.of(b.rank())) list.emplace_back(b, fragments, number);
+  return list;
+}
+
+// ---- work on a fragment
+
+void LinearPass::begin_forward() { out = b.sums(Field::out, q.tokens(), q.heads()); }
+
+void LinearPass::begin_backward() {
+  dout = b.input(Field::dout);
+  dq = b.sums(Field::dq, q.tokens(), q.heads());
+  dkv = b.sums(b.problem().key_gradients(), kv.tokens(), kv.heads());
+}
+
+void LinearPass::summarise(LocalFragment& fragment) {
+  fragment.state = b.state_of(kv[fragment.tail]);
+  if (fragment.crossed) fragment.transition = b.transition_of(kv[fragment.tokens]);
+}
+
+void LinearPass::summarise_backward(LocalFragment& fragment) {
+  fragment.dstate = b.dstate_of(q[fragment.head], kv[fragment.head], dout[fragment.head]);
+}
+
+void LinearPass::scan(const LocalFragment& fragment) {
+  b.scan(q[fragment.tokens], kv[fragment.tokens], out[fragment.tokens]);
+}
+
+void LinearPass::apply(const LocalFragment& fragment, const Slice& state) {
+  const Set heads(b.pool(), state.heads);
+  b.apply_state(q.at(fragment.head, heads), kv.at(fragment.head, heads), state, out.at(fragment.head, heads));
+}
+
+void LinearPass::scan_backward(const LocalFragment& fragment) {
+  const auto scan = [&](Set heads, const Slice& state) {
+    const Set tokens = fragment.tokens;
+    b.scan_backward(q.at(tokens, heads), kv.at(tokens, heads), dout.at(tokens, heads), state, dq.at(tokens, heads),
+                    dkv.at(tokens, heads));
+  };
+  if (fragment.entering.empty()) scan(q.heads(), {});
+  for (const Value& state : fragment.entering) scan(state.heads(), state);
+}
+
+void LinearPass::apply_backward(const LocalFragment& fragment, const Slice& dstate) {
+  const Set tail = fragment.tail, heads(b.pool(), dstate.heads);
+  Slice entering;  // into the tail: nothing, unless that is all of the fragment
+  for (const Value& state : fragment.entering) {
+    if (fragment.crossed && (state.heads() == heads)) entering = state;
+  }
+  b.apply_dstate(kv.at(tail, heads), dstate, entering, dkv.at(tail, heads));
+}
+
+void LinearPass::finish_forward() { b.result(b.finish(out)); }
+
+void LinearPass::finish_backward() {
+  b.result(b.finish(dq));
+  b.result(b.finish(dkv));
+}
+
+}  // namespace weft::methods
