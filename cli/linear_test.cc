@@ -20,7 +20,8 @@ TEST(Linear, MethodsListsTheFamily) {
   for (const json& method : json::parse(run_line("methods --json").out)) {
     if (method["family"] == "linear") linear.push_back(method["name"]);
   }
-  EXPECT_EQ(linear, (std::vector<std::string>{"chain", "all-scan", "all-gather-state", "log-step", "head-exchange"}));
+  EXPECT_EQ(linear, (std::vector<std::string>{"chain", "all-scan", "all-gather-state", "log-step", "hierarchical",
+                                              "head-exchange"}));
   EXPECT_TRUE(has(run_line("methods").out, "Of linear layers, named with --layer linear, retnet, mamba2, gla:\n"));
 }
 
@@ -29,7 +30,7 @@ TEST(Linear, EveryMethodAndLayerIsVerifiedAndChecked) {
     const std::string words = std::string(" --layer ") + layer + kSmall + " --backward";
     const json all = json::parse(run_line("verify all" + words + " --json").out);
     EXPECT_EQ(all["ok"], true);
-    EXPECT_EQ(all["results"].size(), 5u);
+    EXPECT_EQ(all["results"].size(), 6u);
     for (const json& result : all["results"]) {
       const Outcome outcome = run_line("check " + result["method"].get<std::string>() + words + " --dtype fp64 --json");
       EXPECT_EQ(outcome.code, kExitFine) << outcome.out;

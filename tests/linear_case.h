@@ -73,6 +73,7 @@ inline LinearCase random_linear_case(Random& random, std::string_view method = "
   }
   if (c.method == "all-scan" && random.uniform(2) == 0)
     c.options = {{"blocks", std::to_string(1 + random.uniform(c.heads))}};
+  if (c.method == "hierarchical") c.options = {{"node", std::to_string(1 + random.uniform(4))}};
   static constexpr const char* kLayouts[] = {"", "zigzag", "document-zigzag"};
   c.layout = kLayouts[random.uniform(3)];
   if (random.uniform(3) > 0) return c;

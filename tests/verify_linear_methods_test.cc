@@ -127,6 +127,34 @@ TEST(VerifyLinearMethods, HeadExchangeSendsRows) {
   }
 }
 
+// Inside nodes, between nodes, and home from the rank that has a node's sum.
+TEST(VerifyLinearMethods, HierarchicalSendsOneStateANodeAndRoundBetweenNodes) {
+  for (const Layer layer : kLinearLayers) {
+    for (const int64_t g : {1, 2, 3, 4}) {
+      for (const int64_t N : {1, 2, 3, 5, 8}) {
+        LinearCase c{
+            .method = "hierarchical", .layer = layer, .lengths = {12 * N * g}, .ranks = static_cast<int>(N * g)};
+        c.options = {{"node", std::to_string(g)}};
+        const int64_t n = state_bytes(c), m = transition_bytes(c);
+        int64_t bytes = (N - 1) * (g - 1) * n, messages = (N - 1) * (g - 1);
+        for (int64_t d = 1; d < g; d *= 2) {
+          bytes += N * (g - d) * n + ((N - 1) * (g - d) + std::max<int64_t>(0, g - 2 * d)) * m;
+          messages += N * (g - d);
+        }
+        for (int64_t d = 1; d < N; d *= 2) {
+          bytes += (N - d) * n + std::max<int64_t>(0, N - 2 * d) * m;
+          messages += N - d;
+        }
+        const Sent sent = sent_by(c);
+        EXPECT_EQ(sent.forward, bytes) << c.describe();
+        EXPECT_EQ(sent.backward, bytes) << c.describe();
+        EXPECT_EQ(sent.messages, messages) << c.describe();
+        EXPECT_EQ(sent.messages_backward, messages) << c.describe();
+      }
+    }
+  }
+}
+
 // On zigzag a chain goes down the first fragments and back up the second: 2P - 2 borders between ranks.
 TEST(VerifyLinearMethods, ZigzagIsASnake) {
   for (const int64_t P : {2, 3, 8}) {

@@ -29,6 +29,7 @@ extern const Method chain;
 extern const Method all_scan;
 extern const Method all_gather_state;
 extern const Method log_step;
+extern const Method hierarchical;
 extern const Method head_exchange;
 
 }  // namespace weft::methods

@@ -4,13 +4,19 @@
 
 namespace weft::methods {
 
-Fragments::Fragments(const Problem& problem) : of_rank_(static_cast<size_t>(problem.ranks())) {
+std::vector<Fragment> Fragments::runs_of_ranks(const Problem& problem) {
+  std::vector<Fragment> runs;
   for (int rank = 0; rank < problem.ranks(); ++rank) {
     for (const Range& range : problem.query_layout.shard(rank).ranges()) {
-      Fragment& fragment = all_.emplace_back();
+      Fragment& fragment = runs.emplace_back();
       fragment.tokens = range, fragment.rank = rank;
     }
   }
+  return runs;
+}
+
+Fragments::Fragments(const Problem& problem, std::vector<Fragment> cut)
+    : all_(std::move(cut)), of_rank_(static_cast<size_t>(problem.ranks())) {
   std::sort(all_.begin(), all_.end(),
             [](const Fragment& a, const Fragment& b) { return a.tokens.begin < b.tokens.begin; });
   const int64_t tokens = problem.query_layout.tokens();

@@ -25,7 +25,9 @@ struct Fragment {
 
 class Fragments {
  public:
-  explicit Fragments(const Problem& problem);
+  explicit Fragments(const Problem& problem) : Fragments(problem, runs_of_ranks(problem)) {}
+  // Any cut of the sequence: only tokens and ranks are given, in any order.
+  Fragments(const Problem& problem, std::vector<Fragment> cut);
   int count() const { return static_cast<int>(all_.size()); }
   const Fragment& operator[](int i) const { return all_[static_cast<size_t>(i)]; }
   // The numbers of a rank's fragments, ascending.
@@ -34,6 +36,7 @@ class Fragments {
   int longest() const { return longest_; }
 
  private:
+  static std::vector<Fragment> runs_of_ranks(const Problem& problem);
   // The number of the fragment that holds a token.
   int holding(int64_t token) const;
   std::vector<Fragment> all_;
