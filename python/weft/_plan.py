@@ -158,6 +158,7 @@ class Plan:
         self.handle: int = torch.ops.weft.plan_make(json.dumps(spec))
         self.method: str = torch.ops.weft.plan_method(self.handle)
         self._positions = [torch.ops.weft.plan_positions(self.handle, rank) for rank in range(self.ranks)]
+        self._here = self.positions()
 
     def __del__(self) -> None:
         if getattr(self, "handle", 0) and torch is not None:
@@ -217,6 +218,14 @@ class Plan:
         starts = torch.tensor([0] + self._spec["documents"]).cumsum(0)
         indices = self.indices(rank)
         return indices - starts[torch.searchsorted(starts, indices, right=True) - 1]
+
+    def has_positions(self, position_ids: torch.Tensor) -> bool:
+        """Whether these are the positions of this rank's tokens: [local tokens], or [batch, local tokens]."""
+        return position_ids.shape[-1:] == self._here.shape and bool((position_ids == self._here).all())
+
+    def same_places(self, other: Plan) -> bool:
+        """Whether this rank has the same tokens, in the same order, by both plans."""
+        return other is self or torch.equal(self.indices(), other.indices())
 
     def shard(self, tensor: torch.Tensor, dim: int = 1) -> torch.Tensor:
         """This rank's tokens of a tensor that holds the whole sequence along `dim`. Differentiable."""

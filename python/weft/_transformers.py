@@ -87,7 +87,7 @@ def _effective(window: int | None, plan: Plan) -> int | None:
 def _plan_for(rule: _Rule, plans: Sequence[Plan]) -> Plan | str:
     """The plan with the mask of a layer, or why there is none."""
     for plan in plans:
-        if plan is not plans[0] and not torch.equal(plan.indices(), plans[0].indices()):
+        if not plan.same_places(plans[0]):
             return "the plans of weft_plan place tokens on different ranks; make them with plan.with_window"
         if plan.causal == rule.causal and _effective(plan.window, plan) == _effective(rule.window, plan):
             return plan
@@ -102,7 +102,7 @@ def _wrong_positions(position_ids: torch.Tensor | None, plan: Plan) -> str:
         return f"it does not say at which positions the tokens are, so that nobody could check them; {advice}"
     if position_ids.dim() != 2 or position_ids.size(1) != plan.local_tokens:
         return f"position_ids are {list(position_ids.shape)}, and this rank has {plan.local_tokens} tokens; {advice}"
-    if not bool((position_ids == plan.positions()).all()):
+    if not plan.has_positions(position_ids):
         return f"position_ids are not the positions of this rank's tokens in their documents; {advice}"
     return ""
 

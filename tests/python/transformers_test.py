@@ -166,6 +166,25 @@ def refusals(rank, ranks):
         raise AssertionError("position_ids of rank 0")
 
 
+def rules():
+    """Masks of transformers as rules; what is none is refused."""
+    from transformers import masking_utils as masks
+
+    from weft._transformers import _mask, _rule_of
+
+    rule = _rule_of(masks.sliding_window_causal_mask_function(6))
+    assert (rule.causal, rule.window, rule.both_sides, rule.why_not) == (True, 6, False, ""), rule
+    rule = _rule_of(masks.sliding_window_bidirectional_mask_function(6))  # |q - k| <= 6
+    assert (rule.causal, rule.window, rule.both_sides, rule.why_not) == (False, 7, True, ""), rule
+    packed = masks.packed_sequence_compatibility_function(masks.causal_mask_function, torch.arange(4)[None], torch.zeros(1, 4))
+    assert _rule_of(packed) == _rule_of(masks.causal_mask_function)
+    for unknown in (masks.chunked_causal_mask_function(4, torch.zeros(1)), lambda *at: True,
+                    masks.or_masks(masks.causal_mask_function, masks.bidirectional_mask_function),
+                    masks.and_masks(masks.causal_mask_function, masks.padding_mask_function(torch.ones(1, 4)))):
+        assert "none of causal, full and sliding window" in _rule_of(unknown).why_not
+    assert "cache" in _mask(1, 1, 5, 4, 0, masks.causal_mask_function).why_not
+
+
 @unittest.skipIf(transformers is None, "transformers is not installed")
 class Transformers(unittest.TestCase):
     def setUp(self):
@@ -178,6 +197,9 @@ class Transformers(unittest.TestCase):
                 (4, "qwen3", [37], None), (2, "qwen3", [20, 21], False), (2, "gemma2", [33], None)):
             with self.subTest(ranks=ranks, name=name, lengths=lengths, checkpoints=checkpoints):
                 run(ranks, trains, name, lengths, checkpoints)
+
+    def test_masks(self):
+        rules()
 
     def test_compiled_model(self):
         run(2, trains, "llama", [20, 28], None, True)
