@@ -120,8 +120,7 @@ Steps write(SharedFragments fragments, Builder& b) {
   std::vector<LocalFragment> own = local_fragments(b, *fragments);
   {
     LinearPass pass(b);
-    pass.begin_forward();
-    for (LocalFragment& f : own) pass.summarise(f);
+    pass.begin_forward(own);
     {
       Gather gather(b, *fragments, 1);
       gather.exchange(own);
@@ -130,10 +129,7 @@ Steps write(SharedFragments fragments, Builder& b) {
         if (!f.before.empty()) f.entering = {gather.fold(f, own)};
       }
     }
-    for (LocalFragment& f : own) {
-      f.state.reset();
-      for (const Value& state : f.entering) pass.apply(f, state);
-    }
+    pass.apply_entering(own);
     pass.finish_forward();
     co_yield Step{};
   }
@@ -141,8 +137,7 @@ Steps write(SharedFragments fragments, Builder& b) {
 
   b.begin_backward();
   LinearPass pass(b);
-  pass.begin_backward();
-  for (LocalFragment& f : own) pass.summarise_backward(f);
+  pass.begin_backward(own);
   Gather gather(b, *fragments, -1);
   gather.exchange(own);
   for (const LocalFragment& f : own) pass.scan_backward(f);

@@ -85,8 +85,7 @@ Steps write(Chain chain, Builder& b) {
   {
     LinearPass pass(b);
     Links links(b, chain, Field::state, 1);
-    pass.begin_forward();
-    for (LocalFragment& f : own) pass.summarise(f);
+    pass.begin_forward(own);
     for (LocalFragment& f : own) {
       f.entering = links.receive(f, f.before);
       if (&f == &own.front()) {  // while the first state is on its way
@@ -112,8 +111,7 @@ Steps write(Chain chain, Builder& b) {
   b.begin_backward();
   LinearPass pass(b);
   Links links(b, chain, Field::dstate, -1);
-  pass.begin_backward();
-  for (LocalFragment& f : own) pass.summarise_backward(f);
+  pass.begin_backward(own);
   for (size_t i = own.size(); i-- > 0;) {
     LocalFragment& f = own[i];
     const std::vector<Value> following = links.receive(f, f.after);

@@ -69,21 +69,19 @@ std::vector<LocalFragment> local_fragments(Builder& b, const Fragments& fragment
 
 // ---- work on a fragment
 
-void LinearPass::begin_forward() { out = b.sums(Field::out, q.tokens(), q.heads()); }
+void LinearPass::begin_forward(std::vector<LocalFragment>& own) {
+  out = b.sums(Field::out, q.tokens(), q.heads());
+  for (LocalFragment& f : own) {
+    f.state = b.state_of(kv[f.tail]);
+    if (f.crossed) f.transition = b.transition_of(kv[f.tokens]);
+  }
+}
 
-void LinearPass::begin_backward() {
+void LinearPass::begin_backward(std::vector<LocalFragment>& own) {
   dout = b.input(Field::dout);
   dq = b.sums(Field::dq, q.tokens(), q.heads());
   dkv = b.sums(b.problem().key_gradients(), kv.tokens(), kv.heads());
-}
-
-void LinearPass::summarise(LocalFragment& fragment) {
-  fragment.state = b.state_of(kv[fragment.tail]);
-  if (fragment.crossed) fragment.transition = b.transition_of(kv[fragment.tokens]);
-}
-
-void LinearPass::summarise_backward(LocalFragment& fragment) {
-  fragment.dstate = b.dstate_of(q[fragment.head], kv[fragment.head], dout[fragment.head]);
+  for (LocalFragment& f : own) f.dstate = b.dstate_of(q[f.head], kv[f.head], dout[f.head]);
 }
 
 void LinearPass::scan(const LocalFragment& fragment) {
@@ -93,6 +91,13 @@ void LinearPass::scan(const LocalFragment& fragment) {
 void LinearPass::apply(const LocalFragment& fragment, const Slice& state) {
   const Set heads(b.pool(), state.heads);
   b.apply_state(q.at(fragment.head, heads), kv.at(fragment.head, heads), state, out.at(fragment.head, heads));
+}
+
+void LinearPass::apply_entering(std::vector<LocalFragment>& own) {
+  for (LocalFragment& f : own) {
+    f.state.reset();
+    for (const Value& state : f.entering) apply(f, state);
+  }
 }
 
 void LinearPass::scan_backward(const LocalFragment& fragment) {

@@ -65,12 +65,12 @@ std::vector<LocalFragment> local_fragments(Builder& b, const Fragments& fragment
 struct LinearPass {
   explicit LinearPass(Builder& builder) : b(builder), q(b.input(Field::q)), kv(b.input(b.problem().key_inputs())) {}
 
-  void begin_forward();
-  void begin_backward();
-  // The maps that others may need, before anything else: they are on the critical path.
-  void summarise(LocalFragment& fragment);
-  void summarise_backward(LocalFragment& fragment);
+  // Begins with the maps of the rank's fragments, which others may need: they are on the critical path.
+  void begin_forward(std::vector<LocalFragment>& own);
+  void begin_backward(std::vector<LocalFragment>& own);
   void scan(const LocalFragment& fragment);
+  // The entering states of all fragments, whose own states have served.
+  void apply_entering(std::vector<LocalFragment>& own);
   // Adds what the entering state changes, for the heads that it is of.
   void apply(const LocalFragment& fragment, const Slice& state);
   void scan_backward(const LocalFragment& fragment);

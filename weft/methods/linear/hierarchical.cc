@@ -134,8 +134,7 @@ Steps write(SharedLevels levels, Builder& b) {
   std::vector<LocalFragment> own = local_fragments(b, levels->fragments);
   {
     LinearPass pass(b);
-    pass.begin_forward();
-    for (LocalFragment& f : own) pass.summarise(f);
+    pass.begin_forward(own);
     {
       Scan scan(b, *levels, own, 1);
       scan.inside().round(1);
@@ -155,10 +154,7 @@ Steps write(SharedLevels levels, Builder& b) {
         if (!own[i].before.empty()) own[i].entering = {known[i]};
       }
     }
-    for (LocalFragment& f : own) {
-      f.state.reset();
-      for (const Value& state : f.entering) pass.apply(f, state);
-    }
+    pass.apply_entering(own);
     pass.finish_forward();
     co_yield Step{};
   }
@@ -166,8 +162,7 @@ Steps write(SharedLevels levels, Builder& b) {
 
   b.begin_backward();
   LinearPass pass(b);
-  pass.begin_backward();
-  for (LocalFragment& f : own) pass.summarise_backward(f);
+  pass.begin_backward(own);
   Scan scan(b, *levels, own, -1);
   scan.inside().round(1);
   for (const LocalFragment& f : own) pass.scan_backward(f);

@@ -23,8 +23,7 @@ Steps write(SharedFragments fragments, Builder& b) {
   std::vector<LocalFragment> own = local_fragments(b, *fragments);
   {
     LinearPass pass(b);
-    pass.begin_forward();
-    for (LocalFragment& f : own) pass.summarise(f);
+    pass.begin_forward(own);
     {
       Doubling doubling(b, *fragments, own, 1);
       doubling.round(1);
@@ -38,10 +37,7 @@ Steps write(SharedFragments fragments, Builder& b) {
         if (!own[i].before.empty()) own[i].entering = {doubling.known(i).state};
       }
     }
-    for (LocalFragment& f : own) {
-      f.state.reset();
-      for (const Value& state : f.entering) pass.apply(f, state);
-    }
+    pass.apply_entering(own);
     pass.finish_forward();
     co_yield Step{};
   }
@@ -49,8 +45,7 @@ Steps write(SharedFragments fragments, Builder& b) {
 
   b.begin_backward();
   LinearPass pass(b);
-  pass.begin_backward();
-  for (LocalFragment& f : own) pass.summarise_backward(f);
+  pass.begin_backward(own);
   Doubling doubling(b, *fragments, own, -1);
   doubling.round(1);
   for (const LocalFragment& f : own) pass.scan_backward(f);
