@@ -20,9 +20,13 @@ class Doubling {
   Doubling(Builder& b, const Fragments& all, std::vector<LocalFragment>& own, int towards)
       : Doubling(b, all, own, towards, all.count()) {}
 
-  // Rounds d = 1, 2, 4, .. as long as d <= last_round().
-  int last_round() const { return std::min(all_.longest(), group_ - 1); }
-  void round(int d);
+  // Does the next of the rounds d = 1, 2, 4, .. False after the last.
+  bool next() {
+    if (round_ > std::min(all_.longest(), group_ - 1)) return false;
+    round(round_);
+    round_ *= 2;
+    return true;
+  }
 
   // Of the fragments behind one: their joined state or dstate, and its transition while more lies behind them.
   struct Window {
@@ -34,6 +38,7 @@ class Doubling {
   Window inclusive(size_t i, int d) const;
 
  private:
+  void round(int d);
   // Fragments behind f that its document holds; and those of them in its group.
   int behind(int f) const { return towards_ > 0 ? f - all_[f].first : all_[f].end - 1 - f; }
   int behind_in_group(int f) const {
@@ -57,6 +62,7 @@ class Doubling {
   const Fragments& all_;
   std::vector<LocalFragment>& own_;
   const int towards_, group_;
+  int round_ = 1;
   std::vector<Window> windows_;  // by own fragment
   std::vector<Window> sent_;     // until the exchange is issued
 };

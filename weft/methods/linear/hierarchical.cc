@@ -137,18 +137,12 @@ Steps write(SharedLevels levels, Builder& b) {
     pass.begin_forward(own);
     {
       Scan scan(b, *levels, own, 1);
-      scan.inside().round(1);
+      scan.inside().next();
       for (const LocalFragment& f : own) pass.scan(f);  // while the first maps are on their way
       co_yield Step{};
-      for (int d = 2; d <= scan.inside().last_round(); d *= 2) {
-        scan.inside().round(d);
-        co_yield Step{};
-      }
+      while (scan.inside().next()) co_yield Step{};
       scan.sum_groups();
-      for (int d = 1; d <= scan.between().last_round(); d *= 2) {
-        scan.between().round(d);
-        co_yield Step{};
-      }
+      while (scan.between().next()) co_yield Step{};
       const std::vector<Value> known = scan.finish();
       for (size_t i = 0; i < own.size(); ++i) {
         if (!own[i].before.empty()) own[i].entering = {known[i]};
@@ -164,18 +158,12 @@ Steps write(SharedLevels levels, Builder& b) {
   LinearPass pass(b);
   pass.begin_backward(own);
   Scan scan(b, *levels, own, -1);
-  scan.inside().round(1);
+  scan.inside().next();
   for (const LocalFragment& f : own) pass.scan_backward(f);
   co_yield Step{};
-  for (int d = 2; d <= scan.inside().last_round(); d *= 2) {
-    scan.inside().round(d);
-    co_yield Step{};
-  }
+  while (scan.inside().next()) co_yield Step{};
   scan.sum_groups();
-  for (int d = 1; d <= scan.between().last_round(); d *= 2) {
-    scan.between().round(d);
-    co_yield Step{};
-  }
+  while (scan.between().next()) co_yield Step{};
   const std::vector<Value> known = scan.finish();
   for (size_t i = 0; i < own.size(); ++i) {
     if (!own[i].after.empty()) pass.apply_backward(own[i], known[i]);

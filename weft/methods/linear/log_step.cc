@@ -26,13 +26,10 @@ Steps write(SharedFragments fragments, Builder& b) {
     pass.begin_forward(own);
     {
       Doubling doubling(b, *fragments, own, 1);
-      doubling.round(1);
+      doubling.next();
       for (const LocalFragment& f : own) pass.scan(f);  // while the first maps are on their way
       co_yield Step{};
-      for (int d = 2; d <= doubling.last_round(); d *= 2) {
-        doubling.round(d);
-        co_yield Step{};
-      }
+      while (doubling.next()) co_yield Step{};
       for (size_t i = 0; i < own.size(); ++i) {
         if (!own[i].before.empty()) own[i].entering = {doubling.known(i).state};
       }
@@ -47,13 +44,10 @@ Steps write(SharedFragments fragments, Builder& b) {
   LinearPass pass(b);
   pass.begin_backward(own);
   Doubling doubling(b, *fragments, own, -1);
-  doubling.round(1);
+  doubling.next();
   for (const LocalFragment& f : own) pass.scan_backward(f);
   co_yield Step{};
-  for (int d = 2; d <= doubling.last_round(); d *= 2) {
-    doubling.round(d);
-    co_yield Step{};
-  }
+  while (doubling.next()) co_yield Step{};
   for (size_t i = 0; i < own.size(); ++i) {
     if (!own[i].after.empty()) pass.apply_backward(own[i], doubling.known(i).state);
   }
