@@ -1,5 +1,8 @@
 #include "bench/fma_peak.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 #include <time.h>
 
 #include <cstdint>
@@ -53,8 +56,8 @@ double fma_peak_gflops(const char* path) {
   void (*run)(int64_t, float*) = portable;
   int lanes = 4;
 #if defined(__x86_64__)
-  if (std::string_view(path) == "avx2") run = avx2, lanes = 8;
-  if (std::string_view(path) == "avx512") run = avx512, lanes = 16;
+  if (std::string_view(path) == "avx2" || std::string_view(path) == "emulated") run = avx2, lanes = 8;
+  if (std::string_view(path) == "avx512" || std::string_view(path) == "amx") run = avx512, lanes = 16;
 #endif
   constexpr int64_t kRounds = 500'000;
   float sink[16] = {};
@@ -70,6 +73,53 @@ double fma_peak_gflops(const char* path) {
   static_cast<void>(keep);
   return best;
 }
+
+#if defined(__x86_64__)
+namespace {
+
+// 64 KiB of operands would not fit the nearest cache; 16 KiB do.
+__attribute__((target("amx-tile,amx-bf16"))) void amx(int64_t rounds) {
+  alignas(64) static uint16_t operands[16][512] = {};
+  alignas(64) uint8_t configuration[64] = {1};
+  for (int tile = 0; tile < 8; ++tile) configuration[16 + 2 * tile] = 64, configuration[48 + tile] = 16;
+  __asm__ volatile("" ::"r"(configuration), "r"(operands) : "memory");
+  _tile_loadconfig(configuration);
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int64_t round = 0; round < rounds; ++round) {
+    for (int step = 0; step < 16; step += 4) {
+      _tile_loadd(4, operands[step], 64);
+      _tile_loadd(6, operands[step + 1], 64);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_loadd(7, operands[step + 2], 64);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_loadd(5, operands[step + 3], 64);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  _tile_release();
+}
+
+}  // namespace
+
+double amx_peak_gflops() {
+  constexpr int64_t kRounds = 50'000;
+  amx(kRounds);
+  double best = 0;
+  for (int repeat = 0; repeat < 10; ++repeat) {
+    const double begin = thread_seconds();
+    amx(kRounds);
+    const double gflops = 2.0 * 16 * 16 * 16 * 32 * kRounds / (thread_seconds() - begin) * 1e-9;
+    if (gflops > best) best = gflops;
+  }
+  return best;
+}
+#else
+double amx_peak_gflops() { return 0; }
+#endif
 
 double read_gb_per_second() {
   static const std::vector<uint64_t> memory(size_t{1} << 25, 1);

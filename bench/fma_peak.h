@@ -7,8 +7,12 @@ namespace weft::bench {
 double thread_seconds();
 
 // fp32 GFLOP/s of independent FMAs on registers with the widest instructions that this processor
-// has and that `path` ("portable", "avx2", "avx512") may use; about 0.03 s.
+// has and that `path` ("portable", "avx2", "avx512", "amx") may use; about 0.03 s.
 double fma_peak_gflops(const char* path);
+
+// bf16 GFLOP/s of AMX products of 32 x 32 sums whose operands come from the nearest cache; call it only where the kernel
+// path "amx" is available, which asks the system for the tile registers.
+double amx_peak_gflops();
 
 // GB/s of reading 256 MiB in order, which is more than caches hold; about 0.05 s.
 double read_gb_per_second();

@@ -8,7 +8,6 @@
 namespace weft::kernels {
 namespace {
 
-constexpr double kBound = 1e-5;
 constexpr double kInfinite = std::numeric_limits<double>::infinity();
 constexpr double kNotANumber = std::numeric_limits<double>::quiet_NaN();
 

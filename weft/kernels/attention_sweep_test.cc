@@ -1,7 +1,7 @@
 // Every path with every element type, head dims from 16 to 256 in steps of 8, masks, and sizes around the edges of
 // vectors, panels, strips and tiles, in memory that ends at pages nobody may touch. Against the reference kernels in fp64
-// on the same inputs. The bound is for all types that of fp32, stricter than "twice what plain attention in the
-// element type would be off by": 16-bit inputs are exact in fp32, and results leave a kernel in fp32.
+// on the same inputs. The bound is for all types that of fp32 sums, stricter than "twice what plain attention in the element type
+// would be off by": 16-bit inputs are exact in fp32, and results leave a kernel in fp32. (Matrix units: see bound_of.)
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -14,7 +14,6 @@
 namespace weft::kernels {
 namespace {
 
-constexpr double kBound = 1e-5;
 constexpr int64_t kSizes[] = {1, 7, 8, 9, 63, 64, 65, 127, 1000};
 
 // A copy of a field's memory between two pages that cannot be touched, right behind the first or before the second;
@@ -121,17 +120,18 @@ class AttentionSweep : public testing::TestWithParam<std::string_view> {
     AttentionCase actual = start, expected = start.in_fp64();
     attend_guarded(kernels(), actual, at_end);
     reference_kernels().attend(expected.forward());
-    EXPECT_LT(relative_error(actual.o, expected.o), kBound) << "o: " << start.describe();
+    EXPECT_LT(relative_error(actual.o, expected.o), bound_of(kernels(), start.type)) << "o: " << start.describe();
     EXPECT_LT(relative_error(actual.lse, expected.lse), kBound) << "lse: " << start.describe();
   }
   void check_backward(AttentionCase start, bool at_end) const {
     make_bundle_consistent(start, 7);
+    const double bound = gradient_bound_of(kernels(), start.type);
     AttentionCase actual = start, expected = start.in_fp64();
     attend_backward_guarded(kernels(), actual, at_end);
     reference_kernels().attend_backward(expected.backward());
-    EXPECT_LT(relative_error(actual.dq, expected.dq), kBound) << "dq: " << start.describe();
-    EXPECT_LT(relative_error(actual.dk, expected.dk), kBound) << "dk: " << start.describe();
-    EXPECT_LT(relative_error(actual.dv, expected.dv), kBound) << "dv: " << start.describe();
+    EXPECT_LT(relative_error(actual.dq, expected.dq), bound) << "dq: " << start.describe();
+    EXPECT_LT(relative_error(actual.dk, expected.dk), bound) << "dk: " << start.describe();
+    EXPECT_LT(relative_error(actual.dv, expected.dv), bound) << "dv: " << start.describe();
   }
 };
 INSTANTIATE_TEST_SUITE_P(All, AttentionSweep, testing::ValuesIn(available_cpu_paths()),

@@ -12,8 +12,6 @@ namespace {
 // Bounds relative to the largest value. fp32 sums of n products of comparable size are wrong by
 // about sqrt(n) * 6e-8; the cases have up to 600 keys and 256 columns, and their scores (up to
 // about 5, wrong by 1e-6) enter exponentials.
-constexpr double kBound = 1e-5;
-
 class Paths : public testing::Environment {
  public:
   void SetUp() override {
@@ -30,16 +28,19 @@ class Paths : public testing::Environment {
 };
 const auto* const kPaths = testing::AddGlobalTestEnvironment(new Paths);
 
-void expect_forward(const KernelSet& kernels, const AttentionCase& start, double bound, const std::string& what) {
+void expect_forward(const KernelSet& kernels, const AttentionCase& start, const std::string& what,
+                    double lse_bound = kBound) {
+  const double bound = std::max(lse_bound, bound_of(kernels, start.type));
   AttentionCase actual = start, expected = start.in_fp64();
   kernels.attend(actual.forward());
   reference_kernels().attend(expected.forward());
   EXPECT_LT(relative_error(actual.o, expected.o), bound) << what << ": " << start.describe();
-  EXPECT_LT(relative_error(actual.lse, expected.lse), bound) << what << ": " << start.describe();
+  EXPECT_LT(relative_error(actual.lse, expected.lse), lse_bound) << what << ": " << start.describe();
   EXPECT_TRUE(actual.o.gaps_intact() && actual.lse.gaps_intact()) << what;
 }
 
-void expect_backward(const KernelSet& kernels, const AttentionCase& start, double bound, const std::string& what) {
+void expect_backward(const KernelSet& kernels, const AttentionCase& start, const std::string& what) {
+  const double bound = gradient_bound_of(kernels, start.type);
   AttentionCase actual = start, expected = start.in_fp64();
   kernels.attend_backward(actual.backward());
   reference_kernels().attend_backward(expected.backward());
@@ -52,6 +53,11 @@ void expect_backward(const KernelSet& kernels, const AttentionCase& start, doubl
 class AttentionPath : public testing::TestWithParam<std::string_view> {
  protected:
   const KernelSet& kernels() const { return cpu_kernels(GetParam()); }
+  // One for each way in which the path computes.
+  std::vector<DType> types() const {
+    if (rounds_weights(kernels(), DType::bf16)) return {DType::fp32, DType::bf16};
+    return {DType::fp32};
+  }
 };
 INSTANTIATE_TEST_SUITE_P(All, AttentionPath, testing::ValuesIn(available_cpu_paths()),
                          [](const auto& param_info) { return std::string(param_info.param); });
@@ -60,7 +66,7 @@ TEST_P(AttentionPath, ForwardOfRandomCases) {
   for (DType type : {DType::fp32, DType::bf16, DType::fp16}) {
     for (uint64_t seed = 0; seed < 40; ++seed) {
       const AttentionCase c = random_case(seed, {.type = type, .max_rows = seed % 4 == 0 ? 300 : 90});
-      expect_forward(kernels(), c, kBound, "seed " + std::to_string(seed));
+      expect_forward(kernels(), c, "seed " + std::to_string(seed));
       if (HasFailure()) return;
     }
   }
@@ -71,7 +77,7 @@ TEST_P(AttentionPath, BackwardOfRandomCases) {
     for (uint64_t seed = 100; seed < 130; ++seed) {
       AttentionCase c = random_case(seed, {.type = type, .max_rows = seed % 4 == 0 ? 250 : 80});
       make_bundle_consistent(c, seed);
-      expect_backward(kernels(), c, kBound, "seed " + std::to_string(seed));
+      expect_backward(kernels(), c, "seed " + std::to_string(seed));
       if (HasFailure()) return;
     }
   }
@@ -80,17 +86,20 @@ TEST_P(AttentionPath, BackwardOfRandomCases) {
 TEST_P(AttentionPath, EveryHeadDim) {
   for (int64_t dim : {1, 2, 3, 5, 7, 8, 11, 16, 24, 31, 40, 64, 72, 80, 96, 128, 192, 256}) {
     for (int64_t dim_v : {dim, int64_t{1}, int64_t{48}}) {
-      AttentionCase c = random_case(200 + dim, {.dim = dim, .dim_v = dim_v, .max_rows = 50});
-      expect_forward(kernels(), c, kBound, "dims");
-      make_bundle_consistent(c, 1);
-      expect_backward(kernels(), c, kBound, "dims");
-      if (HasFailure()) return;
+      for (DType type : types()) {
+        AttentionCase c = random_case(200 + dim, {.type = type, .dim = dim, .dim_v = dim_v, .max_rows = 50});
+        expect_forward(kernels(), c, "dims");
+        make_bundle_consistent(c, 1);
+        expect_backward(kernels(), c, "dims");
+        if (HasFailure()) return;
+      }
     }
   }
 }
 
 // One head, one block of given shape: the edges of tiles, panels and packed key blocks.
-AttentionCase single_block(int64_t q_rows, int64_t k_rows, int64_t lo, int64_t hi, int64_t dim = 8) {
+AttentionCase single_block(int64_t q_rows, int64_t k_rows, int64_t lo, int64_t hi, int64_t dim = 8,
+                           DType type = DType::fp32) {
   AttentionCase c;
   Random random(q_rows * 10007 + k_rows);
   c.q_rows = q_rows;
@@ -99,8 +108,11 @@ AttentionCase single_block(int64_t q_rows, int64_t k_rows, int64_t lo, int64_t h
   c.scale = 1 / std::sqrt(static_cast<double>(dim));
   c.kv_head = {0};
   c.blocks = {{.band = {.q = {0, q_rows}, .k = {0, k_rows}, .lo = lo, .hi = hi}}};
-  c.q = c.o = c.dout = c.dq = Field({q_rows, 1, dim}, DType::fp32);
-  c.k = c.v = c.dk = c.dv = Field({k_rows, 1, dim}, DType::fp32);
+  c.type = type;
+  c.q = c.dout = Field({q_rows, 1, dim}, type);
+  c.k = c.v = Field({k_rows, 1, dim}, type);
+  c.o = c.dq = Field({q_rows, 1, dim}, DType::fp32);
+  c.dk = c.dv = Field({k_rows, 1, dim}, DType::fp32);
   c.lse = c.bundle_lse = c.delta = Field({q_rows, 1, 1}, DType::fp32);
   // Gradients are added to random values: their error is then measured on the scale of these, not
   // of a dp - delta that happens to cancel.
@@ -116,25 +128,50 @@ TEST_P(AttentionPath, TileEdges) {
       const std::pair<int64_t, int64_t> bands[] = {{kLow, kHigh}, {kLow, 0},      {-3, 3},
                                                    {0, 0},        {k - q, kHigh}, {-q / 2, -1}};
       for (auto [lo, hi] : bands) {
-        AttentionCase c = single_block(q, k, lo, hi);
-        expect_forward(kernels(), c, kBound, "edges");
-        make_bundle_consistent(c, 3);
-        expect_backward(kernels(), c, kBound, "edges");
-        if (HasFailure()) return;
+        for (DType type : types()) {
+          AttentionCase c = single_block(q, k, lo, hi, 8, type);
+          expect_forward(kernels(), c, "edges");
+          make_bundle_consistent(c, 3);
+          expect_backward(kernels(), c, "edges");
+          if (HasFailure()) return;
+        }
       }
     }
   }
 }
 
 TEST_P(AttentionPath, ManyKeys) {
-  AttentionCase causal = single_block(400, 3500, kUnboundedBelow, 3100, 16);
-  expect_forward(kernels(), causal, kBound, "many keys");
-  make_bundle_consistent(causal, 3);
-  expect_backward(kernels(), causal, kBound, "many keys");
-  AttentionCase window = single_block(2000, 2100, -37, 64, 16);
-  expect_forward(kernels(), window, kBound, "window");
-  make_bundle_consistent(window, 3);
-  expect_backward(kernels(), window, kBound, "window");
+  for (DType type : types()) {
+    AttentionCase causal = single_block(400, 3500, kUnboundedBelow, 3100, 16, type);
+    expect_forward(kernels(), causal, "many keys");
+    make_bundle_consistent(causal, 3);
+    expect_backward(kernels(), causal, "many keys");
+    AttentionCase window = single_block(2000, 2100, -37, 64, 16, type);
+    expect_forward(kernels(), window, "window");
+    make_bundle_consistent(window, 3);
+    expect_backward(kernels(), window, "window");
+  }
+}
+
+TEST_P(AttentionPath, ScalesThatAreNotPositive) {
+  for (DType type : types()) {
+    for (double scale : {-0.5, 0.0}) {
+      AttentionCase c = single_block(70, 90, -30, 20, 8, type);
+      c.scale = scale;
+      expect_forward(kernels(), c, "scale");
+      make_bundle_consistent(c, 3);
+      expect_backward(kernels(), c, "scale");
+    }
+  }
+}
+
+// Largest scores that rise from tile to tile: what was summed up to then is rescaled.
+TEST_P(AttentionPath, ScoresThatRise) {
+  for (DType type : types()) {
+    AttentionCase c = single_block(40, 2500, kUnboundedBelow, kUnboundedAbove, 8, type);
+    c.k.fill([](int64_t row, int64_t, int64_t column) { return column ? 0.25 : 0.05 * static_cast<double>(row); });
+    expect_forward(kernels(), c, "rising");
+  }
 }
 
 // Scores around 1e4 are known to about 1e-3 in fp32 (their own rounding), and so are the weights
@@ -142,7 +179,7 @@ TEST_P(AttentionPath, ManyKeys) {
 TEST_P(AttentionPath, HugeLogits) {
   for (uint64_t seed = 300; seed < 312; ++seed) {
     const AttentionCase c = random_case(seed, {.dim = 16, .max_rows = 120, .logit_deviation = 3000});
-    expect_forward(kernels(), c, 2e-2, "huge logits");
+    expect_forward(kernels(), c, "huge logits", 2e-2);
     if (HasFailure()) return;
   }
   // Exact scores of +-1e4 leave no such error: the winner takes all, ties share.
@@ -150,7 +187,7 @@ TEST_P(AttentionPath, HugeLogits) {
   c.scale = 1;
   c.q.fill([](int64_t row, int64_t, int64_t column) { return column ? 0 : row % 2 ? 100 : -100; });
   c.k.fill([](int64_t row, int64_t, int64_t column) { return column ? 0 : row % 2 ? 100 : -100; });
-  expect_forward(kernels(), c, kBound, "exact logits");
+  expect_forward(kernels(), c, "exact logits");
 }
 
 TEST_P(AttentionPath, RowsWithoutKeysKeepTheirBits) {

@@ -1,6 +1,8 @@
 // Which CPU path runs: the registry of paths and the choice among them.
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 #include <cstdlib>
@@ -10,24 +12,28 @@
 #include "weft/kernels/canonical.h"
 #include "weft/kernels/cpu_kernels.h"
 #include "weft/kernels/fused.h"
+#include "weft/kernels/matrix/drivers.h"
 
 namespace weft::kernels {
 namespace {
 
 class CpuKernels final : public KernelSet {
  public:
-  explicit CpuKernels(const TileOps& ops)
-      : ops_(ops), canonical_(make_canonical(*this, &ops)), fused_(make_fused(ops)) {}
+  // `matrix` may be null.
+  CpuKernels(std::string_view name, const TileOps& ops, const MatrixOps* matrix)
+      : name_(name), ops_(ops), matrix_(matrix), canonical_(make_canonical(*this, &ops)), fused_(make_fused(ops)) {}
 
-  std::string_view name() const override { return ops_.name; }
+  std::string_view name() const override { return name_; }
   bool supports(DType element) const override { return element != DType::fp64; }
 
   void attend(const AttendArgs& args) const override {
     require(args.q.type);
+    if (uses_matrix(args.q.type)) return matrix_attend(*matrix_, ops_, args);
     cpu_attend(ops_, args);
   }
   void attend_backward(const AttendBackwardArgs& args) const override {
     require(args.q.type);
+    if (uses_matrix(args.q.type)) return matrix_attend_backward(*matrix_, ops_, args);
     cpu_attend_backward(ops_, args);
   }
   void prepare_backward(View delta, ConstView out, ConstView dout, ConstView dlse, Shape shape) const override {
@@ -42,6 +48,7 @@ class CpuKernels final : public KernelSet {
   const FusedKernels& fused() const override { return *fused_; }
 
  private:
+  bool uses_matrix(DType element) const { return matrix_ && element == DType::bf16; }
   void require(DType element) const {
     if (supports(element)) return;
     throw Error(ErrorCode::unsupported, "kernels " + std::string(name()) + ": element type " +
@@ -49,7 +56,9 @@ class CpuKernels final : public KernelSet {
                                             " is not supported; use fp32, bf16 or fp16, or the reference kernels");
   }
 
+  const std::string_view name_;
   const TileOps& ops_;
+  const MatrixOps* const matrix_;
   const std::unique_ptr<KernelSet> canonical_;
   const std::unique_ptr<FusedKernels> fused_;
 };
@@ -61,31 +70,51 @@ bool has_f16c() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
 }
+
+bool has_avx2() {
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+}
+
+bool has_avx512() {
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
+// AVX-512 with BF16 and AMX with BF16, and tile registers that the system lends this process: it must be asked.
+bool has_amx() {
+  static const bool granted = [] {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    if (!has_avx512() || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+    constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAvx512Bf16 = 1u << 5;
+    if (!(edx & kAmxBf16) || !(edx & kAmxTile)) return false;
+    if (!__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) || !(eax & kAvx512Bf16)) return false;
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  }();
+  return granted;
+}
 #endif
 
 struct Path {
   std::string_view name;
   bool (*available)();
   const TileOps& (*ops)();
+  const MatrixOps& (*matrix)() = nullptr;
+  bool only_by_name = false;  // never the best
 };
 
 // Slowest first.
 constexpr Path kPaths[] = {
+#if defined(__x86_64__)
+    {"emulated", has_avx2, wide_tile_ops, emulated_ops, true},
+#endif
     {"portable", [] { return true; }, portable_tile_ops},
 #if defined(__x86_64__)
-    {"avx2",
-     [] {
-       __builtin_cpu_init();
-       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
-     },
-     avx2_tile_ops},
-    {"avx512",
-     [] {
-       __builtin_cpu_init();
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-     },
-     avx512_tile_ops},
+    {"avx2", has_avx2, avx2_tile_ops},
+    {"avx512", has_avx512, avx512_tile_ops},
+    {"amx", has_amx, avx512_tile_ops, amx_ops},
 #endif
 };
 
@@ -102,7 +131,9 @@ std::string joined(const std::vector<std::string_view>& names) {
 const KernelSet& kernels_of(const Path& path) {
   static const std::vector<std::unique_ptr<KernelSet>> sets = [] {
     std::vector<std::unique_ptr<KernelSet>> all;
-    for (const Path& each : kPaths) all.push_back(std::make_unique<CpuKernels>(each.ops()));
+    for (const Path& each : kPaths) {
+      all.push_back(std::make_unique<CpuKernels>(each.name, each.ops(), each.matrix ? &each.matrix() : nullptr));
+    }
     return all;
   }();
   return *sets[&path - kPaths];

@@ -1,6 +1,7 @@
 // The choice of a CPU path: by processor, by name, by WEFT_KERNEL; and its refusals.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "weft/kernels/kernels.h"
@@ -42,8 +43,9 @@ std::string refusal(const char* path) {
 TEST(Dispatch, TakesTheBestPath) {
   const Forced forced(nullptr);
   EXPECT_EQ(cpu_kernels().name(), available_cpu_paths().back());
-  EXPECT_EQ(known_cpu_paths().front(), "portable");
-  EXPECT_EQ(available_cpu_paths().front(), "portable");
+  const std::vector<std::string_view> available = available_cpu_paths();
+  EXPECT_NE(std::find(available.begin(), available.end(), "portable"), available.end());
+  EXPECT_NE(cpu_kernels().name(), "emulated");
 }
 
 TEST(Dispatch, TakesTheForcedPath) {

@@ -47,6 +47,17 @@ inline bool has_edge(const BandRectangle& band) {
   return band.lo > band.k.begin - (band.q.end - 1) || band.hi < band.k.end - 1 - band.q.begin;
 }
 
+// The pairs of `tile`, cut from the block's band, with the rows that belong to them.
+inline Block part_of(const Block& block, const BandRectangle& tile) {
+  Block part = block;
+  const int64_t queries = tile.q.begin - block.band.q.begin;
+  part.band = tile;
+  part.out_row += queries;
+  part.bundle_row += queries;
+  part.kv_grad_row += tile.k.begin - block.band.k.begin;
+  return part;
+}
+
 // Calls work(group, block) for every pair. Without a pool, blocks outside: of short documents, the rows of all heads lie
 // side by side. With one, each group is an item: groups share no output, so the bits are the same.
 template <typename Work>
@@ -60,6 +71,31 @@ void for_each_group(WorkerPool* pool, const std::vector<HeadGroup>& groups, std:
   }
   pool->run(static_cast<int64_t>(groups.size()), [&](int64_t item) {
     for (const Block& block : blocks) work(groups[static_cast<size_t>(item)], block);
+  });
+}
+
+// Calls work(group, block, queries) for all queries of all blocks, at most `step` at a time. With more threads than
+// groups, pieces of a block run side by side, and blocks one after the other, since they may share queries.
+template <typename Work>
+void for_each_piece(const AttendArgs& args, int64_t step, const Work& work) {
+  const std::vector<HeadGroup> groups = group_heads(args.kv_head);
+  const auto pieces_of = [&](const Block& block) { return (block.band.q.size() + step - 1) / step; };
+  const auto run_piece = [&](const HeadGroup& group, const Block& block, int64_t piece) {
+    const int64_t begin = block.band.q.begin + piece * step;
+    work(group, block, intersect(block.band.q, {begin, begin + step}));
+  };
+  const int64_t count = static_cast<int64_t>(groups.size());
+  if (args.pool && count < args.pool->threads()) {
+    for (const Block& block : args.blocks) {
+      const int64_t pieces = pieces_of(block);
+      args.pool->run(count * pieces, [&](int64_t item) {
+        run_piece(groups[static_cast<size_t>(item / pieces)], block, item % pieces);
+      });
+    }
+    return;
+  }
+  for_each_group(args.pool, groups, args.blocks, [&](const HeadGroup& group, const Block& block) {
+    for (int64_t piece = 0; piece < pieces_of(block); ++piece) run_piece(group, block, piece);
   });
 }
 

@@ -5,5 +5,10 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set_source_files_properties(kernels/path_avx2.cc PROPERTIES COMPILE_OPTIONS "-O2;-mavx2;-mfma;-mf16c;-fno-math-errno")
   set_source_files_properties(kernels/path_avx512.cc PROPERTIES COMPILE_OPTIONS
     "-O2;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mfma;-mf16c;-mprefer-vector-width=512;-fno-math-errno;-Wno-uninitialized;-Wno-maybe-uninitialized")
+  set_source_files_properties(kernels/matrix/path_amx.cc PROPERTIES COMPILE_OPTIONS
+    "-O2;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx512bf16;-mamx-tile;-mamx-bf16;-mfma;-mf16c;-mprefer-vector-width=512;-fno-math-errno;-Wno-uninitialized;-Wno-maybe-uninitialized;-Wno-unused-function")
+  # -Wno-psabi: vectors of 64 bytes are passed in memory here, which concerns nobody else.
+  set_source_files_properties(kernels/matrix/path_emulated.cc PROPERTIES COMPILE_OPTIONS
+    "-O2;-mavx2;-mfma;-mf16c;-fno-math-errno;-Wno-psabi")
 endif()
 set_source_files_properties(kernels/path_portable.cc PROPERTIES COMPILE_OPTIONS "-O2;-fno-math-errno")

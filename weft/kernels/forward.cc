@@ -102,34 +102,10 @@ class Forward {
 
 void cpu_attend(const TileOps& ops, const AttendArgs& args) {
   check(args);
-  const std::vector<HeadGroup> groups = group_heads(args.kv_head);
-  const auto run_piece = [&](const HeadGroup& group, const Block& block, int64_t piece) {
-    const Range queries = block.band.q;
-    const int64_t begin = queries.begin + piece * kForwardQueryBlock;
-    if (queries.size() <= kFewQueries) {
-      cpu_attend_few(ops, args, group, block);
-    } else {
-      Forward(ops, args).run(group, block, intersect(queries, {begin, begin + kForwardQueryBlock}));
-    }
-  };
-  const auto pieces_of = [](const Block& block) {
-    return (block.band.q.size() + kForwardQueryBlock - 1) / kForwardQueryBlock;
-  };
-  const auto run_block = [&](const HeadGroup& group, const Block& block) {
-    for (int64_t piece = 0; piece < pieces_of(block); ++piece) run_piece(group, block, piece);
-  };
-  const int64_t count = static_cast<int64_t>(groups.size());
-  if (args.pool && count < args.pool->threads()) {
-    // Few heads: pieces of a block run side by side, blocks one after the other, since they may share queries.
-    for (const Block& block : args.blocks) {
-      const int64_t pieces = pieces_of(block);
-      args.pool->run(count * pieces, [&](int64_t item) {
-        run_piece(groups[static_cast<size_t>(item / pieces)], block, item % pieces);
-      });
-    }
-    return;
-  }
-  for_each_group(args.pool, groups, args.blocks, run_block);
+  for_each_piece(args, kForwardQueryBlock, [&](const HeadGroup& group, const Block& block, Range queries) {
+    if (block.band.q.size() <= kFewQueries) return cpu_attend_few(ops, args, group, block);
+    Forward(ops, args).run(group, block, queries);
+  });
 }
 
 }  // namespace weft::kernels

@@ -161,6 +161,8 @@ static void add_strips(const float* from, int64_t padded, float factor, int64_t 
   }
 }
 
+static void add_row(float* to, const float* from, float factor, int64_t n) { scale_add(to, 1, from, factor, n); }
+
 static void add_panels(const float* from, float factor, int64_t rows, int64_t columns, float* to, int64_t to_stride) {
   const int64_t padded = round_up(columns, kStrip);
   for (int64_t row = 0; row < rows; ++row) {

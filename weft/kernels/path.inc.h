@@ -35,9 +35,9 @@ constexpr FusedOps kFusedOps = {merge_partials,  delta,    rms_norm, rms_norm_ba
                                 swiglu_backward, add_rows, adamw,    exp_sum,           scaled_exp};
 
 constexpr TileOps tile_ops(const char* name) {
-  return {name,           kStrip,      kPanel,          pack_rows,     pack_columns, forward_tile,
-          finish_forward, forward_few, merge_row,       backward_tile, add_strips,   add_panels,
-          to_float,       from_float,  transpose_strip, all_finite,    add_exactly,  &kFusedOps};
+  return {name,        kStrip,          kPanel,        pack_rows,   pack_columns, forward_tile, finish_forward,
+          forward_few, merge_row,       backward_tile, add_strips,  add_panels,   add_row,      to_float,
+          from_float,  transpose_strip, all_finite,    add_exactly, &kFusedOps};
 }
 
 }  // namespace

@@ -263,4 +263,16 @@ inline void make_bundle_consistent(AttentionCase& c, uint64_t seed) {
   }
 }
 
+// Matrix units take weights and gradients of scores as bf16 where inputs are bf16.
+inline bool rounds_weights(const KernelSet& kernels, DType type) {
+  return type == DType::bf16 && (kernels.name() == "amx" || kernels.name() == "emulated");
+}
+// What a path may be off by, of the largest result: that of fp32 sums, and where weights are rounded (half a unit of bf16,
+// 2^-9) some of that, more for gradients, whose terms may cancel. lse is a sum of weights before they are rounded.
+inline constexpr double kBound = 1e-5;
+inline double bound_of(const KernelSet& kernels, DType type) { return rounds_weights(kernels, type) ? 0x1p-8 : kBound; }
+inline double gradient_bound_of(const KernelSet& kernels, DType type) {
+  return rounds_weights(kernels, type) ? 0x1p-6 : kBound;
+}
+
 }  // namespace weft::kernels

@@ -141,6 +141,9 @@ struct TileOps {
   // The same for X as BackwardTile::dk.
   void (*add_panels)(const float* from, float factor, int64_t rows, int64_t columns, float* to, int64_t to_stride);
 
+  // to += factor * from, one row of n.
+  void (*add_row)(float* to, const float* from, float factor, int64_t n);
+
   // Single rows: conversion between fp32 and any 16-bit type.
   void (*to_float)(const void* from, DType type, float* to, int64_t n);
   void (*from_float)(const float* from, DType type, void* to, int64_t n);
@@ -160,5 +163,6 @@ void add_one_exactly(double x, int64_t bins, int64_t* sums, int64_t n);
 const TileOps& portable_tile_ops();
 const TileOps& avx2_tile_ops();    // x86-64 only
 const TileOps& avx512_tile_ops();  // x86-64 only
+const TileOps& wide_tile_ops();    // x86-64 only: the shapes of AVX-512 in AVX2, FMA and F16C, for tests
 
 }  // namespace weft::kernels
