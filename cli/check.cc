@@ -42,17 +42,13 @@ void save(const std::string& folder, const Problem& problem, const CheckTensors&
     if (std::string_view(name) != "lse") shape.push_back(tensor.columns);
     return TensorToWrite{name, stored_type_of(tensor.type), shape, tensor.data()};
   };
-  std::vector<TensorToWrite> inputs = {entry("q", tensors.q), entry("k", tensors.k), entry("v", tensors.v),
-                                       entry("dout", tensors.dout)};
-  std::vector<TensorToWrite> outputs = {entry("out", tensors.out)};
-  if (problem.return_lse) outputs.push_back(entry("lse", tensors.lse));
-  for (const auto& [name, tensor] : {std::pair{"dq", &tensors.dq}, {"dk", &tensors.dk}, {"dv", &tensors.dv}}) {
-    outputs.push_back(entry(name, *tensor));
-  }
-  if (has_gates(problem.layer)) {
-    inputs.push_back(entry("g", tensors.g));
-    outputs.push_back(entry("dg", tensors.dg));
-  }
+  std::vector<TensorToWrite> inputs, outputs;
+  const auto add = [&](std::vector<TensorToWrite>& to, Fields fields) {
+    fields.for_each([&](Field field) { to.push_back(entry(name_of(field), tensors.of(field))); });
+  };
+  add(inputs, Field::q | problem.key_inputs() | Field::dout);
+  add(outputs, problem.return_lse ? Field::out | Field::lse : Fields(Field::out));
+  add(outputs, problem.results_of(true));
   write_safetensors(folder + "/inputs.safetensors", inputs);
   write_safetensors(folder + "/outputs.safetensors", outputs);
   write_file(folder + "/mask.json", mask_as_json(problem.mask).dump() + "\n");
@@ -67,7 +63,8 @@ std::string short_number(double x) {
 // Of every bit of the results, in the order of the sequence: equal digests mean equal results.
 std::string digest_of(const CheckTensors& tensors) {
   Digest digest;
-  for (const HostTensor* tensor : {&tensors.out, &tensors.lse, &tensors.dq, &tensors.dk, &tensors.dv, &tensors.dg}) {
+  for (const HostTensor* tensor : {&tensors.out, &tensors.lse, &tensors.dq, &tensors.dk, &tensors.dv, &tensors.dg,
+                                   &tensors.dbeta, &tensors.da, &tensors.db}) {
     digest.add(std::string_view(reinterpret_cast<const char*>(tensor->bytes.data()), tensor->bytes.size()));
   }
   return digest.hex();

@@ -2,7 +2,9 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "cli/testing.h"
@@ -22,20 +24,29 @@ TEST(Linear, MethodsListsTheFamily) {
   }
   EXPECT_EQ(linear, (std::vector<std::string>{"chain", "all-scan", "all-gather-state", "log-step", "hierarchical",
                                               "head-exchange"}));
-  EXPECT_TRUE(has(run_line("methods").out, "Of linear layers, named with --layer linear, retnet, mamba2, gla:\n"));
+  EXPECT_TRUE(has(run_line("methods").out,
+                  "Of linear layers, named with --layer linear, retnet, mamba2, gla, deltanet, gdn, kda, rwkv7:\n"));
 }
 
 TEST(Linear, EveryMethodAndLayerIsVerifiedAndChecked) {
-  for (const char* layer : {"linear", "retnet", "mamba2", "gla"}) {
-    const std::string words = std::string(" --layer ") + layer + kSmall + " --backward";
+  const std::map<std::string, std::vector<std::string>> inputs = {
+      {"linear", {}},          {"retnet", {}},           {"mamba2", {"dg"}},       {"gla", {"dg"}},
+      {"deltanet", {"dbeta"}}, {"gdn", {"dbeta", "dg"}}, {"kda", {"dbeta", "dg"}}, {"rwkv7", {"da", "db", "dg"}}};
+  for (const auto& [layer, gradients] : inputs) {
+    const std::string words = " --layer " + layer + kSmall + " --backward";
     const json all = json::parse(run_line("verify all" + words + " --json").out);
     EXPECT_EQ(all["ok"], true);
     EXPECT_EQ(all["results"].size(), 6u);
     for (const json& result : all["results"]) {
       const Outcome outcome = run_line("check " + result["method"].get<std::string>() + words + " --dtype fp64 --json");
       EXPECT_EQ(outcome.code, kExitFine) << outcome.out;
-      const bool gates = json::parse(outcome.out)["errors"].contains("dg");
-      EXPECT_EQ(gates, std::string(layer) == "mamba2" || std::string(layer) == "gla") << layer;
+      std::vector<std::string> found;
+      const json errors = json::parse(outcome.out)["errors"];
+      for (const auto& [name, error] : errors.items()) {
+        if (name != "out" && name != "dq" && name != "dk" && name != "dv") found.push_back(name);
+      }
+      std::sort(found.begin(), found.end());
+      EXPECT_EQ(found, gradients) << layer;
     }
   }
 }
@@ -56,6 +67,12 @@ TEST(Linear, CheckSavesInputsAndResults) {
   EXPECT_TRUE(has(inputs, R"("v":{"dtype":"BF16","shape":[50,2,6])"));
   EXPECT_TRUE(has(outputs, R"("dg":{"dtype":"F32","shape":[50,2,4])")) << outputs.substr(0, 400);
   EXPECT_FALSE(has(outputs, R"("lse")"));
+  EXPECT_EQ(run_line("check chain --layer rwkv7" + kSmall + " --dtype bf16 --save " + folder).code, kExitFine);
+  EXPECT_TRUE(has(read_file(folder + "/inputs.safetensors"), R"("a":{"dtype":"BF16","shape":[50,2,4])"));
+  EXPECT_TRUE(has(read_file(folder + "/outputs.safetensors"), R"("db":{"dtype":"BF16","shape":[50,2,4])"));
+  EXPECT_EQ(run_line("check chain --layer gdn" + kSmall + " --dtype bf16 --save " + folder).code, kExitFine);
+  EXPECT_TRUE(has(read_file(folder + "/inputs.safetensors"), R"("beta":{"dtype":"F32","shape":[50,2,1])"));
+  EXPECT_TRUE(has(read_file(folder + "/outputs.safetensors"), R"("dbeta":{"dtype":"F32","shape":[50,2,1])"));
   std::filesystem::remove_all(folder);
 }
 

@@ -95,7 +95,11 @@ TEST(DenseRecurrence, GradientsAreFiniteDifferences) {
     const LinearCase c{.layer = layer, .lengths = {6, 4}, .ranks = 1, .heads = 2, .dim = 2, .dim_v = 3};
     const Problem problem = c.problem();
     const CheckTensors t = random_inputs(problem, 3);
-    RecurrenceInputs in{t.q.to_fp64(), t.k.to_fp64(), t.v.to_fp64(), t.g.to_fp64(), t.dout.to_fp64()};
+    RecurrenceInputs in;
+    in.q = t.q.to_fp64(), in.k = t.k.to_fp64(), in.v = t.v.to_fp64(), in.dout = t.dout.to_fp64();
+    in.g = t.g.to_fp64(), in.beta = t.beta.to_fp64(), in.a = t.a.to_fp64(), in.b = t.b.to_fp64();
+    for (double& x : in.k) x *= 1.3;  // the formulas do not need rows of length 1, nor b along a
+    for (size_t i = 0; i < in.b.size(); ++i) in.b[i] += 0.2 * std::sin(static_cast<double>(i));
     const DenseRecurrence exact = dense_recurrence(problem, in, DType::fp64);
     const auto loss = [&] {
       const DenseRecurrence at = dense_recurrence(problem, in, DType::fp64);
@@ -121,6 +125,9 @@ TEST(DenseRecurrence, GradientsAreFiniteDifferences) {
     compare(&RecurrenceInputs::k, exact.dk, "k");
     compare(&RecurrenceInputs::v, exact.dv, "v");
     compare(&RecurrenceInputs::g, exact.dg, "g");
+    compare(&RecurrenceInputs::beta, exact.dbeta, "beta");
+    compare(&RecurrenceInputs::a, exact.da, "a");
+    compare(&RecurrenceInputs::b, exact.db, "b");
   }
 }
 
@@ -131,7 +138,7 @@ void set_rows(HostTensor& tensor, Range rows, double value) {
   for (int64_t i = rows.begin * width; i < rows.end * width; ++i) tensor.set(i, value);
 }
 void set_inputs(CheckTensors& t, Range rows, double value) {
-  for (HostTensor* tensor : {&t.q, &t.k, &t.v, &t.g, &t.dout}) {
+  for (HostTensor* tensor : {&t.q, &t.k, &t.v, &t.g, &t.beta, &t.a, &t.b, &t.dout}) {
     if (!tensor->empty()) set_rows(*tensor, rows, value);
   }
 }
@@ -157,7 +164,8 @@ TEST(ExecuteLinear, DocumentsStayApart) {
       const CheckTensors poisoned = check_schedule(c.schedule(), inputs, options).tensors;
       for (const Range rows : {Range{0, 11}, Range{29, 38}}) {
         for (HostTensor CheckTensors::*member :
-             {&CheckTensors::out, &CheckTensors::dq, &CheckTensors::dk, &CheckTensors::dv, &CheckTensors::dg}) {
+             {&CheckTensors::out, &CheckTensors::dq, &CheckTensors::dk, &CheckTensors::dv, &CheckTensors::dg,
+              &CheckTensors::dbeta, &CheckTensors::da, &CheckTensors::db}) {
           EXPECT_TRUE((clean.*member).empty() || equal_rows(clean.*member, poisoned.*member, rows));
         }
       }
@@ -195,7 +203,7 @@ TEST(ExecuteLinear, GatesBetweenRanksHaveGradients) {
 
 // No decay at all, decays of e^-20, and such that nothing is left in any type.
 TEST(ExecuteLinear, ExtremeGates) {
-  for (const Layer layer : {Layer::mamba2, Layer::gla}) {
+  for (const Layer layer : {Layer::mamba2, Layer::gla, Layer::gdn, Layer::kda, Layer::rwkv7}) {
     for (const double g : {0.0, -20.0, -1e30, -std::numeric_limits<double>::infinity()}) {
       const LinearCase c{.layer = layer, .lengths = {50}, .ranks = 3};
       CheckTensors inputs = random_inputs(c.problem(), 8);

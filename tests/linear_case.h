@@ -53,7 +53,9 @@ struct LinearCase {
   Schedule schedule() const { return make_schedule(method, problem(), options); }
 };
 
-inline constexpr Layer kLinearLayers[] = {Layer::linear, Layer::retnet, Layer::mamba2, Layer::gla};
+inline constexpr Layer kLinearLayers[] = {Layer::linear,   Layer::retnet, Layer::mamba2, Layer::gla,
+                                          Layer::deltanet, Layer::gdn,    Layer::kda,    Layer::rwkv7};
+static_assert(std::size(kLinearLayers) == kLayerCount - 1);
 
 // Any of it, small: empty and unequal shards, more documents than ranks, documents of one token, every layout.
 inline LinearCase random_linear_case(Random& random, std::string_view method = "") {
@@ -61,7 +63,7 @@ inline LinearCase random_linear_case(Random& random, std::string_view method = "
   const auto methods = linear_methods();
   const auto any = static_cast<size_t>(random.uniform(static_cast<int64_t>(methods.size())));
   c.method = method.empty() ? methods[any]->name : method;
-  c.layer = kLinearLayers[random.uniform(4)];
+  c.layer = kLinearLayers[random.uniform(std::size(kLinearLayers))];
   c.ranks = 1 + static_cast<int>(random.uniform(6));
   c.heads = 1 + random.uniform(3);
   c.dim = 1 + random.uniform(4), c.dim_v = 1 + random.uniform(4);

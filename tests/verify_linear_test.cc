@@ -180,7 +180,8 @@ Schedule joined(Layer layer, std::function<Value(Builder&, const Value&, const V
     } else {
       const Value one = b.whole(Field::state, first, b.all_heads()),
                   other = b.whole(Field::state, second, b.all_heads());
-      const Value passed = has_gates(b.problem().layer) ? b.whole(Field::transition, second, b.all_heads()) : Value();
+      const Value passed =
+          has_transition(b.problem().layer) ? b.whole(Field::transition, second, b.all_heads()) : Value();
       b.exchange().receive(0, one).receive(1, other).receive(1, passed).issue();
       p.scan();
       b.apply_state(p.q, p.kv, join(b, one, other, passed), p.out);
@@ -335,7 +336,7 @@ TEST(VerifyLinear, MethodsSayWhatTheyAreFor) {
   EXPECT_NE(refusal("ring", two()).find("use chain, "), std::string::npos);
   Problem softmax = two();
   softmax.layer = Layer::softmax;
-  EXPECT_NE(refusal("chain", softmax).find("give --layer linear, retnet, mamba2, gla"), std::string::npos);
+  EXPECT_NE(refusal("chain", softmax).find("give --layer linear, retnet, mamba2, gla, deltanet"), std::string::npos);
   Problem full = self_attention(Mask::of(16, {}), Layout::contiguous(16, 2), 2, 2, 3);
   full.layer = Layer::gla;
   EXPECT_NE(refusal("chain", full).find("needs a causal mask"), std::string::npos);

@@ -5,7 +5,9 @@
 //   report.ok; report.errors[0].max_abs;
 //
 // Inputs are standard normal, by seed, rounded to the problem's element type; both sides get the
-// rounded numbers; logarithms of decays are -exp(1.5 x - 4), from nearly none to strong. All ranks run as threads of this process. docs/numerics.md derives the bounds.
+// rounded numbers. Of linear layers, logarithms of decays are -exp(1.5 x - 4), from nearly none to strong, and what mixes rows
+// is what models have: k of length 1 and beta = 2 / (1 + exp x); a = -kappa, b = kappa / (1 + exp x), kappa of length 1. All
+// ranks run as threads of this process. docs/numerics.md derives the bounds.
 #pragma once
 
 #include <array>
@@ -29,7 +31,7 @@ struct CheckOptions {
 
 // One tensor against its reference. Rows without an allowed key must be exactly (0, -inf).
 struct TensorError {
-  std::string name;    // out, lse, dq, dk, dv, dg
+  std::string name;    // out, lse, dq, dk, dv, dg, ..
   double max_abs = 0;  // largest absolute difference; NaN where a number is missing
   double max_rel = 0;  // max_abs over the largest absolute value of the reference
   double bound = 0;    // allowed max_abs
@@ -42,9 +44,13 @@ struct TensorError {
 // accumulator type.
 struct CheckTensors {
   HostTensor q, k, v, dout;
-  HostTensor g;         // of linear layers with gates, else empty; accumulator type, as dg
-  HostTensor out, lse;  // lse empty unless the problem returns it
-  HostTensor dq, dk, dv, dg;
+  HostTensor g, beta, a, b;  // of linear layers that have them, else empty; g, beta, dg, dbeta in the accumulator type
+  HostTensor out, lse;       // lse empty unless the problem returns it
+  HostTensor dq, dk, dv;
+  HostTensor dg, dbeta, da, db;
+
+  HostTensor& of(Field field);
+  const HostTensor& of(Field field) const { return const_cast<CheckTensors*>(this)->of(field); }
 };
 
 struct CheckReport {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "weft/base/error.h"
+
 namespace weft {
 namespace {
 
@@ -19,7 +21,8 @@ class Sequence {
         dk_(problem.dim),
         dv_(problem.dim_v),
         gates_(problem.columns_of(Field::g)),
-        scale_(problem.softmax_scale()) {}
+        scale_(problem.softmax_scale()),
+        mixing_(traits_of(problem.layer).mixing) {}
 
   // States after every `kept_`th token are kept; those between are made again.
   void run(bool backward) {
@@ -59,49 +62,124 @@ class Sequence {
     return static_cast<T>(problem_.log_decay.empty() ? 1 : std::exp(problem_.log_decay[static_cast<size_t>(head_)]));
   }
 
-  void step(int64_t t, State& state) const {
+  T number(const std::vector<double>& input, int64_t t, int64_t columns, int64_t c) const {
+    return static_cast<T>(input[at(t, columns, c)]);
+  }
+  T* row(State& state, int64_t c) const { return state.data() + c * dv_; }
+  const T* row(const State& state, int64_t c) const { return state.data() + c * dv_; }
+  // sum over rows of x_c R_c
+  std::vector<T> read(const std::vector<double>& x, int64_t t, const State& state) const {
+    std::vector<T> sum(static_cast<size_t>(dv_), T{0});
     for (int64_t c = 0; c < dk_; ++c) {
-      const T kept = decay(t, c), k = static_cast<T>(in_.k[at(t, dk_, c)]);
-      for (int64_t d = 0; d < dv_; ++d) {
-        T& element = state[static_cast<size_t>(c * dv_ + d)];
-        element = kept * element + k * static_cast<T>(in_.v[at(t, dv_, d)]);
+      for (int64_t d = 0; d < dv_; ++d) sum[static_cast<size_t>(d)] += number(x, t, dk_, c) * row(state, c)[d];
+    }
+    return sum;
+  }
+  std::vector<T> values(int64_t t) const {
+    std::vector<T> v(static_cast<size_t>(dv_));
+    for (int64_t d = 0; d < dv_; ++d) v[static_cast<size_t>(d)] = number(in_.v, t, dv_, d);
+    return v;
+  }
+  void decay_rows(int64_t t, State& state) const {
+    for (int64_t c = 0; c < dk_; ++c) {
+      const T kept = decay(t, c);
+      for (int64_t d = 0; d < dv_; ++d) row(state, c)[d] *= kept;
+    }
+  }
+  // state += x y^T
+  void add_outer(const std::vector<double>& x, int64_t t, T factor, const std::vector<T>& y, State& state) const {
+    for (int64_t c = 0; c < dk_; ++c) {
+      for (int64_t d = 0; d < dv_; ++d) row(state, c)[d] += factor * number(x, t, dk_, c) * y[static_cast<size_t>(d)];
+    }
+  }
+  T dot_row(const State& state, int64_t c, const std::vector<T>& y) const {
+    T sum = 0;
+    for (int64_t d = 0; d < dv_; ++d) sum += row(state, c)[d] * y[static_cast<size_t>(d)];
+    return sum;
+  }
+  // What the delta rule corrects towards v: v - (D R)^T k.
+  std::vector<T> missing(int64_t t, const State& decayed) const {
+    std::vector<T> y = values(t);
+    const std::vector<T> seen = read(in_.k, t, decayed);
+    for (size_t d = 0; d < y.size(); ++d) y[d] -= seen[d];
+    return y;
+  }
+
+  void step(int64_t t, State& state) const {
+    switch (mixing_) {
+      case Mixing::none: decay_rows(t, state); return add_outer(in_.k, t, 1, values(t), state);
+      case Mixing::delta:
+        decay_rows(t, state);
+        return add_outer(in_.k, t, number(in_.beta, t, 1, 0), missing(t, state), state);
+      case Mixing::low_rank: {
+        const std::vector<T> seen = read(in_.a, t, state);
+        decay_rows(t, state);
+        add_outer(in_.b, t, 1, seen, state);
+        return add_outer(in_.k, t, 1, values(t), state);
       }
     }
   }
 
   void write_out(int64_t t, const State& state) const {
-    for (int64_t d = 0; d < dv_; ++d) {
-      T sum = 0;
-      for (int64_t c = 0; c < dk_; ++c)
-        sum += static_cast<T>(in_.q[at(t, dk_, c)]) * state[static_cast<size_t>(c * dv_ + d)];
-      to_.out[at(t, dv_, d)] = scale_ * double{sum};
+    const std::vector<T> sum = read(in_.q, t, state);
+    for (int64_t d = 0; d < dv_; ++d) to_.out[at(t, dv_, d)] = scale_ * double{sum[static_cast<size_t>(d)]};
+  }
+
+  // From the gradient of the state after token t to that of the state before it.
+  void backward_step(int64_t t, const State& before, const State& after, State& gradient) const {
+    std::vector<T> dout(static_cast<size_t>(dv_));
+    for (int64_t d = 0; d < dv_; ++d) dout[static_cast<size_t>(d)] = number(in_.dout, t, dv_, d);
+    for (int64_t c = 0; c < dk_; ++c) to_.dq[at(t, dk_, c)] = scale_ * double{dot_row(after, c, dout)};
+    add_outer(in_.q, t, static_cast<T>(scale_), dout, gradient);
+    const std::vector<T> v = values(t), dv = read(in_.k, t, gradient);
+    for (int64_t d = 0; d < dv_; ++d) to_.dv[at(t, dv_, d)] = double{dv[static_cast<size_t>(d)]};
+    for (int64_t c = 0; c < dk_; ++c) to_.dk[at(t, dk_, c)] = double{dot_row(gradient, c, v)};
+    switch (mixing_) {
+      case Mixing::none: return decay_backward(t, before, gradient);
+      case Mixing::delta: return delta_backward(t, before, dv, gradient);
+      case Mixing::low_rank: {
+        const std::vector<T> seen = read(in_.a, t, before), dseen = read(in_.b, t, gradient);
+        for (int64_t c = 0; c < dk_; ++c) {
+          to_.db[at(t, dk_, c)] = double{dot_row(gradient, c, seen)};
+          to_.da[at(t, dk_, c)] = double{dot_row(before, c, dseen)};
+        }
+        decay_backward(t, before, gradient);
+        return add_outer(in_.a, t, 1, dseen, gradient);
+      }
     }
   }
 
-  void backward_step(int64_t t, const State& before, const State& after, State& gradient) const {
-    std::vector<T> dv(static_cast<size_t>(dv_), T{0});
-    T dg_all = 0;
-    for (int64_t c = 0; c < dk_; ++c) {
-      const T q = static_cast<T>(scale_ * in_.q[at(t, dk_, c)]), k = static_cast<T>(in_.k[at(t, dk_, c)]);
-      const T kept = decay(t, c);
-      T dq = 0, dk = 0, dg = 0;
-      for (int64_t d = 0; d < dv_; ++d) {
-        const size_t n = static_cast<size_t>(c * dv_ + d);
-        const T dout = static_cast<T>(in_.dout[at(t, dv_, d)]);
-        gradient[n] += q * dout;
-        dq += after[n] * dout;
-        dk += gradient[n] * static_cast<T>(in_.v[at(t, dv_, d)]);
-        dv[static_cast<size_t>(d)] += gradient[n] * k;
-        gradient[n] *= kept;
-        dg += gradient[n] * before[n];
-      }
-      to_.dq[at(t, dk_, c)] = scale_ * double{dq};
-      to_.dk[at(t, dk_, c)] = double{dk};
-      dg_all += dg;
-      if (!to_.dg.empty() && gates_ > 1) to_.dg[at(t, gates_, c)] = double{dg};
+  // `dwritten` is the gradient of beta y, y = v - (D R)^T k.
+  void delta_backward(int64_t t, const State& before, const std::vector<T>& dwritten, State& gradient) const {
+    State decayed = before;
+    decay_rows(t, decayed);
+    const T beta = number(in_.beta, t, 1, 0);
+    const std::vector<T> y = missing(t, decayed);
+    std::vector<T> dseen(dwritten);
+    T dbeta = 0;
+    for (size_t d = 0; d < y.size(); ++d) {
+      dbeta += dwritten[d] * y[d];
+      dseen[d] *= -beta;
+      to_.dv[at(t, dv_, static_cast<int64_t>(d))] *= double{beta};
     }
-    for (int64_t d = 0; d < dv_; ++d) to_.dv[at(t, dv_, d)] = double{dv[static_cast<size_t>(d)]};
-    if (!to_.dg.empty() && gates_ == 1) to_.dg[at(t, 1, 0)] = double{dg_all};
+    to_.dbeta[at(t, 1, 0)] = double{dbeta};
+    for (int64_t c = 0; c < dk_; ++c)
+      to_.dk[at(t, dk_, c)] = double{beta * dot_row(gradient, c, y) + dot_row(decayed, c, dseen)};
+    add_outer(in_.k, t, 1, dseen, gradient);
+    decay_backward(t, before, gradient);
+  }
+
+  void decay_backward(int64_t t, const State& before, State& gradient) const {
+    decay_rows(t, gradient);
+    if (to_.dg.empty()) return;
+    T all = 0;
+    for (int64_t c = 0; c < dk_; ++c) {
+      T dg = 0;
+      for (int64_t d = 0; d < dv_; ++d) dg += row(gradient, c)[d] * row(before, c)[d];
+      if (gates_ > 1) to_.dg[at(t, gates_, c)] = double{dg};
+      all += dg;
+    }
+    if (gates_ == 1) to_.dg[at(t, 1, 0)] = double{all};
   }
 
   const Problem& problem_;
@@ -111,10 +189,25 @@ class Sequence {
   const Range tokens_;
   const int64_t dk_, dv_, gates_;
   const double scale_;
+  const Mixing mixing_;
   int64_t kept_ = 1;
 };
 
 }  // namespace
+
+const std::vector<double>& DenseRecurrence::of(Field field) const {
+  switch (field) {
+    case Field::out: return out;
+    case Field::dq: return dq;
+    case Field::dk: return dk;
+    case Field::dv: return dv;
+    case Field::dg: return dg;
+    case Field::dbeta: return dbeta;
+    case Field::da: return da;
+    case Field::db: return db;
+    default: throw Error(ErrorCode::internal, std::string(name_of(field)) + " is no result of a recurrence");
+  }
+}
 
 DenseRecurrence dense_recurrence(const Problem& problem, const RecurrenceInputs& inputs, DType precision,
                                  const StopFlag* stop) {
@@ -123,7 +216,8 @@ DenseRecurrence dense_recurrence(const Problem& problem, const RecurrenceInputs&
   const bool backward = !inputs.dout.empty();
   if (backward) {
     result.dq.resize(inputs.q.size()), result.dk.resize(inputs.k.size()), result.dv.resize(inputs.v.size());
-    result.dg.resize(inputs.g.size());
+    result.dg.resize(inputs.g.size()), result.dbeta.resize(inputs.beta.size());
+    result.da.resize(inputs.a.size()), result.db.resize(inputs.b.size());
   }
   for (const BandRectangle& document : problem.mask.bands()) {
     for (int64_t head = 0; head < problem.heads; ++head) {

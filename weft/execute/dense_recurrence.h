@@ -1,7 +1,7 @@
 // The recurrence of a linear layer, token by token on one processor: the reference that checks compare with.
 //
-// No chunks, no runs, no ranks, no schedule: R_t = decay_t R_{t-1} + k_t v_t^T, out_t = scale R_t^T q_t as docs/linear.md
-// states them, and the chain rule backwards over the same steps. For any decay, with one document or packed ones.
+// No chunks, no runs, no ranks, no schedule: the recurrence of each layer as docs/linear.md states it, and the chain rule
+// backwards over the same steps. With one document or packed ones.
 #pragma once
 
 #include <cstdint>
@@ -13,15 +13,18 @@
 
 namespace weft {
 
-// Row-major [tokens, heads, columns] in global token order. g may be empty where the layer has no gates, dout for forward
-// only.
+// Row-major [tokens, heads, columns] in global token order. What the layer does not have may be empty, dout for forward only.
 struct RecurrenceInputs {
-  std::vector<double> q, k, v, g, dout;
+  std::vector<double> q, k, v, dout;
+  std::vector<double> g, beta, a, b;
 };
 
 struct DenseRecurrence {
   std::vector<double> out;
-  std::vector<double> dq, dk, dv, dg;  // empty without dout; dg without gates too
+  std::vector<double> dq, dk, dv;         // empty without dout
+  std::vector<double> dg, dbeta, da, db;  // of the inputs that the layer has
+
+  const std::vector<double>& of(Field field) const;
 };
 
 // fp64, or fp32 for the sums and states of a lower precision. A fp32 run tells what the precision costs by itself.

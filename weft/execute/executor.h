@@ -43,14 +43,20 @@ struct ConstTensor {
 struct Inputs {
   ConstTensor q = {}, k = {}, v = {};
   ConstTensor out = {}, lse = {}, dout = {}, dlse = {};
-  ConstTensor g = {};  // of linear layers with gates: logarithms of the decays, accumulator type
+  ConstTensor g = {}, beta = {};  // of linear layers that have them; accumulator type
+  ConstTensor a = {}, b = {};     // likewise; element type
+
+  // Null for a field that no caller gives.
+  const ConstTensor* of(Field field) const;
 };
 
 // Where results go. Null: the execution provides the memory.
 struct Destinations {
-  void *out = nullptr, *lse = nullptr;               // forward
-  void *dq = nullptr, *dk = nullptr, *dv = nullptr;  // backward
-  void* dg = nullptr;                                // backward of layers with gates
+  void *out = nullptr, *lse = nullptr;                                 // forward
+  void *dq = nullptr, *dk = nullptr, *dv = nullptr;                    // backward
+  void *dg = nullptr, *dbeta = nullptr, *da = nullptr, *db = nullptr;  // backward of layers with these inputs
+
+  void* of(Field field) const;
 };
 
 // A result in local order: the caller's destination, or memory that `owner` keeps. Null when the
@@ -61,7 +67,10 @@ struct Result {
 };
 struct Results {
   Result out, lse;
-  Result dq, dk, dv, dg;
+  Result dq, dk, dv;
+  Result dg, dbeta, da, db;
+
+  Result& of(Field field);
 };
 
 // One instruction as it was executed. Seconds of a steady clock.

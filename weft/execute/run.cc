@@ -208,20 +208,14 @@ void Run::check_results() {
 
 Results Run::collect_results() {
   Results results;
-  const auto give = [&](Field field, Result& to) {
+  (problem_.results_of(false) | problem_.results_of(true)).for_each([&](Field field) {
     const FieldMemory& memory = result_memory(field).field(field);
     if (!memory.data || !results_.covers(sets_, {ValueId{}, kQueryFields.has(field) ? c_.my_queries : c_.my_keys,
                                                  kQueryFields.has(field) ? c_.all_heads : c_.all_kv_heads, field})) {
       return;
     }
-    to = {memory.data, memory.owner};
-  };
-  give(Field::out, results.out);
-  give(Field::lse, results.lse);
-  give(Field::dq, results.dq);
-  give(Field::dk, results.dk);
-  give(Field::dv, results.dv);
-  if (has_gates(problem_.layer)) give(Field::dg, results.dg);
+    results.of(field) = {memory.data, memory.owner};
+  });
   result_memory_ = {};
   return results;
 }

@@ -74,7 +74,6 @@ View Run::view_of(const RankValue* value, Field field, int64_t token, int64_t he
 // Calls f(head, the kernel's run) for each head of the run.
 template <typename F>
 void Run::for_each_head(const TokenRun& run, F&& f) {
-  const bool gates = has_gates(problem_.layer);
   for (const Range& heads : sets_[run.heads].ranges()) {
     for (int64_t head = heads.begin; head < heads.end; ++head) {
       const auto view = [&](const RankValue* value, Field field) {
@@ -83,7 +82,10 @@ void Run::for_each_head(const TokenRun& run, F&& f) {
       f(head, kernels::TokenRun{.q = view(run.queries, Field::q),
                                 .k = view(run.keys, Field::k),
                                 .v = view(run.keys, Field::v),
-                                .g = gates ? view(run.keys, Field::g) : View{},
+                                .g = view(run.keys, Field::g),
+                                .beta = view(run.keys, Field::beta),
+                                .a = view(run.keys, Field::a),
+                                .b = view(run.keys, Field::b),
                                 .decays = decays_of(head),
                                 .rows = run.range.size(),
                                 .dim = problem_.dim,
@@ -113,7 +115,13 @@ void Run::for_each_sum(const Instruction& i, const TokenRun& run, Fields wanted,
 
 kernels::RunGradients Run::gradients_of(const RankValue& value, const TokenRun& run, int64_t head) {
   const auto view = [&](Field field) { return view_of(&value, field, run.range.begin, head); };
-  return {.dq = view(Field::dq), .dk = view(Field::dk), .dv = view(Field::dv), .dg = view(Field::dg)};
+  return {.dq = view(Field::dq),
+          .dk = view(Field::dk),
+          .dv = view(Field::dv),
+          .dg = view(Field::dg),
+          .dbeta = view(Field::dbeta),
+          .da = view(Field::da),
+          .db = view(Field::db)};
 }
 
 // ---- states
@@ -123,8 +131,8 @@ void Run::summarise(const Instruction& i) {
   for (const Slice& target : block_.targets(i)) {
     RankValue& to = find(target, "target");
     const bool is_state = target.fields == Fields(Field::state);
-    if (!is_state && (target.fields != Fields(Field::transition) || !has_gates(problem_.layer))) {
-      refuse("gives a state, or a transition where the layer has gates");
+    if (!is_state && (target.fields != Fields(Field::transition) || !has_transition(problem_.layer))) {
+      refuse("gives a state, or a transition where the layer has one that not all ranks know");
     }
     if (target.tokens != run.tokens || target.heads != run.heads) refuse("of another run: " + describe(target));
     write(to, target);
@@ -169,7 +177,7 @@ void Run::compose(const Instruction& i) {
   }
   const RankValue &first = whole(sources[0], "source", target.fields),
                   &second = whole(sources[1], "source", target.fields);
-  const bool forward = target.fields == Fields(Field::state);
+  const bool forward = target.fields == Fields(Field::state), mixes = mixes_rows(problem_.layer);
   const Range passed = forward ? later : earlier;
   RankValue& to = find(target, "target");
   write(to, target);
@@ -180,18 +188,21 @@ void Run::compose(const Instruction& i) {
       if (target.fields == Fields(Field::transition)) {
         kernels::multiply_transitions(view_of(&first, Field::transition, 0, head),
                                       view_of(&second, Field::transition, 0, head),
-                                      problem_.columns_of(Field::transition), view_of(&to, Field::transition, 0, head));
+                                      mixes ? problem_.dim : problem_.columns_of(Field::transition), mixes,
+                                      view_of(&to, Field::transition, 0, head));
         continue;
       }
       const Field field = forward ? Field::state : Field::dstate;
       const RankValue* transition = nullptr;
-      if (has_gates(problem_.layer)) {
+      if (has_transition(problem_.layer)) {
         transition = bundle_of_run(i, Field::transition, joined, sources[forward ? 1 : 0].tokens);
         if (!transition) refuse("needs the transition that is passed");
       }
       kernels::compose_states({.near = view_of(forward ? &first : &second, field, 0, head),
                                .far = view_of(forward ? &second : &first, field, 0, head),
                                .transition = view_of(transition, Field::transition, 0, head),
+                               .mixes_rows = mixes,
+                               .transposed = !forward,
                                .decays = decays_of(head),
                                .rows = passed.size(),
                                .cut = problem_.document_begins_in(passed),

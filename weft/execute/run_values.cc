@@ -178,15 +178,10 @@ void Run::input(const Slice& slice, RankValue& value) {
   given.all = {slice.value, mine, key_side ? c_.all_kv_heads : c_.all_heads, slice.fields};
   const bool same = slice.tokens == given.all.tokens && slice.heads == given.all.heads;
   slice.fields.for_each([&](Field f) {
-    const ConstTensor tensor = f == Field::q                 ? inputs_.q
-                               : f == Field::k               ? inputs_.k
-                               : f == Field::v               ? inputs_.v
-                               : f == Field::out && backward ? inputs_.out
-                               : f == Field::lse && backward ? inputs_.lse
-                               : f == Field::dout            ? inputs_.dout
-                               : f == Field::g               ? inputs_.g
-                                                             : ConstTensor{};
-    if (!tensor.data) refuse(std::string("the caller gave no ") + name_of(f));
+    const bool given_now = backward || (f != Field::out && f != Field::lse);
+    const ConstTensor* const found = given_now ? inputs_.of(f) : nullptr;
+    if (!found || !found->data) refuse(std::string("the caller gave no ") + name_of(f));
+    const ConstTensor& tensor = *found;
     const int64_t columns = problem_.columns_of(f);
     const int64_t row = columns * sets_.size(given.all.heads);
     FieldMemory& memory = given.field(f);
@@ -227,13 +222,7 @@ RankValue& Run::result_memory(Field field) {
   results.all.heads = key_side ? c_.all_kv_heads : c_.all_heads;
   FieldMemory& memory = results.field(field);
   if (memory.data) return results;
-  void* const destination = field == Field::out   ? destinations_.out
-                            : field == Field::lse ? destinations_.lse
-                            : field == Field::dq  ? destinations_.dq
-                            : field == Field::dk  ? destinations_.dk
-                            : field == Field::dg  ? destinations_.dg
-                                                  : destinations_.dv;
-  allocate_result(results, field, static_cast<std::byte*>(destination));
+  allocate_result(results, field, static_cast<std::byte*>(destinations_.of(field)));
   return results;
 }
 

@@ -1,11 +1,12 @@
 // The local work of a linear layer on one run of neighbouring tokens: plain chunked loops, exact for every decay.
 //
-// Per head, R_t = decay_t R_{t-1} + k_t v_t^T and out_t = scale * R_t^T q_t, with R = 0 where a document begins. A run is
-// an affine map of the state R_in that enters it, and its outputs are affine in R_in too; gradients are linear in (dout, G),
-// G the gradient of the state that leaves. So every function below is the part that is due to its own operands, and adds it:
+// Per head, R_t = F_t R_{t-1} + k_t v_t^T and out_t = scale * R_t^T q_t, with R = 0 where a document begins, and F_t the
+// diagonal of exp g_t, alone or with a matrix of rank one (schedule/layer.h: Mixing). A run is an affine map of the state
+// R_in that enters it, and its outputs are affine in R_in too; gradients are linear in (dout, G), G the gradient of the state
+// that leaves. So every function below is the part that is due to its own operands, and adds it:
 //
 //   scan + apply_state(R_in)                 = out of the run
-//   scan_backward(dout, R_in) + apply_dstate(G, R_in) = dq, dk, dv, dg
+//   scan_backward(dout, R_in) + apply_dstate(G, R_in) = dq, dk, dv, dg, ..
 //   summarise = the state that leaves when R_in = 0;      summarise_backward = the gradient of R_in when G = 0
 //   transition = what R_in is multiplied by on its way through the run
 //
@@ -32,6 +33,8 @@ struct Decays {
 struct TokenRun {
   ConstView q, k, v;  // [rows, dim], [rows, dim], [rows, dim_v], element type; q is not read by summarise
   ConstView g;        // [rows, decays.columns], fp32 (fp64): logarithms, at most 0
+  ConstView beta;     // [rows, 1], fp32 (fp64): the delta rule; or null
+  ConstView a, b;     // [rows, dim], element type: F_t = diag(exp g_t) + b_t a_t^T; or null
   Decays decays;
   int64_t rows = 0;
   int64_t dim = 0, dim_v = 0;
@@ -40,7 +43,8 @@ struct TokenRun {
   const StopFlag* stop = nullptr;   // polled per chunk; raises Error(stopped)
 };
 
-// States are [dim, dim_v] and transitions [1 or dim], contiguous, fp32 (fp64); they are written, not added to.
+// States are [dim, dim_v] and transitions [1 or dim], or [dim, dim] where rows mix; contiguous, fp32 (fp64). They are
+// written, not added to.
 void summarise(const TokenRun& run, const View& state);
 void transition(const TokenRun& run, const View& transition);
 void summarise_backward(const TokenRun& run, const ConstView& dout, const View& dstate);
@@ -52,6 +56,8 @@ void apply_state(const TokenRun& run, const ConstView& state, const View& out);
 struct RunGradients {
   View dq, dk, dv;  // [rows, dim], [rows, dim], [rows, dim_v], fp32 (fp64)
   View dg;          // [rows, decays.columns]
+  View dbeta;       // [rows, 1]
+  View da, db;      // [rows, dim]
 };
 // `state` may be null: nothing enters.
 void scan_backward(const TokenRun& run, const ConstView& dout, const ConstView& state, const RunGradients& gradients);
@@ -60,15 +66,18 @@ void apply_dstate(const TokenRun& run, const ConstView& dstate, const ConstView&
 // Of two runs that follow one another: joined = passed * near + far, where `near` is what passes through the run of `far`
 // and meets its transition there: the earlier of two states, the later of two dstates.
 struct Composition {
-  ConstView near, far;   // [dim, dim_v]
-  ConstView transition;  // [decays.columns] of far's run; null for a constant decay
+  ConstView near, far;      // [dim, dim_v]
+  ConstView transition;     // of far's run; null for a constant decay
+  bool mixes_rows = false;  // the transition is a matrix, not its diagonal
+  bool transposed = false;  // of dstates
   Decays decays;
   int64_t rows = 0;  // tokens of far's run
   bool cut = false;  // a document begins in far's run, so nothing passes
   int64_t dim = 0, dim_v = 0;
 };
 void compose_states(const Composition& composition, const View& joined);
-// The transition of two runs that follow one another, from theirs.
-void multiply_transitions(const ConstView& earlier, const ConstView& later, int64_t columns, const View& joined);
+// The transition of two runs that follow one another, from theirs: `columns` numbers, or [columns, columns] where rows mix.
+void multiply_transitions(const ConstView& earlier, const ConstView& later, int64_t columns, bool mixes_rows,
+                          const View& joined);
 
 }  // namespace weft::kernels

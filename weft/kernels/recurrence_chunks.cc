@@ -1,8 +1,7 @@
-// A run by itself, chunk by chunk: inside a chunk every pair of tokens, between chunks the state.
+// A run by itself where F is diagonal, chunk by chunk: inside a chunk every pair of tokens, between chunks the state.
 #include "weft/kernels/recurrence_math.h"
 
-namespace weft::kernels {
-namespace recurrence_internal {
+namespace weft::kernels::recurrence_internal {
 namespace {
 
 // Tokens per chunk, with one decay for all rows of the state and with one for each.
@@ -226,17 +225,13 @@ void RunChunks<T>::scan_backward(const ConstView& dout, const RunGradients& to) 
 }
 
 }  // namespace
-}  // namespace recurrence_internal
 
-using namespace recurrence_internal;
-
-void scan(const TokenRun& run, const View& out) {
+void scan_diagonal(const TokenRun& run, const View& out) {
   in_type_of(run, [&](auto t) { RunChunks<decltype(t)>(run).scan(out); });
 }
 
-void scan_backward(const TokenRun& run, const ConstView& dout, const ConstView& state, const RunGradients& gradients) {
+void scan_diagonal_backward(const TokenRun& run, const ConstView& dout, const RunGradients& gradients) {
   in_type_of(run, [&](auto t) { RunChunks<decltype(t)>(run).scan_backward(dout, gradients); });
-  if (state.data) add_entering_gradients(run, dout, state, gradients);
 }
 
-}  // namespace weft::kernels
+}  // namespace weft::kernels::recurrence_internal

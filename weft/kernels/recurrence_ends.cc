@@ -1,9 +1,8 @@
-// What a run takes from and gives to its ends: states and their gradients, each with the decays between a token and the
+// What a run takes from and gives to its ends where F is diagonal: states and their gradients, each with the decays between a token and the
 // end, as sums of logarithms from that end, in fp64.
 #include "weft/kernels/recurrence_math.h"
 
-namespace weft::kernels {
-namespace recurrence_internal {
+namespace weft::kernels::recurrence_internal {
 namespace {
 
 template <typename T>
@@ -154,54 +153,40 @@ void RunEnds<T>::apply_dstate(const T* dstate, const T* state, const RunGradient
 
 }  // namespace
 
-void add_entering_gradients(const TokenRun& run, const ConstView& dout, const ConstView& state,
-                            const RunGradients& gradients) {
-  in_type_of(run, [&](auto t) {
-    RunEnds<decltype(t)>(run).add_entering_gradients(dout, numbers<decltype(t)>(state), gradients);
-  });
-}
+const LocalWork diagonal_work = {
+    .summarise =
+        [](const TokenRun& run, const View& state) {
+          in_type_of(run, [&](auto t) { RunEnds<decltype(t)>(run).summarise(numbers<decltype(t)>(state)); });
+        },
+    .transition =
+        [](const TokenRun& run, const View& to) {
+          in_type_of(run, [&](auto t) { RunEnds<decltype(t)>(run).transition(numbers<decltype(t)>(to)); });
+        },
+    .summarise_backward =
+        [](const TokenRun& run, const ConstView& dout, const View& dstate) {
+          in_type_of(run,
+                     [&](auto t) { RunEnds<decltype(t)>(run).summarise_backward(dout, numbers<decltype(t)>(dstate)); });
+        },
+    .scan = scan_diagonal,
+    .apply_state =
+        [](const TokenRun& run, const ConstView& state, const View& out) {
+          in_type_of(run, [&](auto t) { RunEnds<decltype(t)>(run).apply_state(numbers<decltype(t)>(state), out); });
+        },
+    .scan_backward =
+        [](const TokenRun& run, const ConstView& dout, const ConstView& state, const RunGradients& to) {
+          scan_diagonal_backward(run, dout, to);
+          if (!state.data) return;
+          in_type_of(run, [&](auto t) {
+            RunEnds<decltype(t)>(run).add_entering_gradients(dout, numbers<decltype(t)>(state), to);
+          });
+        },
+    .apply_dstate =
+        [](const TokenRun& run, const ConstView& dstate, const ConstView& state, const RunGradients& to) {
+          in_type_of(run, [&](auto t) {
+            using T = decltype(t);
+            RunEnds<T>(run).apply_dstate(numbers<T>(dstate), numbers<T>(state), to);
+          });
+        },
+};
 
-}  // namespace recurrence_internal
-
-using namespace recurrence_internal;
-
-void summarise(const TokenRun& run, const View& state) {
-  in_type_of(run, [&](auto t) { RunEnds<decltype(t)>(run).summarise(numbers<decltype(t)>(state)); });
-}
-
-void transition(const TokenRun& run, const View& to) {
-  in_type_of(run, [&](auto t) { RunEnds<decltype(t)>(run).transition(numbers<decltype(t)>(to)); });
-}
-
-void summarise_backward(const TokenRun& run, const ConstView& dout, const View& dstate) {
-  in_type_of(run, [&](auto t) { RunEnds<decltype(t)>(run).summarise_backward(dout, numbers<decltype(t)>(dstate)); });
-}
-
-void apply_state(const TokenRun& run, const ConstView& state, const View& out) {
-  in_type_of(run, [&](auto t) { RunEnds<decltype(t)>(run).apply_state(numbers<decltype(t)>(state), out); });
-}
-
-void apply_dstate(const TokenRun& run, const ConstView& dstate, const ConstView& state, const RunGradients& gradients) {
-  in_type_of(run, [&](auto t) {
-    using T = decltype(t);
-    RunEnds<T>(run).apply_dstate(numbers<T>(dstate), numbers<T>(state), gradients);
-  });
-}
-
-void compose_states(const Composition& p, const View& joined) {
-  for (int64_t c = 0; c < p.dim; ++c) {
-    const double passed = p.cut               ? 0
-                          : p.transition.data ? load(p.transition, 0, 0, p.decays.columns == 1 ? 0 : c)
-                                              : std::exp(static_cast<double>(p.rows) * p.decays.log_decay);
-    for (int64_t d = c * p.dim_v; d < (c + 1) * p.dim_v; ++d) {
-      const double kept = passed == 0 ? 0 : passed * load(p.near, 0, 0, d);
-      store(joined, 0, 0, d, kept + load(p.far, 0, 0, d));
-    }
-  }
-}
-
-void multiply_transitions(const ConstView& earlier, const ConstView& later, int64_t columns, const View& joined) {
-  for (int64_t c = 0; c < columns; ++c) store(joined, 0, 0, c, load(earlier, 0, 0, c) * load(later, 0, 0, c));
-}
-
-}  // namespace weft::kernels
+}  // namespace weft::kernels::recurrence_internal

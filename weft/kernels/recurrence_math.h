@@ -42,9 +42,52 @@ void add_scaled(T* to, const T* from, T factor, int64_t n) {
 
 template <typename T>
 T dot(const T* a, const T* b, int64_t n) {
+  constexpr int64_t kLanes = 8;
+  T lanes[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += a[i + lane] * b[i + lane];
+  }
   T sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
+  for (; i < n; ++i) sum += a[i] * b[i];
+  for (const T lane : lanes) sum += lane;
   return sum;
+}
+
+template <typename T>
+using Matrix = std::vector<T>;  // row-major
+
+// to [m, n] += factor * a b, where a(i, l) = a[i * row + l * column] is [m, k] and b [k, n].
+template <typename T>
+void add_product(T* to, const T* a, int64_t row, int64_t column, const T* b, int64_t m, int64_t k, int64_t n,
+                 T factor) {
+  for (int64_t i = 0; i < m; ++i) {
+    T* const sum = to + i * n;
+    int64_t l = 0;
+    for (; l + 4 <= k; l += 4) {
+      const T *p = a + i * row + l * column, *b0 = b + l * n, *b1 = b0 + n, *b2 = b1 + n, *b3 = b2 + n;
+      const T a0 = factor * p[0], a1 = factor * p[column], a2 = factor * p[2 * column], a3 = factor * p[3 * column];
+      for (int64_t j = 0; j < n; ++j) sum[j] += (a0 * b0[j] + a1 * b1[j]) + (a2 * b2[j] + a3 * b3[j]);
+    }
+    for (; l < k; ++l) add_scaled(sum, b + l * n, factor * a[i * row + l * column], n);
+  }
+}
+// a is [m, k] as it lies.
+template <typename T>
+void add_product(T* to, const T* a, const T* b, int64_t m, int64_t k, int64_t n, T factor = 1) {
+  add_product(to, a, k, int64_t{1}, b, m, k, n, factor);
+}
+// a is [k, m] as it lies: to += factor * a^T b.
+template <typename T>
+void add_transposed_product(T* to, const T* a, const T* b, int64_t m, int64_t k, int64_t n, T factor = 1) {
+  add_product(to, a, int64_t{1}, m, b, m, k, n, factor);
+}
+// to [m, n] += factor * a b^T, b [n, k].
+template <typename T>
+void add_product_with_transposed(T* to, const T* a, const T* b, int64_t m, int64_t k, int64_t n, T factor = 1) {
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) to[i * n + j] += factor * dot(a + i * k, b + j * k, k);
+  }
 }
 
 // A run, read and computed on in T: float, or double for fp64.
@@ -101,8 +144,21 @@ T* numbers(const View& view) {
   return static_cast<T*>(view.data);
 }
 
-// The part of scan_backward that is due to an entering state.
-void add_entering_gradients(const TokenRun& run, const ConstView& dout, const ConstView& state,
-                            const RunGradients& gradients);
+// The local work on runs whose transitions are of one kind.
+struct LocalWork {
+  void (*summarise)(const TokenRun&, const View& state);
+  void (*transition)(const TokenRun&, const View& to);
+  void (*summarise_backward)(const TokenRun&, const ConstView& dout, const View& dstate);
+  void (*scan)(const TokenRun&, const View& out);
+  void (*apply_state)(const TokenRun&, const ConstView& state, const View& out);
+  void (*scan_backward)(const TokenRun&, const ConstView& dout, const ConstView& state, const RunGradients&);
+  void (*apply_dstate)(const TokenRun&, const ConstView& dstate, const ConstView& state, const RunGradients&);
+};
+extern const LocalWork diagonal_work;  // recurrence_ends.cc: F = diag(exp g)
+extern const LocalWork low_rank_work;  // recurrence_low_rank.cc: with a matrix of rank one
+
+// Of diagonal transitions, a run by itself: recurrence_chunks.cc.
+void scan_diagonal(const TokenRun& run, const View& out);
+void scan_diagonal_backward(const TokenRun& run, const ConstView& dout, const RunGradients& gradients);
 
 }  // namespace weft::kernels::recurrence_internal

@@ -11,21 +11,36 @@
 namespace weft::kernels {
 namespace {
 
+enum class Mixing { none, delta, low_rank };
+
 // One head of one document, in fp64, cut anywhere.
 struct Tokens {
   int64_t rows, dim, dim_v, gates;
+  Mixing mixing = Mixing::none;
   double scale = 0.7;
-  std::vector<double> q, k, v, g, dout;
+  std::vector<double> q, k, v, g, beta, a, b, dout;
 
-  Tokens(int64_t r, int64_t d, int64_t dv, int64_t columns, double strength, uint64_t seed)
-      : rows(r), dim(d), dim_v(dv), gates(columns) {
+  Tokens(int64_t r, int64_t d, int64_t dv, int64_t columns, double strength, uint64_t seed, Mixing m = Mixing::none)
+      : rows(r), dim(d), dim_v(dv), gates(columns), mixing(m) {
     Random random(seed, 0);
     const auto fill = [&](std::vector<double>& x, int64_t width) {
       for (int64_t i = 0; i < rows * width; ++i) x.push_back(random.normal());
     };
-    fill(q, dim), fill(k, dim), fill(v, dim_v), fill(dout, dim_v);
+    fill(q, dim), fill(k, dim), fill(v, dim_v), fill(dout, dim_v), fill(a, dim), fill(beta, 1);
     for (int64_t i = 0; i < rows * std::max<int64_t>(1, gates); ++i) g.push_back(-strength * std::exp(random.normal()));
+    for (double& x : beta) x = 2 / (1 + std::exp(x));
+    if (mixing != Mixing::none) normalise(k), normalise(a);
+    for (const double x : a) b.push_back(-0.8 * x + 0.05 * random.normal());
   }
+  void normalise(std::vector<double>& x) const {
+    for (int64_t row = 0; row < rows; ++row) {
+      double squares = 0;
+      for (int64_t c = 0; c < dim; ++c) squares += std::pow(x[static_cast<size_t>(row * dim + c)], 2);
+      for (int64_t c = 0; c < dim; ++c) x[static_cast<size_t>(row * dim + c)] /= std::sqrt(squares);
+    }
+  }
+  // Numbers of a transition.
+  int64_t passed() const { return mixing == Mixing::none ? std::max<int64_t>(1, gates) : dim * dim; }
   static ConstView view(const std::vector<double>& x, int64_t row, int64_t width) {
     return {x.data() + row * width, DType::fp64, width, width};
   }
@@ -34,7 +49,10 @@ struct Tokens {
             .k = view(k, begin, dim),
             .v = view(v, begin, dim_v),
             .g = gates == 0 ? ConstView{} : view(g, begin, gates),
-            .decays = {.columns = gates, .log_decay = gates == 0 ? -0.03 : 0},
+            .beta = mixing == Mixing::delta ? view(beta, begin, 1) : ConstView{},
+            .a = mixing == Mixing::low_rank ? view(a, begin, dim) : ConstView{},
+            .b = mixing == Mixing::low_rank ? view(b, begin, dim) : ConstView{},
+            .decays = {.columns = gates, .log_decay = gates == 0 && mixing == Mixing::none ? -0.03 : 0},
             .rows = end - begin,
             .dim = dim,
             .dim_v = dim_v,
@@ -57,7 +75,11 @@ void expect_near(const std::vector<double>& a, const std::vector<double>& b, con
 std::vector<Tokens> samples() {
   std::vector<Tokens> list;
   for (const int64_t gates : {int64_t{0}, int64_t{1}, int64_t{5}}) {
-    for (const double strength : {0.01, 1.0, 30.0}) list.emplace_back(150, 5, 3, gates, strength, 11);
+    for (const double strength : {0.01, 1.0, 30.0}) {
+      list.emplace_back(150, 5, 3, gates, strength, 11);
+      list.emplace_back(150, 5, 3, gates, strength, 12, Mixing::delta);
+      list.emplace_back(150, 5, 3, gates, strength, 13, Mixing::low_rank);
+    }
   }
   return list;
 }
@@ -80,26 +102,45 @@ TEST(Recurrence, PartsOfARunAddUp) {
       expect_near(out.data, parts.data, "out");
 
       const ConstView dout = Tokens::view(t.dout, 0, t.dim_v), dout_right = Tokens::view(t.dout, cut, t.dim_v);
-      Block dq(t.rows * t.dim), dk(dq), dv(t.rows * t.dim_v), dg(t.rows * columns);
-      Block dq2(dq), dk2(dk), dv2(dv), dg2(dg);
-      const auto gradients = [&](Block& a, Block& b, Block& c, Block& d, int64_t row) {
-        return RunGradients{a.view(t.dim, row), b.view(t.dim, row), c.view(t.dim_v, row), d.view(columns, row)};
-      };
-      scan_backward(all, dout, {}, gradients(dq, dk, dv, dg, 0));
-      scan_backward(left, dout, {}, gradients(dq2, dk2, dv2, dg2, 0));
-      apply_dstate(left, dstate.view(size), {}, gradients(dq2, dk2, dv2, dg2, 0));
-      scan_backward(right, dout_right, state.view(size), gradients(dq2, dk2, dv2, dg2, cut));
-      expect_near(dq.data, dq2.data, "dq");
-      expect_near(dk.data, dk2.data, "dk");
-      expect_near(dv.data, dv2.data, "dv");
-      expect_near(dg.data, dg2.data, "dg");
+      struct Sums {
+        Block dq, dk, dv, dg, dbeta, da, db;
+        Sums(const Tokens& at, int64_t gates)
+            : dq(at.rows * at.dim),
+              dk(dq),
+              dv(at.rows * at.dim_v),
+              dg(at.rows * gates),
+              dbeta(at.rows),
+              da(dq),
+              db(dq) {}
+        RunGradients from(const Tokens& at, int64_t gates, int64_t row) {
+          return {.dq = dq.view(at.dim, row),
+                  .dk = dk.view(at.dim, row),
+                  .dv = dv.view(at.dim_v, row),
+                  .dg = dg.view(gates, row),
+                  .dbeta = dbeta.view(1, row),
+                  .da = da.view(at.dim, row),
+                  .db = db.view(at.dim, row)};
+        }
+      } whole(t, columns), sum(t, columns);
+      scan_backward(all, dout, {}, whole.from(t, columns, 0));
+      scan_backward(left, dout, {}, sum.from(t, columns, 0));
+      apply_dstate(left, dstate.view(size), {}, sum.from(t, columns, 0));
+      scan_backward(right, dout_right, state.view(size), sum.from(t, columns, cut));
+      expect_near(whole.dq.data, sum.dq.data, "dq");
+      expect_near(whole.dk.data, sum.dk.data, "dk");
+      expect_near(whole.dv.data, sum.dv.data, "dv");
+      expect_near(whole.dg.data, sum.dg.data, "dg");
+      expect_near(whole.dbeta.data, sum.dbeta.data, "dbeta");
+      expect_near(whole.da.data, sum.da.data, "da");
+      expect_near(whole.db.data, sum.db.data, "db");
     }
   }
 }
 
 TEST(Recurrence, MapsCompose) {
   for (const Tokens& t : samples()) {
-    const int64_t size = t.dim * t.dim_v, columns = std::max<int64_t>(1, t.gates), cut = 61;
+    const int64_t size = t.dim * t.dim_v, columns = t.passed(), cut = 61;
+    const bool mixes = t.mixing != Mixing::none;
     const TokenRun all = t.run(0, t.rows), left = t.run(0, cut), right = t.run(cut, t.rows);
     const auto summary = [&](const TokenRun& run) {
       Block to(size);
@@ -115,19 +156,45 @@ TEST(Recurrence, MapsCompose) {
     Block first = passed(left), second = passed(right), both(columns);
     compose_states({.near = earlier.view(size),
                     .far = later.view(size),
-                    .transition = t.gates == 0 ? ConstView{} : ConstView(second.view(columns)),
+                    .transition = t.gates == 0 && !mixes ? ConstView{} : ConstView(second.view(columns)),
+                    .mixes_rows = mixes,
                     .decays = right.decays,
                     .rows = right.rows,
                     .dim = t.dim,
                     .dim_v = t.dim_v},
                    joined.view(size));
     expect_near(summary(all).data, joined.data, "state");
-    multiply_transitions(first.view(columns), second.view(columns), columns, both.view(columns));
+    multiply_transitions(first.view(columns), second.view(columns), mixes ? t.dim : columns, mixes, both.view(columns));
     expect_near(passed(all).data, both.data, "transition");
   }
 }
 
-// <out due to R, dout> = <R, gradient of R>, and the gradient passes a run by the transition.
+// Backward, the gradient of what is behind two runs passes both by the transposed transition.
+TEST(Recurrence, GradientsPassByTheTransposedTransition) {
+  for (const Tokens& t : samples()) {
+    const int64_t size = t.dim * t.dim_v, cut = 61;
+    const bool mixes = t.mixing != Mixing::none;
+    const TokenRun all = t.run(0, t.rows), left = t.run(0, cut), right = t.run(cut, t.rows);
+    Block whole(size), near(size), far(size), joined(size), passed(t.passed());
+    summarise_backward(all, Tokens::view(t.dout, 0, t.dim_v), whole.view(size));
+    summarise_backward(left, Tokens::view(t.dout, 0, t.dim_v), far.view(size));
+    summarise_backward(right, Tokens::view(t.dout, cut, t.dim_v), near.view(size));
+    transition(left, passed.view(t.passed()));
+    compose_states({.near = near.view(size),
+                    .far = far.view(size),
+                    .transition = t.gates == 0 && !mixes ? ConstView{} : ConstView(passed.view(t.passed())),
+                    .mixes_rows = mixes,
+                    .transposed = true,
+                    .decays = left.decays,
+                    .rows = left.rows,
+                    .dim = t.dim,
+                    .dim_v = t.dim_v},
+                   joined.view(size));
+    expect_near(whole.data, joined.data, "dstate");
+  }
+}
+
+// <out due to R, dout> = <R, gradient of R>.
 TEST(Recurrence, SummariseBackwardIsTheAdjoint) {
   for (const Tokens& t : samples()) {
     const int64_t size = t.dim * t.dim_v;

@@ -222,7 +222,7 @@ Value Builder::state_of(const Slice& keys) {
 }
 
 Value Builder::transition_of(const Slice& keys) {
-  if (!has_gates(problem_.layer)) return {};
+  if (!has_transition(problem_.layer)) return {};
   Value transition = whole(Field::transition, Set(pool_, keys.tokens), Set(pool_, keys.heads));
   if (transition.empty()) return transition;
   Instruction& instruction = record(Op::summarise);

@@ -174,7 +174,7 @@ class Builder {
 
   // ---- linear layers: a state's tokens are the run that it sums up; of an empty run there is none
   Value state_of(const Slice& keys);
-  // Empty where the layer needs none: its decays are the same on all ranks.
+  // Empty where the layer needs none: all ranks know its decays, and nothing mixes rows.
   Value transition_of(const Slice& keys);
   Value dstate_of(const Slice& queries, const Slice& keys, const Slice& dout);
   // Of two states, two dstates or two transitions, of which neither is empty. The transition is that of `later` for states and

@@ -51,10 +51,10 @@ enum class Op : uint8_t {
   normalise_backward,  // sources (probs), (dprobs, complete rows) -> targets (dscores)
   score_backward,      // queries (q), keys (k), bundles (dscores) -> targets (dq) and/or (dk): added
   // Linear layers (layer.h). Every operand but a state is of one run of neighbouring tokens, the same one in all; keys are
-  // all the inputs of the key side: k, v, and g where the layer has gates.
+  // all the inputs of the key side: k, v, and what else the layer has.
   summarise,    // keys -> targets (state) and/or (transition) of the run
   compose,      // sources (two of a kind, of runs that follow one another, the earlier first) -> targets (of the joined
-                // run). Bundles, where the layer decays by gates: for states the later run's transition, for dstates
+                // run). Bundles, where the layer has transitions: for states the later run's transition, for dstates
                 // the earlier one's; none for transitions
   scan,         // queries, keys -> targets (out): the run by itself, added
   apply_state,  // queries, keys, bundles (state that enters the run) -> targets (out): what it changes, added

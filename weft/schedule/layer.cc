@@ -7,29 +7,39 @@
 namespace weft {
 namespace {
 
-constexpr std::string_view kNames[kLayerCount] = {"softmax", "linear", "retnet", "mamba2", "gla"};
+// In the order of the enumeration.
+constexpr LayerTraits kLayers[kLayerCount] = {
+    {.name = "softmax"},
+    {.name = "linear"},
+    {.name = "retnet", .decay = Decay::constant},
+    {.name = "mamba2", .decay = Decay::scalar, .unit_scale = true},
+    {.name = "gla", .decay = Decay::channel},
+    {.name = "deltanet", .mixing = Mixing::delta},
+    {.name = "gdn", .decay = Decay::scalar, .mixing = Mixing::delta},
+    {.name = "kda", .decay = Decay::channel, .mixing = Mixing::delta},
+    {.name = "rwkv7", .decay = Decay::channel, .mixing = Mixing::low_rank, .unit_scale = true},
+};
+
+std::vector<std::string_view> names_from(int first) {
+  std::vector<std::string_view> names;
+  for (int i = first; i < kLayerCount; ++i) names.push_back(kLayers[i].name);
+  return names;
+}
 
 }  // namespace
 
-const char* name_of(Layer layer) { return kNames[static_cast<size_t>(layer)].data(); }
+const LayerTraits& traits_of(Layer layer) { return kLayers[static_cast<size_t>(layer)]; }
+
+const char* name_of(Layer layer) { return traits_of(layer).name.data(); }
 
 Layer layer_of(std::string_view name) {
   for (int i = 0; i < kLayerCount; ++i) {
-    if (kNames[i] == name) return static_cast<Layer>(i);
+    if (kLayers[i].name == name) return static_cast<Layer>(i);
   }
-  throw unknown_name_error("layer", name, {std::begin(kNames), std::end(kNames)});
+  throw unknown_name_error("layer", name, names_from(0));
 }
 
-std::vector<std::string_view> linear_layer_names() { return {std::begin(kNames) + 1, std::end(kNames)}; }
-
-Decay decay_of(Layer layer) {
-  switch (layer) {
-    case Layer::retnet: return Decay::constant;
-    case Layer::mamba2: return Decay::scalar;
-    case Layer::gla: return Decay::channel;
-    default: return Decay::none;
-  }
-}
+std::vector<std::string_view> linear_layer_names() { return names_from(1); }
 
 std::vector<double> retnet_log_decays(int64_t heads) {
   std::vector<double> logs;

@@ -1,8 +1,9 @@
 // Layer: what mixes tokens, softmax attention or a linear recurrence over a state. docs/linear.md states each recurrence.
 //
-// A linear layer keeps, per head, a state R of dim x dim_v: R_t = decay_t R_{t-1} + k_t v_t^T, out_t = scale * R_t^T q_t,
-// and every document begins with R = 0. So a run of neighbouring tokens is an affine map of the state that enters it:
-// the run's own state (what it makes of zero) and its transition, and schedules move those instead of keys and values.
+// A linear layer keeps, per head, a state R of dim x dim_v: R_t = F_t R_{t-1} + k_t v_t^T, out_t = scale * R_t^T q_t, and
+// every document begins with R = 0. So a run of neighbouring tokens is an affine map of the state that enters it: the run's
+// own state (what it makes of zero) and its transition, the product of its F_t, and schedules move those instead of keys
+// and values. What F_t is, and which inputs it is made of, is all that sets layers apart: each is a row of a table.
 #pragma once
 
 #include <cstdint>
@@ -12,24 +13,47 @@
 namespace weft {
 
 enum class Layer : uint8_t {
-  softmax,  // attention
-  linear,   // R decays not at all: plain linear attention
-  retnet,   // by a constant of the head: RetNet, Lightning Attention, TransNormer
-  mamba2,   // by a number of the token and head: Mamba-2 / SSD, simple GLA
-  gla,      // by a vector of the token and head, one number for each row of R: GLA, HGRN2
+  softmax,   // attention
+  linear,    // plain linear attention
+  retnet,    // RetNet, Lightning Attention, TransNormer
+  mamba2,    // Mamba-2 / SSD, simple GLA
+  gla,       // GLA, HGRN2
+  deltanet,  // DeltaNet
+  gdn,       // Gated DeltaNet
+  kda,       // Kimi Delta Attention
+  rwkv7,     // RWKV-7, and any diagonal matrix plus one of rank one
 };
-inline constexpr int kLayerCount = 5;
+inline constexpr int kLayerCount = 9;
 const char* name_of(Layer layer);
 // Throws Error(usage) with the nearest name for an unknown one.
 Layer layer_of(std::string_view name);
 // The names of all but softmax.
 std::vector<std::string_view> linear_layer_names();
 
-// What R is multiplied by at each token: the field `g` holds its natural logarithm, at most 0.
+// What the rows of R are multiplied by at each token, D_t = diag(exp g_t): g is 0, a constant of the head, a number of the
+// token and head, or a vector with one number for each row. At most 0.
 enum class Decay : uint8_t { none, constant, scalar, channel };
-Decay decay_of(Layer layer);
+// What else F_t does.
+enum class Mixing : uint8_t {
+  none,      // F = D
+  delta,     // F = (I - beta k k^T) D, and k v^T is written beta times: the delta rule, with an input beta
+  low_rank,  // F = D + b a^T, with inputs a and b
+};
+struct LayerTraits {
+  std::string_view name;
+  Decay decay = Decay::none;
+  Mixing mixing = Mixing::none;
+  bool unit_scale = false;  // the scale that is meant where none is given is 1, not 1/sqrt(dim)
+};
+const LayerTraits& traits_of(Layer layer);
+
+inline Decay decay_of(Layer layer) { return traits_of(layer).decay; }
 // Whether the decay is an input, one row of `g` per token.
 inline bool has_gates(Layer layer) { return decay_of(layer) >= Decay::scalar; }
+// Whether the transition of a run is a whole matrix and not its diagonal.
+inline bool mixes_rows(Layer layer) { return traits_of(layer).mixing != Mixing::none; }
+// Whether a run's transition depends on its inputs, so that only who has those knows it.
+inline bool has_transition(Layer layer) { return has_gates(layer) || mixes_rows(layer); }
 
 // RetNet's: log(1 - 2^(-5 - h)) for head h, as its paper has them for up to 8 heads; further heads repeat these.
 std::vector<double> retnet_log_decays(int64_t heads);

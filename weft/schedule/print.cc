@@ -5,10 +5,13 @@ namespace {
 
 // "kv" reads better than "k+v", and the two nearly always travel together.
 std::string short_name(Fields fields) {
-  if (fields == (Field::k | Field::v)) return "kv";
-  if (fields == (Field::dk | Field::dv)) return "dkv";
-  if (fields == (Field::k | Field::v | Field::g)) return "kvg";
-  if (fields == (Field::dk | Field::dv | Field::dg)) return "dkvg";
+  const auto and_others = [&](std::string name, Fields joined) {
+    if (fields.has(Field::g) || fields.has(Field::dg)) name += "g", joined = joined | (fields & (Field::g | Field::dg));
+    const Fields others = Fields::from_bits(fields.bits() & ~joined.bits());
+    return others.empty() ? name : name + "+" + to_string(others);
+  };
+  if (fields.includes(Field::k | Field::v)) return and_others("kv", Field::k | Field::v);
+  if (fields.includes(Field::dk | Field::dv)) return and_others("dkv", Field::dk | Field::dv);
   return fields.empty() ? "value" : to_string(fields);
 }
 

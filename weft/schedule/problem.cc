@@ -9,9 +9,9 @@
 namespace weft {
 namespace {
 
-constexpr const char* kNames[kFieldCount] = {"q",  "k",  "v",     "out",    "lse",       "dout",   "delta",
-                                             "dq", "dk", "dv",    "scores", "probs",     "dprobs", "dscores",
-                                             "g",  "dg", "state", "dstate", "transition"};
+constexpr const char* kNames[kFieldCount] = {
+    "q",       "k", "v",  "out",   "lse",    "dout",       "delta", "dq",    "dk", "dv", "scores", "probs", "dprobs",
+    "dscores", "g", "dg", "state", "dstate", "transition", "beta",  "dbeta", "a",  "b",  "da",     "db"};
 
 constexpr int64_t kMostElements = int64_t{1} << 50;  // of one tensor
 
@@ -22,6 +22,19 @@ void require(bool fine, const std::string& message) {
 }  // namespace
 
 const char* name_of(Field field) { return kNames[static_cast<int>(field)]; }
+
+Field gradient_of(Field input) {
+  switch (input) {
+    case Field::q: return Field::dq;
+    case Field::k: return Field::dk;
+    case Field::v: return Field::dv;
+    case Field::g: return Field::dg;
+    case Field::beta: return Field::dbeta;
+    case Field::a: return Field::da;
+    case Field::b: return Field::db;
+    default: throw Error(ErrorCode::internal, std::string(name_of(input)) + " is no input with a gradient");
+  }
+}
 
 std::string to_string(Fields fields) {
   std::string text;
@@ -37,7 +50,7 @@ Problem::Problem(Mask m, Layout q, Layout k)
 
 double Problem::softmax_scale() const {
   if (scale != 0) return scale;
-  return layer == Layer::mamba2 ? 1 : 1 / std::sqrt(static_cast<double>(dim));
+  return traits_of(layer).unit_scale ? 1 : 1 / std::sqrt(static_cast<double>(dim));
 }
 
 bool Problem::document_begins_in(Range tokens) const {
@@ -128,13 +141,20 @@ void Problem::validate_canonical() const {
 }
 
 Fields AttentionShape::key_inputs() const {
-  const Fields kv = Field::k | Field::v;
-  return has_gates(layer) ? kv | Field::g : kv;
+  Fields fields = Field::k | Field::v;
+  if (has_gates(layer)) fields = fields | Field::g;
+  switch (traits_of(layer).mixing) {
+    case Mixing::none: return fields;
+    case Mixing::delta: return fields | Field::beta;
+    case Mixing::low_rank: return fields | Field::a | Field::b;
+  }
+  return fields;
 }
 
 Fields AttentionShape::key_gradients() const {
-  const Fields dkv = Field::dk | Field::dv;
-  return has_gates(layer) ? dkv | Field::dg : dkv;
+  Fields fields;
+  key_inputs().for_each([&](Field input) { fields = fields | gradient_of(input); });
+  return fields;
 }
 
 Fields AttentionShape::results_of(bool in_backward) const {
@@ -144,17 +164,25 @@ Fields AttentionShape::results_of(bool in_backward) const {
 
 int64_t AttentionShape::columns_of(Field field) const {
   switch (field) {
+    case Field::transition:
+      if (mixes_rows(layer)) return dim * dim;
+      [[fallthrough]];
     case Field::g:
-    case Field::dg:
-    case Field::transition: return decay_of(layer) == Decay::channel ? dim : 1;
+    case Field::dg: return decay_of(layer) == Decay::channel ? dim : 1;
     case Field::state:
     case Field::dstate: return dim * dim_v;
     case Field::q:
     case Field::k:
     case Field::dq:
-    case Field::dk: return dim;
+    case Field::dk:
+    case Field::a:
+    case Field::b:
+    case Field::da:
+    case Field::db: return dim;
     case Field::lse:
-    case Field::delta: return 1;
+    case Field::delta:
+    case Field::beta:
+    case Field::dbeta: return 1;
     case Field::scores:
     case Field::probs:
     case Field::dprobs:
@@ -168,8 +196,9 @@ DType AttentionShape::type_of(Field field, Form form) const {
     if (field == Field::lse) return element == DType::fp64 ? DType::expsum3 : DType::expsum2;
     return element == DType::fp64 ? DType::sum3 : DType::sum2;
   }
-  // Not of the element type: what is neither input nor result, and decays, which are sensitive.
-  constexpr Fields kBetween = Field::lse | Field::delta | Field::g | Field::dg | kScoreFields | kStateFields;
+  // Not of the element type: what is neither input nor result, and the few numbers that rule what is kept and written.
+  constexpr Fields kBetween =
+      Field::lse | Field::delta | Field::g | Field::dg | Field::beta | Field::dbeta | kScoreFields | kStateFields;
   return form == Form::accumulating || kBetween.has(field) ? accumulator() : element;
 }
 

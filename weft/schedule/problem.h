@@ -42,9 +42,16 @@ enum class Field : uint8_t {
   // Of a run of neighbouring tokens, which is what the tokens of such a value are:
   state,       // what the run makes of a state of zero at its begin              [heads, dim, dim_v]
   dstate,      // gradient of the state that enters the run, from the run's out   [heads, dim, dim_v]
-  transition,  // what an entering state is multiplied by; 0 if a document begins  [heads, 1 or dim]
+  transition,  // what an entering state is multiplied by; 0 if a document begins  [heads, 1, dim or dim * dim]
+  // Again on the key side, of linear layers that mix rows of the state:
+  beta,   // how strongly the delta rule writes   [tokens, heads, 1]
+  dbeta,  // gradient of beta
+  a,
+  b,  // F = D + b a^T                        [tokens, heads, dim]
+  da,
+  db,  // gradients of a and b
 };
-inline constexpr int kFieldCount = 19;
+inline constexpr int kFieldCount = 25;
 
 // A set of fields of one side.
 class Fields {
@@ -78,11 +85,15 @@ constexpr Fields operator|(Field a, Field b) { return Fields(a) | Fields(b); }
 inline constexpr Fields kScoreFields = Field::scores | Field::probs | Field::dprobs | Field::dscores;
 inline constexpr Fields kQueryFields =
     Field::q | Field::out | Field::lse | Field::dout | Field::delta | Field::dq | kScoreFields;
-inline constexpr Fields kKeyFields = Field::k | Field::v | Field::dk | Field::dv | Field::g | Field::dg;
+inline constexpr Fields kKeyInputs = Field::k | Field::v | Field::g | Field::beta | Field::a | Field::b;
+inline constexpr Fields kKeyGradients = Field::dk | Field::dv | Field::dg | Field::dbeta | Field::da | Field::db;
+inline constexpr Fields kKeyFields = kKeyInputs | kKeyGradients;
 // Of a run of tokens, not of each; a value holds one of these by itself, always whole, and is named with its whole run.
 inline constexpr Fields kStateFields = Field::state | Field::dstate | Field::transition;
 
 const char* name_of(Field field);
+// Of an input that has one: dq of q, ..
+Field gradient_of(Field input);
 std::string to_string(Fields fields);  // "k+v"
 
 // How the content of a value comes about.
@@ -104,9 +115,9 @@ constexpr bool may_hold(Form form, Fields fields) {
     const auto& alone = form == Form::accumulating ? kSums : kWhole;
     return fields == Fields(alone[0]) || fields == Fields(alone[1]);
   }
-  constexpr Fields kPartial = Field::out | Field::lse, kKeySums = Field::dk | Field::dv | Field::dg;
+  constexpr Fields kPartial = Field::out | Field::lse;
   return form == Form::whole || fields == kPartial || fields == Fields(Field::out) || fields == Fields(Field::dq) ||
-         kKeySums.includes(fields);
+         kKeyGradients.includes(fields);
 }
 
 // Attention, or a linear layer, apart from its tokens: what one row holds, and what is asked for.
@@ -132,7 +143,7 @@ struct AttentionShape {
   // A method that cuts what a rank holds does it at multiples of so many tokens from the start of an interval.
   int64_t unit_of_cuts() const { return canonical_tile == 0 ? 1 : canonical_tile; }
 
-  // Fields of the key side that the caller gives, and those that it gets: with g, dg where the layer has gates.
+  // Fields of the key side that the caller gives, and those that it gets: k, v and what else the layer has.
   Fields key_inputs() const;
   Fields key_gradients() const;
   // Fields that the caller gets in a phase.
@@ -160,7 +171,7 @@ struct Problem : AttentionShape {
   Layout query_layout;  // where q, out, dout, dq live
   Layout key_layout;    // where k, v, dk, dv live
   AllowedPairs pairs;   // mask on the axes of the layouts
-  double scale = 0;     // 0: 1 / sqrt(dim), 1 for Mamba-2
+  double scale = 0;     // 0: 1 / sqrt(dim), or 1 for layers that mean that
 
   int ranks() const { return query_layout.ranks(); }
   double softmax_scale() const;  // of softmax or not: the factor of q.k

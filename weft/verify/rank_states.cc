@@ -134,8 +134,9 @@ void RankRun::summarise(const Instruction& i) {
     const bool is_transition = target.fields == Fields(Field::transition);
     if (!is_transition && target.fields != Fields(Field::state)) {
       note("operand", "summarise gives state or transition, not " + to_string(target.fields));
-    } else if (is_transition && !has_gates(problem_.layer)) {
-      note("operand", std::string("summarise: layer ") + name_of(problem_.layer) + " has no gates, so no transition");
+    } else if (is_transition && !has_transition(problem_.layer)) {
+      note("operand", std::string("summarise: layer ") + name_of(problem_.layer) +
+                          " has decays that all ranks know, and no transition");
     } else if (target.tokens != run.tokens || target.heads != run.heads) {
       note("operand", "summarise of keys " + to_string(pool_[run.tokens]) + ", heads " + to_string(pool_[run.heads]) +
                           " into " + describe(target));
@@ -163,7 +164,7 @@ void RankRun::compose(const Instruction& i) {
                                 to_string(pool_[later.tokens]) + " into " + to_string(pool_[target.tokens]) +
                                 ": runs that follow one another, the earlier first, give the joined run");
   }
-  const bool needs_transition = has_gates(problem_.layer) && target.fields != Fields(Field::transition);
+  const bool needs_transition = has_transition(problem_.layer) && target.fields != Fields(Field::transition);
   if (!has_only_bundles(i, needs_transition ? Fields(Field::transition) : Fields())) return;
   if (needs_transition) {
     bool wrong = false;

@@ -51,7 +51,7 @@ class Gather {
       Map map{fragment, {}, {}};
       map.state =
           b_.whole(towards_ > 0 ? Field::state : Field::dstate, b_.set(towards_ > 0 ? f.tail : f.head), b_.all_heads());
-      if (f.crossed() && has_gates(b_.problem().layer)) {
+      if (f.crossed() && has_transition(b_.problem().layer)) {
         map.transition = b_.whole(Field::transition, b_.set(f.tokens), b_.all_heads());
       }
       exchange.receive(f.rank, map.state);

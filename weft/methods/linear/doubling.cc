@@ -51,7 +51,7 @@ void Doubling::receive(Exchange& exchange, size_t i, int d, Window& to) {
   const int from = f - towards_ * d;
   const Set run = window_run(from, d);
   to.state = b_.whole(towards_ > 0 ? Field::state : Field::dstate, run, b_.all_heads());
-  if (has_gates(b_.problem().layer) && goes_on_behind(from, d)) {
+  if (has_transition(b_.problem().layer) && goes_on_behind(from, d)) {
     to.transition = b_.whole(Field::transition, run, b_.all_heads());
   }
   exchange.receive(all_[from].rank, to.state);

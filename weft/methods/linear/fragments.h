@@ -56,7 +56,7 @@ struct LocalFragment {
 
   Value state;                  // of the tail, if a document leaves
   Value dstate;                 // of the head, if one enters
-  Value transition;             // of all tokens, if crossed, where the layer has gates
+  Value transition;             // of all tokens, if crossed, where the layer has one
   std::vector<Value> entering;  // the state of `before`: of all heads, or of one block of heads each
 };
 std::vector<LocalFragment> local_fragments(Builder& b, const Fragments& fragments);

@@ -1,0 +1,54 @@
+// What a caller gives and gets, by field.
+#include "weft/execute/executor.h"
+
+#include "weft/base/error.h"
+
+namespace weft {
+
+const ConstTensor* Inputs::of(Field field) const {
+  switch (field) {
+    case Field::q: return &q;
+    case Field::k: return &k;
+    case Field::v: return &v;
+    case Field::out: return &out;
+    case Field::lse: return &lse;
+    case Field::dout: return &dout;
+    case Field::g: return &g;
+    case Field::beta: return &beta;
+    case Field::a: return &a;
+    case Field::b: return &b;
+    default: return nullptr;
+  }
+}
+
+void* Destinations::of(Field field) const {
+  switch (field) {
+    case Field::out: return out;
+    case Field::lse: return lse;
+    case Field::dq: return dq;
+    case Field::dk: return dk;
+    case Field::dv: return dv;
+    case Field::dg: return dg;
+    case Field::dbeta: return dbeta;
+    case Field::da: return da;
+    case Field::db: return db;
+    default: return nullptr;
+  }
+}
+
+Result& Results::of(Field field) {
+  switch (field) {
+    case Field::out: return out;
+    case Field::lse: return lse;
+    case Field::dq: return dq;
+    case Field::dk: return dk;
+    case Field::dv: return dv;
+    case Field::dg: return dg;
+    case Field::dbeta: return dbeta;
+    case Field::da: return da;
+    case Field::db: return db;
+    default: throw Error(ErrorCode::internal, std::string(name_of(field)) + " is no result");
+  }
+}
+
+}  // namespace weft
