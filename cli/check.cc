@@ -37,17 +37,23 @@ Json mask_as_json(const Mask& mask) {
 
 void save(const std::string& folder, const Problem& problem, const CheckTensors& tensors) {
   make_folder(folder);
-  const auto entry = [](const char* name, const HostTensor& tensor) {
+  const auto entry = [&](Field field, const HostTensor& tensor) {
     std::vector<int64_t> shape = {tensor.rows, tensor.heads};
-    if (std::string_view(name) != "lse") shape.push_back(tensor.columns);
-    return TensorToWrite{name, stored_type_of(tensor.type), shape, tensor.data()};
+    if (kDocumentFields.has(field)) {
+      shape.insert(shape.end(), {problem.dim, problem.dim_v});
+    } else if (field != Field::lse) {
+      shape.push_back(tensor.columns);
+    }
+    return TensorToWrite{name_of(field), stored_type_of(tensor.type), shape, tensor.data()};
   };
   std::vector<TensorToWrite> inputs, outputs;
   const auto add = [&](std::vector<TensorToWrite>& to, Fields fields) {
-    fields.for_each([&](Field field) { to.push_back(entry(name_of(field), tensors.of(field))); });
+    fields.for_each([&](Field field) { to.push_back(entry(field, tensors.of(field))); });
   };
-  add(inputs, Field::q | problem.key_inputs() | Field::dout);
-  add(outputs, problem.return_lse ? Field::out | Field::lse : Fields(Field::out));
+  constexpr Fields kResults = Field::out | Field::lse;  // that backward takes again
+  add(inputs, Fields::from_bits(problem.inputs_of(true).bits() & ~kResults.bits()));
+  const Fields results = problem.results_of(false);
+  add(outputs, problem.return_lse ? results : Fields::from_bits(results.bits() & ~Fields(Field::lse).bits()));
   add(outputs, problem.results_of(true));
   write_safetensors(folder + "/inputs.safetensors", inputs);
   write_safetensors(folder + "/outputs.safetensors", outputs);
@@ -63,9 +69,10 @@ std::string short_number(double x) {
 // Of every bit of the results, in the order of the sequence: equal digests mean equal results.
 std::string digest_of(const CheckTensors& tensors) {
   Digest digest;
-  for (const HostTensor* tensor : {&tensors.out, &tensors.lse, &tensors.dq, &tensors.dk, &tensors.dv, &tensors.dg,
-                                   &tensors.dbeta, &tensors.da, &tensors.db}) {
-    digest.add(std::string_view(reinterpret_cast<const char*>(tensor->bytes.data()), tensor->bytes.size()));
+  for (const Field field : {Field::out, Field::lse, Field::dq, Field::dk, Field::dv, Field::dg, Field::dbeta, Field::da,
+                            Field::db, Field::final_state, Field::dinitial_state}) {
+    const HostTensor& tensor = tensors.of(field);
+    digest.add(std::string_view(reinterpret_cast<const char*>(tensor.bytes.data()), tensor.bytes.size()));
   }
   return digest.hex();
 }

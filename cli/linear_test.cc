@@ -76,7 +76,26 @@ TEST(Linear, CheckSavesInputsAndResults) {
   std::filesystem::remove_all(folder);
 }
 
+TEST(Linear, StatesOfDocumentsAreSaved) {
+  const std::string folder = ::testing::TempDir() + "linear_states_" + std::to_string(::getpid());
+  const std::string words = " --ranks 3 --docs 10,30,10 --heads 2 --key-dim 4 --value-dim 6 --layer kda";
+  const std::string line = "check all-scan" + words + " --initial-states --final-states --dtype fp64 --json --save ";
+  const Outcome outcome = run_line(line + folder);
+  EXPECT_EQ(outcome.code, kExitFine) << outcome.out;
+  const json errors = json::parse(outcome.out)["errors"];
+  EXPECT_TRUE(errors.contains("final_state") && errors.contains("dinitial_state")) << outcome.out;
+  const std::string inputs = read_file(folder + "/inputs.safetensors"),
+                    outputs = read_file(folder + "/outputs.safetensors");
+  EXPECT_TRUE(has(inputs, R"("initial_state":{"dtype":"F64","shape":[3,2,4,6])")) << inputs.substr(0, 900);
+  EXPECT_TRUE(has(inputs, R"("dfinal_state":{"dtype":"F64","shape":[3,2,4,6])"));
+  EXPECT_TRUE(has(outputs, R"("final_state":{"dtype":"F64","shape":[3,2,4,6])")) << outputs.substr(0, 900);
+  EXPECT_TRUE(has(outputs, R"("dinitial_state":{"dtype":"F64","shape":[3,2,4,6])"));
+  std::filesystem::remove_all(folder);
+  EXPECT_EQ(run_line("verify all" + words + " --initial-states --final-states --backward").code, kExitFine);
+}
+
 TEST(Linear, SaysWhatDoesNotFit) {
+  EXPECT_TRUE(has(complaint("verify ring --final-states --ranks 2 --tokens 20"), "layer softmax has no state"));
   EXPECT_TRUE(has(complaint("verify ring --layer gla" + kSmall),
                   "method ring computes softmax attention, not layer gla; use chain, "));
   EXPECT_TRUE(has(complaint("verify chain" + kSmall), "chain computes linear layers; give --layer linear, retnet, "));

@@ -63,6 +63,59 @@ TEST(ExecuteLinear, PackedDocuments) {
   }
 }
 
+// Documents that begin with given states, and states after them: inside a rank, across several, of one token.
+TEST(ExecuteLinear, InitialAndFinalStates) {
+  for (const Method* method : linear_methods()) {
+    for (const Layer layer : kLinearLayers) {
+      for (const auto& [initial, final] : {std::pair{true, false}, {false, true}, {true, true}}) {
+        LinearCase c{.method = std::string(method->name), .layer = layer, .lengths = {45}, .ranks = 3};
+        c.initial_states = initial, c.final_states = final;
+        expect_right(c);
+        c.lengths = {1, 17, 1, 40, 1, 30, 5}, c.ranks = 4, c.layout = "zigzag";
+        expect_right(c);
+        c.lengths = {20, 20, 20}, c.layout = "contiguous", c.shards = {20, 0, 19, 21};
+        expect_right(c);
+      }
+    }
+  }
+}
+
+// A sequence in two calls, the second begun with the final state of the first, and back: the same as in one.
+TEST(ExecuteLinear, StatesCarryASequenceOn) {
+  for (const Layer layer : kLinearLayers) {
+    LinearCase c{.method = "log-step", .layer = layer, .lengths = {40}, .ranks = 3};
+    SCOPED_TRACE(c.describe());
+    const CheckOptions options{.compare = false};
+    const CheckTensors inputs = random_inputs(c.problem(), 9);
+    const CheckTensors whole = check_schedule(c.schedule(), inputs, options).tensors;
+    const auto part = [&](Range tokens, bool initial) {
+      LinearCase of = c;
+      of.lengths = {tokens.size()};
+      of.initial_states = initial, of.final_states = !initial;
+      CheckTensors some = random_inputs(of.problem(), 9);
+      (Field::q | of.problem().key_inputs() | Field::dout).for_each([&](Field field) {
+        const int64_t width = some.of(field).heads * some.of(field).columns;
+        for (int64_t i = 0; i < some.of(field).elements(); ++i)
+          some.of(field).set(i, inputs.of(field).at(tokens.begin * width + i));
+      });
+      return std::pair{of, some};
+    };
+    auto [first, first_inputs] = part({0, 23}, false);
+    auto [second, second_inputs] = part({23, 40}, true);
+    second_inputs.initial_state = check_schedule(first.schedule(), first_inputs, options).tensors.final_state;
+    const CheckTensors later = check_schedule(second.schedule(), second_inputs, options).tensors;
+    first_inputs.dfinal_state = later.dinitial_state;
+    const CheckTensors earlier = check_schedule(first.schedule(), first_inputs, options).tensors;
+    (Fields(Field::out) | Field::dq | c.problem().key_gradients()).for_each([&](Field field) {
+      const HostTensor &all = whole.of(field), &left = earlier.of(field), &right = later.of(field);
+      for (int64_t i = 0; i < all.elements(); ++i) {
+        const double got = i < left.elements() ? left.at(i) : right.at(i - left.elements());
+        EXPECT_NEAR(got, all.at(i), 1e-12 * (1 + std::abs(all.at(i)))) << name_of(field) << " " << i;
+      }
+    });
+  }
+}
+
 // Longer than a chunk of either kind, with shards that end inside one.
 TEST(ExecuteLinear, ManyChunks) {
   for (const Layer layer : kLinearLayers) {
@@ -89,15 +142,17 @@ TEST(ExecuteLinear, LowerPrecisions) {
 
 // ---- the reference itself
 
-// d loss / d input by central differences, loss = <out, dout>.
+// d loss / d input by central differences, loss = <out, dout> + <final state, dfinal_state>.
 TEST(DenseRecurrence, GradientsAreFiniteDifferences) {
   for (const Layer layer : kLinearLayers) {
-    const LinearCase c{.layer = layer, .lengths = {6, 4}, .ranks = 1, .heads = 2, .dim = 2, .dim_v = 3};
+    LinearCase c{.layer = layer, .lengths = {6, 4}, .ranks = 1, .heads = 2, .dim = 2, .dim_v = 3};
+    c.initial_states = c.final_states = true;
     const Problem problem = c.problem();
     const CheckTensors t = random_inputs(problem, 3);
     RecurrenceInputs in;
     in.q = t.q.to_fp64(), in.k = t.k.to_fp64(), in.v = t.v.to_fp64(), in.dout = t.dout.to_fp64();
     in.g = t.g.to_fp64(), in.beta = t.beta.to_fp64(), in.a = t.a.to_fp64(), in.b = t.b.to_fp64();
+    in.initial_state = t.initial_state.to_fp64(), in.dfinal_state = t.dfinal_state.to_fp64();
     for (double& x : in.k) x *= 1.3;  // the formulas do not need rows of length 1, nor b along a
     for (size_t i = 0; i < in.b.size(); ++i) in.b[i] += 0.2 * std::sin(static_cast<double>(i));
     const DenseRecurrence exact = dense_recurrence(problem, in, DType::fp64);
@@ -105,6 +160,7 @@ TEST(DenseRecurrence, GradientsAreFiniteDifferences) {
       const DenseRecurrence at = dense_recurrence(problem, in, DType::fp64);
       double sum = 0;
       for (size_t i = 0; i < at.out.size(); ++i) sum += at.out[i] * in.dout[i];
+      for (size_t i = 0; i < at.final_state.size(); ++i) sum += at.final_state[i] * in.dfinal_state[i];
       return sum;
     };
     const auto compare = [&](std::vector<double> RecurrenceInputs::*input, const std::vector<double>& gradient,
@@ -128,6 +184,7 @@ TEST(DenseRecurrence, GradientsAreFiniteDifferences) {
     compare(&RecurrenceInputs::beta, exact.dbeta, "beta");
     compare(&RecurrenceInputs::a, exact.da, "a");
     compare(&RecurrenceInputs::b, exact.db, "b");
+    compare(&RecurrenceInputs::initial_state, exact.dinitial_state, "initial_state");
   }
 }
 

@@ -20,6 +20,7 @@ struct LinearCase {
   std::map<std::string, std::string> options = {};
   DType element = DType::fp64;
   std::vector<int64_t> shards = {};  // tokens of each rank in order, some perhaps 0; overrides the layout
+  bool initial_states = false, final_states = false;
 
   std::string describe() const {
     std::string text = method + " " + name_of(layer) + ", " + std::to_string(ranks) + " ranks, documents";
@@ -27,6 +28,8 @@ struct LinearCase {
     text += ", heads " + std::to_string(heads) + ", dims " + std::to_string(dim) + "/" + std::to_string(dim_v) +
             ", layout '" + layout + "', " + std::string(name_of(element));
     for (int64_t tokens : shards) text += ", shard " + std::to_string(tokens);
+    if (initial_states) text += ", initial states";
+    if (final_states) text += ", final states";
     for (const auto& [key, value] : options) text += ", " + key + "=" + value;
     return text;
   }
@@ -45,6 +48,8 @@ struct LinearCase {
     made.dim_v = dim_v;
     made.layer = layer;
     if (decay_of(layer) == Decay::constant) made.log_decay = retnet_log_decays(heads);
+    made.initial_states = initial_states;
+    made.final_states = final_states;
     made.backward = true;
     made.element = element;
     made.wire = made.accumulator();
@@ -73,6 +78,7 @@ inline LinearCase random_linear_case(Random& random, std::string_view method = "
     c.lengths.push_back(random.uniform(4) == 0 ? 1 : 1 + random.uniform(30));
     tokens += c.lengths.back();
   }
+  c.initial_states = random.uniform(3) == 0, c.final_states = random.uniform(3) == 0;
   if (c.method == "all-scan" && random.uniform(2) == 0)
     c.options = {{"blocks", std::to_string(1 + random.uniform(c.heads))}};
   if (c.method == "hierarchical") c.options = {{"node", std::to_string(1 + random.uniform(4))}};

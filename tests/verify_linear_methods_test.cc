@@ -172,6 +172,22 @@ TEST(VerifyLinearMethods, ZigzagIsASnake) {
   }
 }
 
+// They belong to the ranks where documents begin and end, and only trading heads sends them, to all others.
+TEST(VerifyLinearMethods, GivenAndFinalStatesStayWhereTheyAre) {
+  for (const Method* method : linear_methods()) {
+    for (const Layer layer : {Layer::gla, Layer::kda}) {
+      LinearCase c{.method = std::string(method->name), .layer = layer, .lengths = {24}, .ranks = 4, .heads = 8};
+      const Sent without = sent_by(c);
+      c.initial_states = c.final_states = true;
+      const Sent with = sent_by(c);
+      const int64_t more = method->name == "head-exchange" ? 2 * state_bytes(c) * 3 / 4 : 0;
+      EXPECT_EQ(with.forward, without.forward + more) << c.describe();
+      EXPECT_EQ(with.backward, without.backward + more) << c.describe();
+      EXPECT_EQ(with.messages, without.messages) << c.describe();
+    }
+  }
+}
+
 TEST(VerifyLinearMethods, NothingIsSentWhereNoDocumentCrosses) {
   for (const Method* method : linear_methods()) {
     if (method->name == "head-exchange") continue;  // trades heads, whatever the documents

@@ -28,26 +28,50 @@ HostTensor make(const Problem& problem, Field field, int64_t rows) {
   return {problem.type_of(field, Form::whole), rows, heads_of(problem, field), problem.columns_of(field)};
 }
 
+// Where the rows of a field are: of the tokens of a rank, in local order.
+std::vector<int64_t> rows_of(const Problem& problem, Field field, int rank) {
+  if (!kDocumentFields.has(field)) {
+    const auto positions = layout_of(problem, field).positions(rank);
+    return {positions.begin(), positions.end()};
+  }
+  std::vector<int64_t> documents;
+  const auto bands = problem.mask.bands();
+  const IntervalSet tokens(layout_of(problem, field).shard(rank));
+  for (size_t n = 0; n < bands.size(); ++n) {
+    const int64_t token = kFirstTokenFields.has(field) ? bands[n].q.begin : bands[n].q.end - 1;
+    if (intersect(tokens, Range{token, token + 1}).size() > 0) documents.push_back(static_cast<int64_t>(n));
+  }
+  return documents;
+}
+
 HostTensor make_global(const Problem& problem, Field field) {
-  return make(problem, field, layout_of(problem, field).tokens());
+  const bool of_documents = kDocumentFields.has(field);
+  return make(problem, field,
+              of_documents ? static_cast<int64_t>(problem.mask.bands().size()) : layout_of(problem, field).tokens());
 }
 
 int64_t bytes_per_row(const HostTensor& tensor) { return tensor.heads * tensor.columns * size_of(tensor.type); }
 
 HostTensor shard_of(const Problem& problem, Field field, int rank, const HostTensor& global) {
-  const Layout& layout = layout_of(problem, field);
-  HostTensor local = make(problem, field, 0);
-  local.rows = layout.tokens_of(rank);
-  local.bytes = shard<std::byte>(layout, rank, global.bytes, bytes_per_row(global));
+  const std::vector<int64_t> rows = rows_of(problem, field, rank);
+  HostTensor local = make(problem, field, static_cast<int64_t>(rows.size()));
+  const int64_t bytes = bytes_per_row(global);
+  for (size_t n = 0; n < rows.size(); ++n)
+    std::copy_n(global.bytes.begin() + rows[n] * bytes, bytes, local.bytes.begin() + static_cast<int64_t>(n) * bytes);
   return local;
+}
+
+void unshard(const Problem& problem, Field field, int rank, const HostTensor& local, HostTensor& global) {
+  const std::vector<int64_t> rows = rows_of(problem, field, rank);
+  const int64_t bytes = bytes_per_row(global);
+  for (size_t n = 0; n < rows.size(); ++n)
+    std::copy_n(local.bytes.begin() + static_cast<int64_t>(n) * bytes, bytes, global.bytes.begin() + rows[n] * bytes);
 }
 
 void fill_normal(HostTensor& tensor, uint64_t seed, uint64_t stream) {
   Random random(seed, stream);
   for (int64_t i = 0; i < tensor.elements(); ++i) tensor.set(i, random.normal());
 }
-
-Fields inputs_of(const Problem& problem) { return Field::q | problem.key_inputs(); }
 
 // A rank's shards of everything: `local` holds what the rank gives, and room for what it gets.
 void run_rank(const Schedule& schedule, Endpoint& endpoint, const kernels::KernelSet& kernels,
@@ -63,8 +87,10 @@ void run_rank(const Schedule& schedule, Endpoint& endpoint, const kernels::Kerne
                    .g = {local.g.data()},
                    .beta = {local.beta.data()},
                    .a = {local.a.data()},
-                   .b = {local.b.data()}};
-  run->forward(inputs, {.out = local.out.data(), .lse = local.lse.data()});
+                   .b = {local.b.data()},
+                   .initial_state = {local.initial_state.data()},
+                   .dfinal_state = {local.dfinal_state.data()}};
+  run->forward(inputs, {.out = local.out.data(), .lse = local.lse.data(), .final_state = local.final_state.data()});
   if (problem.backward) {
     inputs.out = {local.out.data()}, inputs.lse = {local.lse.data()}, inputs.dout = {local.dout.data()};
     run->backward(inputs, {.dq = local.dq.data(),
@@ -73,7 +99,8 @@ void run_rank(const Schedule& schedule, Endpoint& endpoint, const kernels::Kerne
                            .dg = local.dg.data(),
                            .dbeta = local.dbeta.data(),
                            .da = local.da.data(),
-                           .db = local.db.data()});
+                           .db = local.db.data(),
+                           .dinitial_state = local.dinitial_state.data()});
   }
   report.peak_bytes[static_cast<size_t>(rank)] = run->peak_bytes();
   report.waiting_seconds[static_cast<size_t>(rank)] = run->waiting_seconds();
@@ -92,23 +119,22 @@ void execute(const Schedule& schedule, const kernels::KernelSet& kernels, const 
   run_threads(transport, [&](int rank) {
     CheckTensors& local = locals[static_cast<size_t>(rank)];
     const auto room = [&](Field field) {
-      local.of(field) = make(problem, field, layout_of(problem, field).tokens_of(rank));
+      local.of(field) = make(problem, field, static_cast<int64_t>(rows_of(problem, field, rank).size()));
     };
-    Fields given = inputs_of(problem);
-    if (problem.backward) given = given | Field::dout;
+    constexpr Fields kResults = Field::out | Field::lse;  // of forward, which backward may take
+    const Fields given = Fields::from_bits(problem.inputs_of(problem.backward).bits() & ~kResults.bits());
     given.for_each([&](Field field) { local.of(field) = shard_of(problem, field, rank, all.of(field)); });
-    room(Field::out), room(Field::lse);
+    (problem.results_of(false) | kResults).for_each(room);
     if (problem.backward) problem.results_of(true).for_each(room);
     run_rank(schedule, transport.endpoint(rank), kernels, options.execute, local, report);
   });
   const auto gather = [&](Field field) {
     HostTensor& global = all.of(field) = make_global(problem, field);
-    for (size_t rank = 0; rank < ranks; ++rank) {
-      unshard<std::byte>(layout_of(problem, field), static_cast<int>(rank), locals[rank].of(field).bytes, global.bytes,
-                         bytes_per_row(global));
-    }
+    for (size_t rank = 0; rank < ranks; ++rank)
+      unshard(problem, field, static_cast<int>(rank), locals[rank].of(field), global);
   };
   gather(Field::out);
+  if (problem.final_states) gather(Field::final_state);
   if (problem.return_lse) gather(Field::lse);
   if (problem.backward) problem.results_of(true).for_each(gather);
 }
@@ -163,7 +189,7 @@ TensorError compare(const Problem& problem, Field field, const HostTensor& tenso
   const Layout& layout = layout_of(problem, field);
   error.by_rank_and_head.assign(static_cast<size_t>(layout.ranks() * tensor.heads), 0);
   for (int rank = 0; rank < layout.ranks(); ++rank) {
-    for (int64_t position : layout.positions(rank)) {
+    for (int64_t position : rows_of(problem, field, rank)) {
       for (int64_t head = 0; head < tensor.heads; ++head) {
         double& worst = error.by_rank_and_head[static_cast<size_t>(rank * tensor.heads + head)];
         for (int64_t c = 0; c < tensor.columns; ++c) {
@@ -195,7 +221,8 @@ void compare_recurrence(const Problem& problem, const StopFlag* stop, CheckRepor
   RecurrenceInputs inputs;
   inputs.q = t.q.to_fp64(), inputs.k = t.k.to_fp64(), inputs.v = t.v.to_fp64();
   inputs.g = t.g.to_fp64(), inputs.beta = t.beta.to_fp64(), inputs.a = t.a.to_fp64(), inputs.b = t.b.to_fp64();
-  if (problem.backward) inputs.dout = t.dout.to_fp64();
+  inputs.initial_state = t.initial_state.to_fp64();
+  if (problem.backward) inputs.dout = t.dout.to_fp64(), inputs.dfinal_state = t.dfinal_state.to_fp64();
   const DenseRecurrence exact = dense_recurrence(problem, inputs, DType::fp64, stop);
   DenseRecurrence plain;
   if (problem.element != DType::fp64) plain = dense_recurrence(problem, inputs, DType::fp32, stop);
@@ -203,7 +230,7 @@ void compare_recurrence(const Problem& problem, const StopFlag* stop, CheckRepor
     report.errors.push_back(compare(problem, field, t.of(field), {exact.of(field), plain.of(field)}));
     report.ok &= report.errors.back().ok();
   };
-  add(Field::out);
+  problem.results_of(false).for_each(add);
   if (problem.backward) problem.results_of(true).for_each(add);
 }
 
@@ -291,6 +318,10 @@ HostTensor& CheckTensors::of(Field field) {
     case Field::dbeta: return dbeta;
     case Field::da: return da;
     case Field::db: return db;
+    case Field::initial_state: return initial_state;
+    case Field::final_state: return final_state;
+    case Field::dfinal_state: return dfinal_state;
+    case Field::dinitial_state: return dinitial_state;
     default: throw Error(ErrorCode::internal, std::string(name_of(field)) + " is no tensor of a check");
   }
 }
@@ -311,6 +342,10 @@ CheckTensors random_inputs(const Problem& problem, uint64_t seed) {
     for (int64_t i = 0; i < tensors.g.elements(); ++i) tensors.g.set(i, -std::exp(1.5 * random.normal() - 4));
   }
   if (mixes_rows(problem.layer)) fill_mixing(problem, seed, tensors);
+  for (const Field field : {Field::initial_state, Field::dfinal_state}) {
+    if (!problem.inputs_of(true).has(field)) continue;
+    fill_normal(tensors.of(field) = make_global(problem, field), seed, field == Field::initial_state ? 7 : 8);
+  }
   return tensors;
 }
 

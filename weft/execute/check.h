@@ -48,6 +48,8 @@ struct CheckTensors {
   HostTensor out, lse;       // lse empty unless the problem returns it
   HostTensor dq, dk, dv;
   HostTensor dg, dbeta, da, db;
+  // Of linear layers where the problem has them: a row for each document, [documents, heads, dim * dim_v].
+  HostTensor initial_state, final_state, dfinal_state, dinitial_state;
 
   HostTensor& of(Field field);
   const HostTensor& of(Field field) const { return const_cast<CheckTensors*>(this)->of(field); }

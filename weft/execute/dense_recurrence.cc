@@ -12,12 +12,14 @@ namespace {
 template <typename T>
 class Sequence {
  public:
-  Sequence(const Problem& problem, const RecurrenceInputs& in, DenseRecurrence& to, int64_t head, Range tokens)
+  Sequence(const Problem& problem, const RecurrenceInputs& in, DenseRecurrence& to, int64_t head, Range tokens,
+           size_t document)
       : problem_(problem),
         in_(in),
         to_(to),
         head_(head),
         tokens_(tokens),
+        document_(document),
         dk_(problem.dim),
         dv_(problem.dim_v),
         gates_(problem.columns_of(Field::g)),
@@ -29,14 +31,15 @@ class Sequence {
     const int64_t rows = tokens_.size();
     kept_ = std::max<int64_t>(1, static_cast<int64_t>(std::sqrt(static_cast<double>(rows))));
     std::vector<State> kept;
-    State state(size(), T{0});
+    State state = given(in_.initial_state);
     for (int64_t t = 0; t < rows; ++t) {
       if (t % kept_ == 0) kept.push_back(state);
       step(t, state);
       write_out(t, state);
     }
+    put(state, to_.final_state);
     if (!backward) return;
-    State gradient(size(), T{0});  // of the state after token t, from the tokens after it
+    State gradient = given(in_.dfinal_state);  // of the state after token t, from the tokens after it
     while (!kept.empty()) {
       const int64_t begin = kept_ * static_cast<int64_t>(kept.size() - 1), end = std::min(rows, begin + kept_);
       std::vector<State> states{kept.back()};
@@ -49,10 +52,23 @@ class Sequence {
         backward_step(t, states[static_cast<size_t>(t - begin)], states[static_cast<size_t>(t - begin + 1)], gradient);
       }
     }
+    put(gradient, to_.dinitial_state);
   }
 
  private:
   using State = std::vector<T>;
+  // The document's state in a tensor of states.
+  size_t place() const {
+    return (document_ * static_cast<size_t>(problem_.heads) + static_cast<size_t>(head_)) * size();
+  }
+  State given(const std::vector<double>& states) const {
+    State state(size(), T{0});
+    for (size_t n = 0; n < size() && !states.empty(); ++n) state[n] = static_cast<T>(states[place() + n]);
+    return state;
+  }
+  void put(const State& state, std::vector<double>& states) const {
+    for (size_t n = 0; n < size() && !states.empty(); ++n) states[place() + n] = double{state[n]};
+  }
   size_t size() const { return static_cast<size_t>(dk_ * dv_); }
   size_t at(int64_t t, int64_t columns, int64_t c) const {
     return static_cast<size_t>(((tokens_.begin + t) * problem_.heads + head_) * columns + c);
@@ -187,6 +203,7 @@ class Sequence {
   DenseRecurrence& to_;
   const int64_t head_;
   const Range tokens_;
+  const size_t document_;
   const int64_t dk_, dv_, gates_;
   const double scale_;
   const Mixing mixing_;
@@ -205,6 +222,8 @@ const std::vector<double>& DenseRecurrence::of(Field field) const {
     case Field::dbeta: return dbeta;
     case Field::da: return da;
     case Field::db: return db;
+    case Field::final_state: return final_state;
+    case Field::dinitial_state: return dinitial_state;
     default: throw Error(ErrorCode::internal, std::string(name_of(field)) + " is no result of a recurrence");
   }
 }
@@ -217,15 +236,21 @@ DenseRecurrence dense_recurrence(const Problem& problem, const RecurrenceInputs&
   if (backward) {
     result.dq.resize(inputs.q.size()), result.dk.resize(inputs.k.size()), result.dv.resize(inputs.v.size());
     result.dg.resize(inputs.g.size()), result.dbeta.resize(inputs.beta.size());
+    result.dinitial_state.resize(inputs.initial_state.size());
     result.da.resize(inputs.a.size()), result.db.resize(inputs.b.size());
   }
-  for (const BandRectangle& document : problem.mask.bands()) {
+  const auto documents = problem.mask.bands();
+  if (problem.final_states) {
+    result.final_state.resize(documents.size() * static_cast<size_t>(problem.heads * problem.columns_of(Field::state)));
+  }
+  for (size_t n = 0; n < documents.size(); ++n) {
+    const Range tokens = documents[n].q;
     for (int64_t head = 0; head < problem.heads; ++head) {
       if (stop) stop->poll();
       if (precision == DType::fp64) {
-        Sequence<double>(problem, inputs, result, head, document.q).run(backward);
+        Sequence<double>(problem, inputs, result, head, tokens, n).run(backward);
       } else {
-        Sequence<float>(problem, inputs, result, head, document.q).run(backward);
+        Sequence<float>(problem, inputs, result, head, tokens, n).run(backward);
       }
     }
   }

@@ -17,12 +17,14 @@ namespace weft {
 struct RecurrenceInputs {
   std::vector<double> q, k, v, dout;
   std::vector<double> g, beta, a, b;
+  std::vector<double> initial_state, dfinal_state;  // [documents, heads, dim, dim_v]; empty: zero
 };
 
 struct DenseRecurrence {
   std::vector<double> out;
   std::vector<double> dq, dk, dv;         // empty without dout
   std::vector<double> dg, dbeta, da, db;  // of the inputs that the layer has
+  std::vector<double> final_state, dinitial_state;
 
   const std::vector<double>& of(Field field) const;
 };

@@ -17,6 +17,8 @@ const ConstTensor* Inputs::of(Field field) const {
     case Field::beta: return &beta;
     case Field::a: return &a;
     case Field::b: return &b;
+    case Field::initial_state: return &initial_state;
+    case Field::dfinal_state: return &dfinal_state;
     default: return nullptr;
   }
 }
@@ -32,6 +34,8 @@ void* Destinations::of(Field field) const {
     case Field::dbeta: return dbeta;
     case Field::da: return da;
     case Field::db: return db;
+    case Field::final_state: return final_state;
+    case Field::dinitial_state: return dinitial_state;
     default: return nullptr;
   }
 }
@@ -47,6 +51,8 @@ Result& Results::of(Field field) {
     case Field::dbeta: return dbeta;
     case Field::da: return da;
     case Field::db: return db;
+    case Field::final_state: return final_state;
+    case Field::dinitial_state: return dinitial_state;
     default: throw Error(ErrorCode::internal, std::string(name_of(field)) + " is no result");
   }
 }

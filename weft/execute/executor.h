@@ -45,6 +45,8 @@ struct Inputs {
   ConstTensor out = {}, lse = {}, dout = {}, dlse = {};
   ConstTensor g = {}, beta = {};  // of linear layers that have them; accumulator type
   ConstTensor a = {}, b = {};     // likewise; element type
+  // One row for each document that begins, or ends, among the rank's tokens, in the order of these; accumulator type.
+  ConstTensor initial_state = {}, dfinal_state = {};
 
   // Null for a field that no caller gives.
   const ConstTensor* of(Field field) const;
@@ -55,6 +57,7 @@ struct Destinations {
   void *out = nullptr, *lse = nullptr;                                 // forward
   void *dq = nullptr, *dk = nullptr, *dv = nullptr;                    // backward
   void *dg = nullptr, *dbeta = nullptr, *da = nullptr, *db = nullptr;  // backward of layers with these inputs
+  void *final_state = nullptr, *dinitial_state = nullptr;              // where the problem has them
 
   void* of(Field field) const;
 };
@@ -69,6 +72,7 @@ struct Results {
   Result out, lse;
   Result dq, dk, dv;
   Result dg, dbeta, da, db;
+  Result final_state, dinitial_state;
 
   Result& of(Field field);
 };

@@ -34,6 +34,16 @@ Context::Context(const Schedule& s, int r, Endpoint& e, const kernels::KernelSet
   all_keys = sets.intern(Range{0, problem.key_layout.tokens()});
   all_heads = sets.intern(Range{0, problem.heads});
   all_kv_heads = sets.intern(Range{0, problem.kv_heads});
+  my_first_tokens = my_last_tokens = SetId::empty;
+  if (problem.layer == Layer::softmax) return;
+  my_first_tokens = sets.intern(problem.rows_among(sets[my_keys], Field::initial_state));
+  my_last_tokens = sets.intern(problem.rows_among(sets[my_queries], Field::final_state));
+}
+
+SetId Context::rows_of_caller(Fields fields) const {
+  if (kFirstTokenFields.includes(fields)) return my_first_tokens;
+  if (kLastTokenFields.includes(fields)) return my_last_tokens;
+  return (fields & kKeyFields).empty() ? my_queries : my_keys;
 }
 
 uint64_t Context::hash_of(SetId id) {
@@ -194,15 +204,17 @@ void Run::keep_borrowed() {
 }
 
 void Run::check_results() {
-  const auto require = [&](Fields fields, SetId tokens, SetId heads) {
-    if (results_.covers(sets_, {ValueId{}, tokens, heads, fields})) return;
-    refuse("the phase ends, but not all rows of " + to_string(fields) + " are given as a result");
+  const auto require = [&](Fields fields) {
+    fields.for_each([&](Field field) {
+      if (results_.covers(sets_, {ValueId{}, c_.rows_of_caller(field), c_.heads_of_caller(field), field})) return;
+      refuse(std::string("the phase ends, but not all rows of ") + name_of(field) + " are given as a result");
+    });
   };
   if (phase_ == Phase::backward) {
-    require(Field::dq, c_.my_queries, c_.all_heads);
-    require(problem_.key_gradients(), c_.my_keys, c_.all_kv_heads);
+    require(problem_.results_of(true));
   } else {
-    require(problem_.return_lse ? Field::out | Field::lse : Fields(Field::out), c_.my_queries, c_.all_heads);
+    const Fields fields = problem_.results_of(false);
+    require(problem_.return_lse ? fields : Fields::from_bits(fields.bits() & ~Fields(Field::lse).bits()));
   }
 }
 
@@ -210,8 +222,8 @@ Results Run::collect_results() {
   Results results;
   (problem_.results_of(false) | problem_.results_of(true)).for_each([&](Field field) {
     const FieldMemory& memory = result_memory(field).field(field);
-    if (!memory.data || !results_.covers(sets_, {ValueId{}, kQueryFields.has(field) ? c_.my_queries : c_.my_keys,
-                                                 kQueryFields.has(field) ? c_.all_heads : c_.all_kv_heads, field})) {
+    if (!memory.data ||
+        !results_.covers(sets_, {ValueId{}, c_.rows_of_caller(field), c_.heads_of_caller(field), field})) {
       return;
     }
     results.of(field) = {memory.data, memory.owner};

@@ -39,6 +39,11 @@ struct Context {
   BlockCache blocks;
   std::vector<uint64_t> hashes;  // by set; 0: not computed yet
   SetId my_queries, my_keys, all_queries, all_keys, all_heads, all_kv_heads;
+  SetId my_first_tokens, my_last_tokens;  // of documents
+
+  // The rows and heads of the caller's tensors on this rank.
+  SetId rows_of_caller(Fields fields) const;
+  SetId heads_of_caller(Fields fields) const { return (fields & kKeyFields).empty() ? all_heads : all_kv_heads; }
 };
 
 class Run final : public Execution {
@@ -132,13 +137,15 @@ class Run final : public Execution {
   void apply_dstate(const Instruction& i);
   TokenRun token_run(const Instruction& i, bool with_queries);
   const RankValue* bundle_of_run(const Instruction& i, Field field, const TokenRun& run, SetId tokens = {});
+  void need_of_documents(const TokenRun& run, const RankValue* value, Field field);
+  SetId rows_in_run(const TokenRun& run, Fields fields);
   kernels::View view_of(const RankValue* value, Field field, int64_t token, int64_t head);
   kernels::Decays decays_of(int64_t head) const;
-  kernels::RunGradients gradients_of(const RankValue& value, const TokenRun& run, int64_t head);
+  kernels::View sums_of(const std::vector<const RankValue*>& sums, Field field, const TokenRun& run, int64_t head);
   template <typename F>
   void for_each_head(const TokenRun& run, F&& f);
-  template <typename F>
-  void for_each_sum(const Instruction& i, const TokenRun& run, Fields wanted, F&& f);
+  std::vector<const RankValue*> sums(const Instruction& i, const TokenRun& run, Fields wanted);
+  kernels::RunGradients gradients_of(const std::vector<const RankValue*>& sums, const TokenRun& run, int64_t head);
 
   // ---- run_exchange.cc
   // What became of one incoming part, once its exchange is complete.
@@ -191,7 +198,7 @@ class Run final : public Execution {
   // The caller's side of the phase under way.
   Inputs inputs_;
   Destinations destinations_;
-  std::array<RankValue, 2> result_memory_;  // query side, key side
+  std::array<RankValue, kFieldCount> result_memory_;
   Written results_;
   std::vector<int32_t> kv_head_;  // reused by attend
 };

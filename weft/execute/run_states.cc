@@ -15,7 +15,9 @@ struct Run::TokenRun {
   Range range;
   const RankValue* queries = nullptr;
   const RankValue* keys = nullptr;
-  std::vector<int64_t> starts;  // rows of the run at which a document begins
+  const RankValue* initial = nullptr;  // of the documents that begin here, where they have given states
+  std::vector<int64_t> starts;         // rows of the run at which a document begins
+  bool ends = false;                   // the last row ends a document
 };
 
 void Run::execute_states(const Instruction& i) {
@@ -36,7 +38,8 @@ void Run::execute_states(const Instruction& i) {
 
 Run::TokenRun Run::token_run(const Instruction& i, bool with_queries) {
   const auto queries = block_.queries(i), keys = block_.keys(i);
-  if (queries.size() != (with_queries ? 1u : 0u) || keys.size() != 1) refuse("works on one run of tokens");
+  if (queries.size() != (with_queries ? 1u : 0u) || keys.empty() || keys.size() > 2)
+    refuse("works on one run of tokens");
   TokenRun run;
   run.tokens = keys[0].tokens, run.heads = keys[0].heads;
   run.range = sets_[run.tokens].hull();
@@ -48,8 +51,28 @@ Run::TokenRun Run::token_run(const Instruction& i, bool with_queries) {
   }
   for (const BandRectangle& document : problem_.mask.bands_meeting(run.range, Range{0, problem_.mask.keys()})) {
     if (run.range.contains(document.q.begin)) run.starts.push_back(document.q.begin - run.range.begin);
+    run.ends = document.q.end == run.range.end;
+  }
+  if (keys.size() == 2) {
+    run.initial = &whole(keys[1], "initial states", Field::initial_state);
+    if (keys[1].fields != Fields(Field::initial_state) || keys[1].heads != run.heads ||
+        keys[1].tokens != rows_in_run(run, Field::initial_state)) {
+      refuse("the initial states are not those of the run: " + describe(keys[1]));
+    }
   }
   return run;
+}
+
+// What belongs to documents that begin or end in the run must be there: nothing stands for zero silently.
+void Run::need_of_documents(const TokenRun& run, const RankValue* value, Field field) {
+  if (problem_.inputs_of(true).has(field) && !value && rows_in_run(run, field) != SetId::empty)
+    refuse(std::string("needs ") + name_of(field) + " of the documents in the run");
+}
+
+// The rows that a tensor has in the run.
+SetId Run::rows_in_run(const TokenRun& run, Fields fields) {
+  if ((fields & kDocumentFields).empty()) return run.tokens;
+  return sets_.intern(problem_.rows_among(sets_[run.tokens], fields));
 }
 
 // The value of this field among the bundles or null; of `tokens`, unless that is the empty set.
@@ -64,10 +87,13 @@ const RankValue* Run::bundle_of_run(const Instruction& i, Field field, const Tok
   return nullptr;
 }
 
-// A field of a value, from its row of this token and in this head on; null where there is no value or no such field.
+// A field of a value, from its row of this token and in this head on; null where there is no value or no such field. Of a
+// field of documents, from the first row that is not before the token.
 View Run::view_of(const RankValue* value, Field field, int64_t token, int64_t head) {
   if (!value || !value->all.fields.has(field)) return {};
-  const int64_t row = kStateFields.has(field) ? 0 : sets_[value->all.tokens].rank_of(token);
+  const IntervalSet& tokens = sets_[value->all.tokens];
+  if (kDocumentFields.has(field)) token = intersect(tokens, Range{token, tokens.hull().end}).hull().begin;
+  const int64_t row = kStateFields.has(field) ? 0 : tokens.rank_of(token);
   return value->field(field).view(row, sets_[value->all.heads].rank_of(head));
 }
 
@@ -92,6 +118,8 @@ void Run::for_each_head(const TokenRun& run, F&& f) {
                                 .dim_v = problem_.dim_v,
                                 .scale = problem_.softmax_scale(),
                                 .starts = run.starts,
+                                .initial = view(run.initial, Field::initial_state),
+                                .ends = run.ends,
                                 .stop = &c_.endpoint.stop_flag()});
     }
   }
@@ -102,26 +130,39 @@ kernels::Decays Run::decays_of(int64_t head) const {
   return {.log_decay = problem_.log_decay.empty() ? 0 : problem_.log_decay[static_cast<size_t>(head)]};
 }
 
-// The targets, each a sum of some of these fields with the rows of the run: calls f(value) for each.
-template <typename F>
-void Run::for_each_sum(const Instruction& i, const TokenRun& run, Fields wanted, F&& f) {
+// The targets, each a sum of some of these fields, with the rows that these have in the run.
+std::vector<const RankValue*> Run::sums(const Instruction& i, const TokenRun& run, Fields wanted) {
   if (i.targets == 0) refuse("without a target");
+  std::vector<const RankValue*> list;
+  Fields seen;
   for (const Slice& target : block_.targets(i)) {
     if (target.fields.empty() || !wanted.includes(target.fields)) refuse("adds to sums of " + to_string(wanted));
-    if (target.tokens != run.tokens || target.heads != run.heads) refuse("of different rows: " + describe(target));
-    f(accumulator(target, "target"));
+    if (target.tokens != rows_in_run(run, target.fields) || target.heads != run.heads)
+      refuse("of different rows: " + describe(target));
+    if (!(seen & target.fields).empty()) refuse("has two targets of " + to_string(target.fields));
+    seen = seen | target.fields;
+    list.push_back(&accumulator(target, "target"));
   }
+  return list;
 }
 
-kernels::RunGradients Run::gradients_of(const RankValue& value, const TokenRun& run, int64_t head) {
-  const auto view = [&](Field field) { return view_of(&value, field, run.range.begin, head); };
+View Run::sums_of(const std::vector<const RankValue*>& sums, Field field, const TokenRun& run, int64_t head) {
+  for (const RankValue* value : sums) {
+    if (value->all.fields.has(field)) return view_of(value, field, run.range.begin, head);
+  }
+  return {};
+}
+
+kernels::RunGradients Run::gradients_of(const std::vector<const RankValue*>& sums, const TokenRun& run, int64_t head) {
+  const auto view = [&](Field field) { return sums_of(sums, field, run, head); };
   return {.dq = view(Field::dq),
           .dk = view(Field::dk),
           .dv = view(Field::dv),
           .dg = view(Field::dg),
           .dbeta = view(Field::dbeta),
           .da = view(Field::da),
-          .db = view(Field::db)};
+          .db = view(Field::db),
+          .dinitial = view(Field::dinitial_state)};
 }
 
 // ---- states
@@ -135,6 +176,7 @@ void Run::summarise(const Instruction& i) {
       refuse("gives a state, or a transition where the layer has one that not all ranks know");
     }
     if (target.tokens != run.tokens || target.heads != run.heads) refuse("of another run: " + describe(target));
+    if (is_state) need_of_documents(run, run.initial, Field::initial_state);
     write(to, target);
     for_each_head(run, [&](int64_t head, const kernels::TokenRun& tokens) {
       if (is_state) {
@@ -149,6 +191,8 @@ void Run::summarise(const Instruction& i) {
 void Run::summarise_backward(const Instruction& i) {
   const TokenRun run = token_run(i, true);
   const RankValue* dout = bundle_of_run(i, Field::dout, run, run.tokens);
+  const RankValue* dfinal = bundle_of_run(i, Field::dfinal_state, run, rows_in_run(run, Field::dfinal_state));
+  need_of_documents(run, dfinal, Field::dfinal_state);
   const auto targets = block_.targets(i);
   if (!dout || targets.size() != 1 || targets[0].fields != Fields(Field::dstate) || targets[0].tokens != run.tokens ||
       targets[0].heads != run.heads) {
@@ -158,6 +202,7 @@ void Run::summarise_backward(const Instruction& i) {
   write(to, targets[0]);
   for_each_head(run, [&](int64_t head, const kernels::TokenRun& tokens) {
     kernels::summarise_backward(tokens, view_of(dout, Field::dout, run.range.begin, head),
+                                view_of(dfinal, Field::dfinal_state, run.range.begin, head),
                                 view_of(&to, Field::dstate, 0, head));
   });
 }
@@ -217,10 +262,10 @@ void Run::compose(const Instruction& i) {
 
 void Run::scan(const Instruction& i) {
   const TokenRun run = token_run(i, true);
-  for_each_sum(i, run, Field::out, [&](const RankValue& out) {
-    for_each_head(run, [&](int64_t head, const kernels::TokenRun& tokens) {
-      kernels::scan(tokens, view_of(&out, Field::out, run.range.begin, head));
-    });
+  need_of_documents(run, run.initial, Field::initial_state);
+  const auto to = sums(i, run, Field::out | Field::final_state);
+  for_each_head(run, [&](int64_t head, const kernels::TokenRun& tokens) {
+    kernels::scan(tokens, sums_of(to, Field::out, run, head), sums_of(to, Field::final_state, run, head));
   });
 }
 
@@ -228,38 +273,40 @@ void Run::apply_state(const Instruction& i) {
   const TokenRun run = token_run(i, true);
   const RankValue* state = bundle_of_run(i, Field::state, run);
   if (!state || sets_[state->all.tokens].hull().end != run.range.begin) refuse("needs the state that enters the run");
-  for_each_sum(i, run, Field::out, [&](const RankValue& out) {
-    for_each_head(run, [&](int64_t head, const kernels::TokenRun& tokens) {
-      kernels::apply_state(tokens, view_of(state, Field::state, 0, head),
-                           view_of(&out, Field::out, run.range.begin, head));
-    });
+  const auto to = sums(i, run, Field::out | Field::final_state);
+  for_each_head(run, [&](int64_t head, const kernels::TokenRun& tokens) {
+    kernels::apply_state(tokens, view_of(state, Field::state, 0, head), sums_of(to, Field::out, run, head),
+                         sums_of(to, Field::final_state, run, head));
   });
 }
 
 void Run::scan_backward(const Instruction& i) {
   const TokenRun run = token_run(i, true);
   const RankValue* dout = bundle_of_run(i, Field::dout, run, run.tokens);
+  const RankValue* dfinal = bundle_of_run(i, Field::dfinal_state, run, rows_in_run(run, Field::dfinal_state));
   const RankValue* state = bundle_of_run(i, Field::state, run);
+  need_of_documents(run, run.initial, Field::initial_state);
+  need_of_documents(run, dfinal, Field::dfinal_state);
   if (!dout) refuse("needs dout of the run");
   if (state && sets_[state->all.tokens].hull().end != run.range.begin) refuse("a state that does not enter the run");
-  for_each_sum(i, run, Field::dq | problem_.key_gradients(), [&](const RankValue& sums) {
-    for_each_head(run, [&](int64_t head, const kernels::TokenRun& tokens) {
-      kernels::scan_backward(tokens, view_of(dout, Field::dout, run.range.begin, head),
-                             view_of(state, Field::state, 0, head), gradients_of(sums, run, head));
-    });
+  const auto to = sums(i, run, Field::dq | problem_.key_gradients() | Field::dinitial_state);
+  for_each_head(run, [&](int64_t head, const kernels::TokenRun& tokens) {
+    kernels::scan_backward(tokens, view_of(dout, Field::dout, run.range.begin, head),
+                           view_of(dfinal, Field::dfinal_state, run.range.begin, head),
+                           view_of(state, Field::state, 0, head), gradients_of(to, run, head));
   });
 }
 
 void Run::apply_dstate(const Instruction& i) {
   const TokenRun run = token_run(i, false);
   const RankValue *dstate = bundle_of_run(i, Field::dstate, run), *state = bundle_of_run(i, Field::state, run);
+  need_of_documents(run, run.initial, Field::initial_state);
   if (!dstate || sets_[dstate->all.tokens].hull().begin != run.range.end) refuse("needs the dstate of what follows");
   if (state && sets_[state->all.tokens].hull().end != run.range.begin) refuse("a state that does not enter the run");
-  for_each_sum(i, run, problem_.key_gradients(), [&](const RankValue& sums) {
-    for_each_head(run, [&](int64_t head, const kernels::TokenRun& tokens) {
-      kernels::apply_dstate(tokens, view_of(dstate, Field::dstate, 0, head), view_of(state, Field::state, 0, head),
-                            gradients_of(sums, run, head));
-    });
+  const auto to = sums(i, run, problem_.key_gradients() | Field::dinitial_state);
+  for_each_head(run, [&](int64_t head, const kernels::TokenRun& tokens) {
+    kernels::apply_dstate(tokens, view_of(dstate, Field::dstate, 0, head), view_of(state, Field::state, 0, head),
+                          gradients_of(to, run, head));
   });
 }
 

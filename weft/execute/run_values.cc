@@ -146,6 +146,10 @@ void Run::create(const Instruction& i) {
   if (!(slice.fields & kStateFields).empty() && sets_[slice.tokens].ranges().size() != 1) {
     refuse("a state is of neighbouring tokens, not of " + to_string(sets_[slice.tokens]));
   }
+  if (!(slice.fields & kDocumentFields).empty() &&
+      !(sets_[slice.tokens] == problem_.rows_among(sets_[slice.tokens], slice.fields))) {
+    refuse(to_string(slice.fields) + " has no rows for some of the tokens " + to_string(sets_[slice.tokens]));
+  }
   if (id >= values_.size()) values_.resize(id + 1);
   RankValue& value = values_[id];
   if (value.exists) refuse("value " + number(slice.value) + " is created twice");
@@ -168,14 +172,14 @@ void Run::create(const Instruction& i) {
 }
 
 void Run::input(const Slice& slice, RankValue& value) {
-  const bool key_side = is_key_side(slice.fields), backward = phase_ == Phase::backward;
-  const SetId mine = key_side ? c_.my_keys : c_.my_queries;
+  const bool backward = phase_ == Phase::backward;
+  const SetId mine = c_.rows_of_caller(slice.fields);
   if (!sets_.includes(mine, slice.tokens)) {
     refuse("the caller gives only this rank's own tokens, not " + to_string(sets_[slice.tokens]));
   }
   // The caller's tensor, and in the value the same memory, if that can be.
   RankValue given;
-  given.all = {slice.value, mine, key_side ? c_.all_kv_heads : c_.all_heads, slice.fields};
+  given.all = {slice.value, mine, c_.heads_of_caller(slice.fields), slice.fields};
   const bool same = slice.tokens == given.all.tokens && slice.heads == given.all.heads;
   slice.fields.for_each([&](Field f) {
     const bool given_now = backward || (f != Field::out && f != Field::lse);
@@ -216,10 +220,9 @@ void Run::drop(const Instruction& i) {
 // ---- results
 
 RankValue& Run::result_memory(Field field) {
-  const bool key_side = kKeyFields.has(field);
-  RankValue& results = result_memory_[key_side ? 1 : 0];
-  results.all.tokens = key_side ? c_.my_keys : c_.my_queries;
-  results.all.heads = key_side ? c_.all_kv_heads : c_.all_heads;
+  RankValue& results = result_memory_[static_cast<size_t>(field)];
+  results.all.tokens = c_.rows_of_caller(field);
+  results.all.heads = c_.heads_of_caller(field);
   FieldMemory& memory = results.field(field);
   if (memory.data) return results;
   allocate_result(results, field, static_cast<std::byte*>(destinations_.of(field)));
@@ -242,11 +245,9 @@ void Run::allocate_result(RankValue& results, Field field, std::byte* destinatio
 }
 
 bool Run::becomes_result(const Slice& slice) const {
-  const bool key_side = is_key_side(slice.fields);
   const Fields wanted = problem_.results_of(phase_ == Phase::backward);
   if (current_->form != Form::whole || !wanted.includes(slice.fields) ||
-      slice.tokens != (key_side ? c_.my_keys : c_.my_queries) ||
-      slice.heads != (key_side ? c_.all_kv_heads : c_.all_heads)) {
+      slice.tokens != c_.rows_of_caller(slice.fields) || slice.heads != c_.heads_of_caller(slice.fields)) {
     return false;
   }
   for (size_t n = next_; n < block_.instructions.size(); ++n) {
@@ -263,11 +264,10 @@ void Run::result(const Instruction& i) {
   const Fields wanted = problem_.results_of(phase_ == Phase::backward);
   for (const Slice& slice : block_.sources(i)) {
     const RankValue& value = whole(slice, "result", slice.fields);
-    const bool key_side = is_key_side(slice.fields);
     if (!wanted.includes(slice.fields)) {
       refuse(to_string(slice.fields) + " is no result of this phase");
     }
-    if (!sets_.includes(key_side ? c_.my_keys : c_.my_queries, slice.tokens)) {
+    if (!sets_.includes(c_.rows_of_caller(slice.fields), slice.tokens)) {
       refuse("result " + describe(slice) + " does not belong to this rank");
     }
     if (!results_.add(sets_, {ValueId{}, slice.tokens, slice.heads, slice.fields})) {

@@ -47,18 +47,19 @@ void summarise(const TokenRun& run, const View& state) { work_of(run).summarise(
 
 void transition(const TokenRun& run, const View& to) { work_of(run).transition(run, to); }
 
-void summarise_backward(const TokenRun& run, const ConstView& dout, const View& dstate) {
-  work_of(run).summarise_backward(run, dout, dstate);
+void summarise_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const View& dstate) {
+  work_of(run).summarise_backward(run, dout, dfinal, dstate);
 }
 
-void scan(const TokenRun& run, const View& out) { work_of(run).scan(run, out); }
+void scan(const TokenRun& run, const View& out, const View& final) { work_of(run).scan(run, out, final); }
 
-void apply_state(const TokenRun& run, const ConstView& state, const View& out) {
-  work_of(run).apply_state(run, state, out);
+void apply_state(const TokenRun& run, const ConstView& state, const View& out, const View& final) {
+  work_of(run).apply_state(run, state, out, final);
 }
 
-void scan_backward(const TokenRun& run, const ConstView& dout, const ConstView& state, const RunGradients& gradients) {
-  work_of(run).scan_backward(run, dout, state, gradients);
+void scan_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const ConstView& state,
+                   const RunGradients& gradients) {
+  work_of(run).scan_backward(run, dout, dfinal, state, gradients);
 }
 
 void apply_dstate(const TokenRun& run, const ConstView& dstate, const ConstView& state, const RunGradients& gradients) {

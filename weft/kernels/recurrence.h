@@ -40,27 +40,34 @@ struct TokenRun {
   int64_t dim = 0, dim_v = 0;
   double scale = 1;
   std::span<const int64_t> starts;  // rows at which a document begins, ascending
+  ConstView initial;                // the state that each of them begins with, a row [dim, dim_v] for each; null: zero
+  bool ends = false;                // the last row ends its document, as rows before starts always do
   const StopFlag* stop = nullptr;   // polled per chunk; raises Error(stopped)
 };
 
 // States are [dim, dim_v] and transitions [1 or dim], or [dim, dim] where rows mix; contiguous, fp32 (fp64). They are
 // written, not added to.
+//
+// `dfinal` has a row [dim, dim_v] for each document that ends in the run, the gradient of the state after it; `final` below
+// the states themselves. Both may be null.
 void summarise(const TokenRun& run, const View& state);
 void transition(const TokenRun& run, const View& transition);
-void summarise_backward(const TokenRun& run, const ConstView& dout, const View& dstate);
+void summarise_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const View& dstate);
 
 // `out` [rows, dim_v], fp32 (fp64), is added to; so are the gradients below, of which any may be null.
-void scan(const TokenRun& run, const View& out);
-void apply_state(const TokenRun& run, const ConstView& state, const View& out);
+void scan(const TokenRun& run, const View& out, const View& final);
+void apply_state(const TokenRun& run, const ConstView& state, const View& out, const View& final);
 
 struct RunGradients {
   View dq, dk, dv;  // [rows, dim], [rows, dim], [rows, dim_v], fp32 (fp64)
   View dg;          // [rows, decays.columns]
   View dbeta;       // [rows, 1]
   View da, db;      // [rows, dim]
+  View dinitial;    // a row [dim, dim_v] for each of the starts
 };
 // `state` may be null: nothing enters.
-void scan_backward(const TokenRun& run, const ConstView& dout, const ConstView& state, const RunGradients& gradients);
+void scan_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const ConstView& state,
+                   const RunGradients& gradients);
 void apply_dstate(const TokenRun& run, const ConstView& dstate, const ConstView& state, const RunGradients& gradients);
 
 // Of two runs that follow one another: joined = passed * near + far, where `near` is what passes through the run of `far`

@@ -11,13 +11,13 @@ template <typename T>
 class RunChunks : RunMath<T> {
  public:
   using RunMath<T>::RunMath;
-  void scan(const View& out) const;
-  void scan_backward(const ConstView& dout, const RunGradients& to) const;
+  void scan(const View& out, const View& final) const;
+  void scan_backward(const ConstView& dout, const ConstView& dfinal, const RunGradients& to) const;
 
  private:
   using Base = RunMath<T>;
-  using Base::at, Base::dk_, Base::dv_, Base::gate_at, Base::gate_of, Base::gates_, Base::log_decay, Base::poll,
-      Base::read, Base::run_, Base::state_size, Base::sums;
+  using Base::add_to_document, Base::at, Base::dk_, Base::document_state, Base::initial_state, Base::dv_, Base::gate_at,
+      Base::gate_of, Base::gates_, Base::log_decay, Base::poll, Base::read, Base::run_, Base::state_size, Base::sums;
 
   // Tokens [begin, begin + rows); c[t] is the sum of the logarithms of the chunk's decays up to t.
   struct Chunk {
@@ -113,16 +113,16 @@ void RunChunks<T>::retreat(const Chunk& chunk, T* dstate) const {
 }
 
 template <typename T>
-void RunChunks<T>::scan(const View& out) const {
-  std::vector<T> state(state_size());
+void RunChunks<T>::scan(const View& out, const View& final) const {
   Chunk chunk;
   for (const Segment& segment : segments_of(run_)) {
-    std::fill(state.begin(), state.end(), T{0});
+    Matrix<T> state = initial_state(segment);
     for (int64_t t = segment.begin; t < segment.end; t += chunk.rows) {
       load(chunk, t, std::min(chunk_rows(), segment.end - t), {});
       add_outputs(chunk, state.data(), out);
       advance(chunk, state.data());
     }
+    add_to_document(final, segment.final, state.data());
   }
 }
 
@@ -201,11 +201,14 @@ void RunChunks<T>::add_gate_gradients(const Chunk& chunk, const T* state, const 
 }
 
 template <typename T>
-void RunChunks<T>::scan_backward(const ConstView& dout, const RunGradients& to) const {
+void RunChunks<T>::scan_backward(const ConstView& dout, const ConstView& dfinal, const RunGradients& to) const {
   Chunk chunk;
   for (const Segment& segment : segments_of(run_)) {
     const int64_t chunks = (segment.rows() + chunk_rows() - 1) / chunk_rows();
     std::vector<T> states(static_cast<size_t>(chunks + 1) * state_size(), T{0}), dstate(state_size(), T{0});
+    const Matrix<T> first = initial_state(segment);
+    std::copy(first.begin(), first.end(), states.begin());
+    if (dfinal.data && segment.final >= 0) dstate = document_state(dfinal, segment.final);
     const auto state_at = [&](int64_t n) { return states.data() + static_cast<size_t>(n) * state_size(); };
     const auto load_chunk = [&](int64_t n) {
       const int64_t begin = segment.begin + n * chunk_rows();
@@ -221,17 +224,19 @@ void RunChunks<T>::scan_backward(const ConstView& dout, const RunGradients& to) 
       add_gradients(chunk, state_at(n), dstate.data(), to);
       retreat(chunk, dstate.data());
     }
+    add_to_document(to.dinitial, segment.initial, dstate.data());
   }
 }
 
 }  // namespace
 
-void scan_diagonal(const TokenRun& run, const View& out) {
-  in_type_of(run, [&](auto t) { RunChunks<decltype(t)>(run).scan(out); });
+void scan_diagonal(const TokenRun& run, const View& out, const View& final) {
+  in_type_of(run, [&](auto t) { RunChunks<decltype(t)>(run).scan(out, final); });
 }
 
-void scan_diagonal_backward(const TokenRun& run, const ConstView& dout, const RunGradients& gradients) {
-  in_type_of(run, [&](auto t) { RunChunks<decltype(t)>(run).scan_backward(dout, gradients); });
+void scan_diagonal_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal,
+                            const RunGradients& gradients) {
+  in_type_of(run, [&](auto t) { RunChunks<decltype(t)>(run).scan_backward(dout, dfinal, gradients); });
 }
 
 }  // namespace weft::kernels::recurrence_internal

@@ -11,15 +11,26 @@ class RunEnds : RunMath<T> {
   using RunMath<T>::RunMath;
   void summarise(T* state) const;
   void transition(T* to) const;
-  void summarise_backward(const ConstView& dout, T* dstate) const;
-  void apply_state(const T* state, const View& out) const;
-  void add_entering_gradients(const ConstView& dout, const T* state, const RunGradients& to) const;
+  void summarise_backward(const ConstView& dout, const ConstView& dfinal, T* dstate) const;
+  void apply_state(const T* state, const View& out, const View& final) const;
+  void add_entering_gradients(const ConstView& dout, const ConstView& dfinal, const T* state,
+                              const RunGradients& to) const;
   void apply_dstate(const T* dstate, const T* state, const RunGradients& to) const;
 
  private:
+  // A state times what is left of its rows.
+  Matrix<T> decayed(const T* state, const std::vector<double>& logs) const {
+    Matrix<T> kept(state, state + state_size());
+    for (int64_t c = 0; c < dk_; ++c) {
+      const T factor = static_cast<T>(std::exp(logs[gate_at(c)]));
+      for (int64_t d = 0; d < dv_; ++d) kept[at(c, dv_, d)] *= factor;
+    }
+    return kept;
+  }
   using Base = RunMath<T>;
-  using Base::at, Base::dk_, Base::dv_, Base::gate_at, Base::gate_of, Base::gates_, Base::log_decay, Base::poll,
-      Base::read, Base::run_, Base::state_size, Base::sums;
+  using Base::add_to_document, Base::at, Base::dk_, Base::document_state, Base::dv_, Base::gate_at, Base::gate_of,
+      Base::gates_, Base::log_decay, Base::poll, Base::read, Base::run_, Base::initial_state, Base::state_size,
+      Base::sums;
 };
 
 template <typename T>
@@ -47,10 +58,11 @@ void RunEnds<T>::summarise(T* state) const {
     }
     for (int64_t gate = 0; gate < gates_; ++gate) later[static_cast<size_t>(gate)] += log_decay(t, gate);
   }
+  add_scaled(state, decayed(initial_state(last).data(), later).data(), T{1}, dk_ * dv_);
 }
 
 template <typename T>
-void RunEnds<T>::summarise_backward(const ConstView& dout, T* dstate) const {
+void RunEnds<T>::summarise_backward(const ConstView& dout, const ConstView& dfinal, T* dstate) const {
   std::fill_n(dstate, state_size(), T{0});
   const Segment first = segments_of(run_).front();
   if (!first.enters) return;
@@ -66,10 +78,12 @@ void RunEnds<T>::summarise_backward(const ConstView& dout, T* dstate) const {
       add_scaled(dstate + c * dv_, d.data(), q[static_cast<size_t>(c)] * static_cast<T>(factor), dv_);
     }
   }
+  if (!dfinal.data || first.final < 0) return;
+  add_scaled(dstate, decayed(document_state(dfinal, first.final).data(), earlier).data(), T{1}, dk_ * dv_);
 }
 
 template <typename T>
-void RunEnds<T>::apply_state(const T* state, const View& out) const {
+void RunEnds<T>::apply_state(const T* state, const View& out, const View& final) const {
   const Segment first = segments_of(run_).front();
   if (!first.enters) return;
   std::vector<double> earlier(static_cast<size_t>(gates_), 0.0);
@@ -83,11 +97,13 @@ void RunEnds<T>::apply_state(const T* state, const View& out) const {
       add_scaled(sums(out, t), state + c * dv_, q[static_cast<size_t>(c)] * static_cast<T>(factor), dv_);
     }
   }
+  if (final.data && first.final >= 0) add_to_document(final, first.final, decayed(state, earlier).data());
 }
 
 // What an entering state gives dq, and dg of what it passes before it is read: q_i dq_i for all i from t on.
 template <typename T>
-void RunEnds<T>::add_entering_gradients(const ConstView& dout, const T* state, const RunGradients& to) const {
+void RunEnds<T>::add_entering_gradients(const ConstView& dout, const ConstView& dfinal, const T* state,
+                                        const RunGradients& to) const {
   const Segment segment = segments_of(run_).front();
   if (!segment.enters) return;
   std::vector<double> earlier(static_cast<size_t>(gates_), 0.0);
@@ -106,8 +122,14 @@ void RunEnds<T>::add_entering_gradients(const ConstView& dout, const T* state, c
     }
   }
   if (!to.dg.data) return;
+  std::vector<double> through(static_cast<size_t>(gates_), 0.0);  // to the gradient of the final state
+  if (dfinal.data && segment.final >= 0) {
+    const Matrix<T> left = decayed(state, earlier), gradient = document_state(dfinal, segment.final);
+    for (int64_t c = 0; c < dk_; ++c)
+      through[gate_at(c)] += double{dot(&left[at(c, dv_, 0)], &gradient[at(c, dv_, 0)], dv_)};
+  }
   for (int64_t gate = 0; gate < gates_; ++gate) {
-    double sum = 0;
+    double sum = through[static_cast<size_t>(gate)];
     for (int64_t t = segment.end; t-- > segment.begin;) {
       sum += shares[at(t - segment.begin, gates_, gate)];
       sums(to.dg, t)[gate] += static_cast<T>(sum);
@@ -135,9 +157,12 @@ void RunEnds<T>::apply_dstate(const T* dstate, const T* state, const RunGradient
     }
     for (int64_t gate = 0; gate < gates_; ++gate) later[static_cast<size_t>(gate)] += log_decay(t, gate);
   }
+  add_to_document(to.dinitial, last.initial, decayed(dstate, later).data());
   if (!to.dg.data) return;
+  const Matrix<T> initial = initial_state(last);
+  if (!last.enters) state = initial.data();
   std::vector<double> sum(static_cast<size_t>(gates_), 0.0);  // of everything before t
-  if (last.enters && state) {
+  if (state) {
     for (int64_t c = 0; c < dk_; ++c) {
       const size_t gate = gate_at(c);
       sum[gate] += std::exp(later[gate]) * double{dot(state + c * dv_, dstate + c * dv_, dv_)};
@@ -163,21 +188,24 @@ const LocalWork diagonal_work = {
           in_type_of(run, [&](auto t) { RunEnds<decltype(t)>(run).transition(numbers<decltype(t)>(to)); });
         },
     .summarise_backward =
-        [](const TokenRun& run, const ConstView& dout, const View& dstate) {
-          in_type_of(run,
-                     [&](auto t) { RunEnds<decltype(t)>(run).summarise_backward(dout, numbers<decltype(t)>(dstate)); });
+        [](const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const View& dstate) {
+          in_type_of(run, [&](auto t) {
+            RunEnds<decltype(t)>(run).summarise_backward(dout, dfinal, numbers<decltype(t)>(dstate));
+          });
         },
     .scan = scan_diagonal,
     .apply_state =
-        [](const TokenRun& run, const ConstView& state, const View& out) {
-          in_type_of(run, [&](auto t) { RunEnds<decltype(t)>(run).apply_state(numbers<decltype(t)>(state), out); });
+        [](const TokenRun& run, const ConstView& state, const View& out, const View& final) {
+          in_type_of(run,
+                     [&](auto t) { RunEnds<decltype(t)>(run).apply_state(numbers<decltype(t)>(state), out, final); });
         },
     .scan_backward =
-        [](const TokenRun& run, const ConstView& dout, const ConstView& state, const RunGradients& to) {
-          scan_diagonal_backward(run, dout, to);
+        [](const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const ConstView& state,
+           const RunGradients& to) {
+          scan_diagonal_backward(run, dout, dfinal, to);
           if (!state.data) return;
           in_type_of(run, [&](auto t) {
-            RunEnds<decltype(t)>(run).add_entering_gradients(dout, numbers<decltype(t)>(state), to);
+            RunEnds<decltype(t)>(run).add_entering_gradients(dout, dfinal, numbers<decltype(t)>(state), to);
           });
         },
     .apply_dstate =

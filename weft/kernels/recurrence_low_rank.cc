@@ -10,13 +10,13 @@ class LowRank : LowRankChunks<T> {
   using LowRankChunks<T>::LowRankChunks;
   void summarise(T* state) const;
   void transition(T* to) const;
-  void scan(const View& out) const;
-  void apply_state(const T* state, const View& out) const;
+  void scan(const View& out, const View& final) const;
+  void apply_state(const T* state, const View& out, const View& final) const;
 
  private:
   using Base = LowRankChunks<T>;
-  using Base::advance, Base::at, Base::dk_, Base::dv_, Base::for_each_chunk, Base::load, Base::read_by_a, Base::run_,
-      Base::state_size, Base::sums, Base::zeros;
+  using Base::add_to_document, Base::advance, Base::at, Base::initial_state, Base::dk_, Base::dv_, Base::for_each_chunk,
+      Base::load, Base::read_by_a, Base::run_, Base::state_size, Base::sums, Base::zeros;
   using typename Base::Chunk, typename Base::Own;
   void add_outputs(const Chunk& chunk, const T* state, const Matrix<T>& x, Own own, const View& out) const;
 };
@@ -34,9 +34,11 @@ void LowRank<T>::add_outputs(const Chunk& chunk, const T* state, const Matrix<T>
 
 template <typename T>
 void LowRank<T>::summarise(T* state) const {
-  std::fill_n(state, state_size(), T{0});
+  const Segment last = segments_of(run_).back();
+  const Matrix<T> initial = initial_state(last);
+  std::copy(initial.begin(), initial.end(), state);
   Chunk chunk;
-  for_each_chunk(segments_of(run_).back(), [&](int64_t begin, int64_t rows) {
+  for_each_chunk(last, [&](int64_t begin, int64_t rows) {
     load(chunk, begin, rows, {});
     advance(chunk, read_by_a(chunk, state, dv_, Own::added), Own::added, dv_, state);
   });
@@ -55,22 +57,23 @@ void LowRank<T>::transition(T* to) const {
 }
 
 template <typename T>
-void LowRank<T>::scan(const View& out) const {
+void LowRank<T>::scan(const View& out, const View& final) const {
   Chunk chunk;
   for (const Segment& segment : segments_of(run_)) {
-    Matrix<T> state(state_size(), T{0});
+    Matrix<T> state = initial_state(segment);
     for_each_chunk(segment, [&](int64_t begin, int64_t rows) {
       load(chunk, begin, rows, {});
       const Matrix<T> x = read_by_a(chunk, state.data(), dv_, Own::added);
       add_outputs(chunk, state.data(), x, Own::added, out);
       advance(chunk, x, Own::added, dv_, state.data());
     });
+    add_to_document(final, segment.final, state.data());
   }
 }
 
 // The entering state goes through the run by itself.
 template <typename T>
-void LowRank<T>::apply_state(const T* entering, const View& out) const {
+void LowRank<T>::apply_state(const T* entering, const View& out, const View& final) const {
   const Segment first = segments_of(run_).front();
   if (!first.enters) return;
   Matrix<T> state(entering, entering + state_size());
@@ -81,6 +84,7 @@ void LowRank<T>::apply_state(const T* entering, const View& out) const {
     add_outputs(chunk, state.data(), x, Own::left_out, out);
     advance(chunk, x, Own::left_out, dv_, state.data());
   });
+  add_to_document(final, first.final, state.data());
 }
 
 // Calls f(the work on the run, in its type).
@@ -101,11 +105,11 @@ const LocalWork low_rank_work = {
           with_work(run, [&](const auto& work, auto t) { work.transition(numbers<decltype(t)>(to)); });
         },
     .summarise_backward = summarise_low_rank_backward,
-    .scan = [](const TokenRun& run,
-               const View& out) { with_work(run, [&](const auto& work, auto) { work.scan(out); }); },
+    .scan = [](const TokenRun& run, const View& out,
+               const View& final) { with_work(run, [&](const auto& work, auto) { work.scan(out, final); }); },
     .apply_state =
-        [](const TokenRun& run, const ConstView& state, const View& out) {
-          with_work(run, [&](const auto& work, auto t) { work.apply_state(numbers<decltype(t)>(state), out); });
+        [](const TokenRun& run, const ConstView& state, const View& out, const View& final) {
+          with_work(run, [&](const auto& work, auto t) { work.apply_state(numbers<decltype(t)>(state), out, final); });
         },
     .scan_backward = scan_low_rank_backward,
     .apply_dstate = apply_low_rank_dstate,

@@ -33,8 +33,8 @@ class LowRankChunks : protected RunMath<T> {
 
  protected:
   using Base = RunMath<T>;
-  using Base::at, Base::dk_, Base::dv_, Base::gates_, Base::log_decay, Base::poll, Base::read, Base::run_,
-      Base::state_size, Base::sums;
+  using Base::add_to_document, Base::at, Base::dk_, Base::document_state, Base::dv_, Base::initial_state, Base::gates_,
+      Base::log_decay, Base::poll, Base::read, Base::run_, Base::state_size, Base::sums;
   static constexpr int64_t kChunk = 16;  // tokens
 
   struct Chunk {
@@ -194,8 +194,10 @@ void LowRankChunks<T>::advance(const Chunk& chunk, const Matrix<T>& x, Own own, 
 }
 
 // recurrence_low_rank_backward.cc
-void summarise_low_rank_backward(const TokenRun& run, const ConstView& dout, const View& dstate);
-void scan_low_rank_backward(const TokenRun& run, const ConstView& dout, const ConstView& state, const RunGradients& to);
+void summarise_low_rank_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal,
+                                 const View& dstate);
+void scan_low_rank_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const ConstView& state,
+                            const RunGradients& to);
 void apply_low_rank_dstate(const TokenRun& run, const ConstView& dstate, const ConstView& state,
                            const RunGradients& to);
 

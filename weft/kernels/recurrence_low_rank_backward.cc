@@ -8,14 +8,15 @@ template <typename T>
 class LowRankBackward : LowRankChunks<T> {
  public:
   using LowRankChunks<T>::LowRankChunks;
-  void summarise_backward(const ConstView& dout, T* dstate) const;
-  void scan_backward(const ConstView& dout, const T* state, const RunGradients& to) const;
+  void summarise_backward(const ConstView& dout, const ConstView& dfinal, T* dstate) const;
+  void scan_backward(const ConstView& dout, const ConstView& dfinal, const T* state, const RunGradients& to) const;
   void apply_dstate(const T* dstate, const T* state, const RunGradients& to) const;
 
  private:
   using Base = LowRankChunks<T>;
-  using Base::advance, Base::at, Base::delta_, Base::dk_, Base::dv_, Base::for_each_chunk, Base::for_each_chunk_back,
-      Base::gate_at, Base::gates_, Base::load, Base::read_by_a, Base::run_, Base::state_size, Base::sums, Base::zeros;
+  using Base::add_to_document, Base::advance, Base::document_state, Base::initial_state, Base::at, Base::delta_,
+      Base::dk_, Base::dv_, Base::for_each_chunk, Base::for_each_chunk_back, Base::gate_at, Base::gates_, Base::load,
+      Base::read_by_a, Base::run_, Base::state_size, Base::sums, Base::zeros;
   using typename Base::Chunk, typename Base::Own;
   struct Gradients;  // of one chunk, in the low-rank form
   Matrix<T> gradient_of_x(const Chunk& chunk, const T* dstate) const;
@@ -63,10 +64,14 @@ void LowRankBackward<T>::retreat(const Chunk& chunk, const Matrix<T>& y, T* dsta
 }
 
 template <typename T>
-void LowRankBackward<T>::summarise_backward(const ConstView& dout, T* dstate) const {
+void LowRankBackward<T>::summarise_backward(const ConstView& dout, const ConstView& dfinal, T* dstate) const {
   std::fill_n(dstate, state_size(), T{0});
   const Segment first = segments_of(run_).front();
   if (!first.enters) return;
+  if (dfinal.data && first.final >= 0) {
+    const Matrix<T> behind = document_state(dfinal, first.final);
+    std::copy(behind.begin(), behind.end(), dstate);
+  }
   Chunk chunk;
   for_each_chunk_back(first, [&](int64_t begin, int64_t rows) {
     load(chunk, begin, rows, dout);
@@ -235,7 +240,7 @@ template <typename T>
 void LowRankBackward<T>::segment_backward(const Segment& segment, const ConstView& dout, const T* state,
                                           const T* dstate, const RunGradients& to) const {
   std::vector<Matrix<T>> states;  // before each chunk
-  states.push_back(state ? Matrix<T>(state, state + state_size()) : Matrix<T>(state_size(), T{0}));
+  states.push_back(state ? Matrix<T>(state, state + state_size()) : initial_state(segment));
   Matrix<T> gradient = dstate ? Matrix<T>(dstate, dstate + state_size()) : Matrix<T>(state_size(), T{0});
   Chunk chunk;
   for_each_chunk(segment, [&](int64_t begin, int64_t rows) {
@@ -251,12 +256,17 @@ void LowRankBackward<T>::segment_backward(const Segment& segment, const ConstVie
     states.pop_back();
     retreat(chunk, y, gradient.data());
   });
+  add_to_document(to.dinitial, segment.initial, gradient.data());
 }
 
 template <typename T>
-void LowRankBackward<T>::scan_backward(const ConstView& dout, const T* state, const RunGradients& to) const {
-  for (const Segment& segment : segments_of(run_))
-    segment_backward(segment, dout, segment.enters ? state : nullptr, nullptr, to);
+void LowRankBackward<T>::scan_backward(const ConstView& dout, const ConstView& dfinal, const T* state,
+                                       const RunGradients& to) const {
+  for (const Segment& segment : segments_of(run_)) {
+    Matrix<T> behind;
+    if (dfinal.data && segment.final >= 0) behind = document_state(dfinal, segment.final);
+    segment_backward(segment, dout, segment.enters ? state : nullptr, behind.empty() ? nullptr : behind.data(), to);
+  }
 }
 
 template <typename T>
@@ -267,18 +277,19 @@ void LowRankBackward<T>::apply_dstate(const T* dstate, const T* state, const Run
 
 }  // namespace
 
-void summarise_low_rank_backward(const TokenRun& run, const ConstView& dout, const View& dstate) {
+void summarise_low_rank_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal,
+                                 const View& dstate) {
   in_type_of(run, [&](auto t) {
     using T = decltype(t);
-    LowRankBackward<T>(run).summarise_backward(dout, numbers<T>(dstate));
+    LowRankBackward<T>(run).summarise_backward(dout, dfinal, numbers<T>(dstate));
   });
 }
 
-void scan_low_rank_backward(const TokenRun& run, const ConstView& dout, const ConstView& state,
+void scan_low_rank_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const ConstView& state,
                             const RunGradients& to) {
   in_type_of(run, [&](auto t) {
     using T = decltype(t);
-    LowRankBackward<T>(run).scan_backward(dout, numbers<T>(state), to);
+    LowRankBackward<T>(run).scan_backward(dout, dfinal, numbers<T>(state), to);
   });
 }
 

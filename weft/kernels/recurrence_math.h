@@ -13,20 +13,25 @@ namespace weft::kernels::recurrence_internal {
 // A part of a run inside one document.
 struct Segment {
   int64_t begin = 0, end = 0;
-  bool enters = false;  // goes on from before the run
+  bool enters = false;   // goes on from before the run
+  int64_t initial = -1;  // which of the run's starts it begins at
+  int64_t final = -1;    // which of the documents that end in the run it ends
   int64_t rows() const { return end - begin; }
 };
 
 inline std::vector<Segment> segments_of(const TokenRun& run) {
   std::vector<Segment> segments;
-  int64_t begin = 0;
-  bool enters = true;
+  int64_t begin = 0, initial = -1;
+  const auto add = [&](int64_t end, bool ends) {
+    const int64_t number = static_cast<int64_t>(segments.size());
+    segments.push_back({begin, end, initial < 0, initial, ends ? number : -1});
+  };
   for (const int64_t start : run.starts) {
-    if (start > begin) segments.push_back({begin, start, enters});
+    if (start > begin) add(start, true);
     begin = start;
-    enters = false;
+    ++initial;
   }
-  segments.push_back({begin, run.rows, enters});
+  add(run.rows, run.ends);
   return segments;
 }
 
@@ -115,6 +120,18 @@ class RunMath {
   size_t gate_at(int64_t c) const { return static_cast<size_t>(gate_of(c)); }
   static size_t at(int64_t row, int64_t columns, int64_t column) { return static_cast<size_t>(row * columns + column); }
   size_t state_size() const { return static_cast<size_t>(dk_ * dv_); }
+  // The state that a segment begins with, in the columns of a state; zero unless it is given.
+  Matrix<T> initial_state(const Segment& segment) const {
+    if (segment.initial < 0 || !run_.initial.data) return Matrix<T>(state_size(), T{0});
+    return document_state(run_.initial, segment.initial);
+  }
+  Matrix<T> document_state(const ConstView& states, int64_t document) const {
+    const T* const from = static_cast<const T*>(address(states, document, 0));
+    return Matrix<T>(from, from + state_size());
+  }
+  void add_to_document(const View& states, int64_t document, const T* state, T factor = 1) const {
+    if (states.data && document >= 0) add_scaled(sums(states, document), state, factor, dk_ * dv_);
+  }
   // A row of sums.
   static T* sums(const View& view, int64_t row) { return static_cast<T*>(address(view, row, 0)); }
   void poll() const {
@@ -148,17 +165,19 @@ T* numbers(const View& view) {
 struct LocalWork {
   void (*summarise)(const TokenRun&, const View& state);
   void (*transition)(const TokenRun&, const View& to);
-  void (*summarise_backward)(const TokenRun&, const ConstView& dout, const View& dstate);
-  void (*scan)(const TokenRun&, const View& out);
-  void (*apply_state)(const TokenRun&, const ConstView& state, const View& out);
-  void (*scan_backward)(const TokenRun&, const ConstView& dout, const ConstView& state, const RunGradients&);
+  void (*summarise_backward)(const TokenRun&, const ConstView& dout, const ConstView& dfinal, const View& dstate);
+  void (*scan)(const TokenRun&, const View& out, const View& final);
+  void (*apply_state)(const TokenRun&, const ConstView& state, const View& out, const View& final);
+  void (*scan_backward)(const TokenRun&, const ConstView& dout, const ConstView& dfinal, const ConstView& state,
+                        const RunGradients&);
   void (*apply_dstate)(const TokenRun&, const ConstView& dstate, const ConstView& state, const RunGradients&);
 };
 extern const LocalWork diagonal_work;  // recurrence_ends.cc: F = diag(exp g)
 extern const LocalWork low_rank_work;  // recurrence_low_rank.cc: with a matrix of rank one
 
 // Of diagonal transitions, a run by itself: recurrence_chunks.cc.
-void scan_diagonal(const TokenRun& run, const View& out);
-void scan_diagonal_backward(const TokenRun& run, const ConstView& dout, const RunGradients& gradients);
+void scan_diagonal(const TokenRun& run, const View& out, const View& final);
+void scan_diagonal_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal,
+                            const RunGradients& gradients);
 
 }  // namespace weft::kernels::recurrence_internal

@@ -57,7 +57,9 @@ struct Tokens {
             .dim = dim,
             .dim_v = dim_v,
             .scale = scale,
-            .starts = starts};
+            .starts = starts,
+            .initial = {},
+            .ends = false};
   }
 };
 
@@ -92,13 +94,13 @@ TEST(Recurrence, PartsOfARunAddUp) {
       const int64_t size = t.dim * t.dim_v, columns = std::max<int64_t>(1, t.gates);
       Block state(size), dstate(size);
       summarise(left, state.view(size));
-      summarise_backward(right, Tokens::view(t.dout, cut, t.dim_v), dstate.view(size));
+      summarise_backward(right, Tokens::view(t.dout, cut, t.dim_v), {}, dstate.view(size));
 
       Block out(t.rows * t.dim_v), parts(t.rows * t.dim_v);
-      scan(all, out.view(t.dim_v));
-      scan(left, parts.view(t.dim_v));
-      scan(right, parts.view(t.dim_v, cut));
-      apply_state(right, state.view(size), parts.view(t.dim_v, cut));
+      scan(all, out.view(t.dim_v), {});
+      scan(left, parts.view(t.dim_v), {});
+      scan(right, parts.view(t.dim_v, cut), {});
+      apply_state(right, state.view(size), parts.view(t.dim_v, cut), {});
       expect_near(out.data, parts.data, "out");
 
       const ConstView dout = Tokens::view(t.dout, 0, t.dim_v), dout_right = Tokens::view(t.dout, cut, t.dim_v);
@@ -119,13 +121,14 @@ TEST(Recurrence, PartsOfARunAddUp) {
                   .dg = dg.view(gates, row),
                   .dbeta = dbeta.view(1, row),
                   .da = da.view(at.dim, row),
-                  .db = db.view(at.dim, row)};
+                  .db = db.view(at.dim, row),
+                  .dinitial = {}};
         }
       } whole(t, columns), sum(t, columns);
-      scan_backward(all, dout, {}, whole.from(t, columns, 0));
-      scan_backward(left, dout, {}, sum.from(t, columns, 0));
+      scan_backward(all, dout, {}, {}, whole.from(t, columns, 0));
+      scan_backward(left, dout, {}, {}, sum.from(t, columns, 0));
       apply_dstate(left, dstate.view(size), {}, sum.from(t, columns, 0));
-      scan_backward(right, dout_right, state.view(size), sum.from(t, columns, cut));
+      scan_backward(right, dout_right, {}, state.view(size), sum.from(t, columns, cut));
       expect_near(whole.dq.data, sum.dq.data, "dq");
       expect_near(whole.dk.data, sum.dk.data, "dk");
       expect_near(whole.dv.data, sum.dv.data, "dv");
@@ -176,9 +179,9 @@ TEST(Recurrence, GradientsPassByTheTransposedTransition) {
     const bool mixes = t.mixing != Mixing::none;
     const TokenRun all = t.run(0, t.rows), left = t.run(0, cut), right = t.run(cut, t.rows);
     Block whole(size), near(size), far(size), joined(size), passed(t.passed());
-    summarise_backward(all, Tokens::view(t.dout, 0, t.dim_v), whole.view(size));
-    summarise_backward(left, Tokens::view(t.dout, 0, t.dim_v), far.view(size));
-    summarise_backward(right, Tokens::view(t.dout, cut, t.dim_v), near.view(size));
+    summarise_backward(all, Tokens::view(t.dout, 0, t.dim_v), {}, whole.view(size));
+    summarise_backward(left, Tokens::view(t.dout, 0, t.dim_v), {}, far.view(size));
+    summarise_backward(right, Tokens::view(t.dout, cut, t.dim_v), {}, near.view(size));
     transition(left, passed.view(t.passed()));
     compose_states({.near = near.view(size),
                     .far = far.view(size),
@@ -202,8 +205,8 @@ TEST(Recurrence, SummariseBackwardIsTheAdjoint) {
     Random random(4, 0);
     Block entering(size), gradient(size), out(t.rows * t.dim_v);
     for (double& x : entering.data) x = random.normal();
-    apply_state(run, entering.view(size), out.view(t.dim_v));
-    summarise_backward(run, Tokens::view(t.dout, 0, t.dim_v), gradient.view(size));
+    apply_state(run, entering.view(size), out.view(t.dim_v), {});
+    summarise_backward(run, Tokens::view(t.dout, 0, t.dim_v), {}, gradient.view(size));
     double one = 0, other = 0;
     for (size_t i = 0; i < out.data.size(); ++i) one += out.data[i] * t.dout[i];
     for (size_t i = 0; i < gradient.data.size(); ++i) other += entering.data[i] * gradient.data[i];
@@ -224,11 +227,11 @@ TEST(Recurrence, DocumentsReset) {
   transition(run, passed.view(3));
   EXPECT_EQ(passed.data, std::vector<double>(3, 0.0));
   const ConstView dout = Tokens::view(t.dout, 0, t.dim_v);
-  summarise_backward(run, dout, gradient.view(size));
-  summarise_backward(t.run(0, start), dout, head.view(size));
+  summarise_backward(run, dout, {}, gradient.view(size));
+  summarise_backward(t.run(0, start), dout, {}, head.view(size));
   EXPECT_EQ(gradient.data, head.data);
   const std::vector<int64_t> at_once = {0};
-  summarise_backward(t.run(0, 40, at_once), dout, gradient.view(size));
+  summarise_backward(t.run(0, 40, at_once), dout, {}, gradient.view(size));
   EXPECT_EQ(gradient.data, std::vector<double>(static_cast<size_t>(size), 0.0));
 }
 

@@ -81,8 +81,15 @@ void Builder::release(ValueId id) {
 
 Value Builder::input(Fields fields) {
   const bool query_side = kQueryFields.includes(fields);
-  return create(Op::input, Form::whole, fields, (query_side ? queries_of(rank_) : keys_of(rank_)).id(),
+  const bool given = (fields & kDocumentFields).empty() || problem_.inputs_of(true).includes(fields);
+  const Set own = query_side ? queries_of(rank_) : keys_of(rank_);
+  return create(Op::input, Form::whole, fields, given ? rows(fields, own).id() : SetId::empty,
                 (query_side ? all_heads() : all_kv_heads()).id());
+}
+
+Set Builder::rows(Fields fields, Set tokens) {
+  if ((fields & kDocumentFields).empty() || tokens.empty()) return tokens;
+  return set(problem_.rows_among(tokens.intervals(), fields));
 }
 
 Value Builder::whole(Fields fields, Set tokens, Set heads) {
@@ -212,8 +219,9 @@ void Builder::score_backward(const Slices& queries, const Slices& keys, const Sl
 
 // ---- linear layers
 
-Value Builder::state_of(const Slice& keys) {
-  Value state = whole(Field::state, Set(pool_, keys.tokens), Set(pool_, keys.heads));
+Value Builder::state_of(const Slices& keys) {
+  const Slice& run = *keys.begin();
+  Value state = whole(Field::state, Set(pool_, run.tokens), Set(pool_, run.heads));
   if (state.empty()) return state;
   Instruction& instruction = record(Op::summarise);
   instruction.keys = operands(keys);
@@ -231,7 +239,7 @@ Value Builder::transition_of(const Slice& keys) {
   return transition;
 }
 
-Value Builder::dstate_of(const Slice& queries, const Slice& keys, const Slice& dout) {
+Value Builder::dstate_of(const Slice& queries, const Slice& keys, const Slices& dout) {
   Value dstate = whole(Field::dstate, Set(pool_, queries.tokens), Set(pool_, queries.heads));
   if (dstate.empty()) return dstate;
   Instruction& instruction = record(Op::summarise_backward);
@@ -254,7 +262,7 @@ Value Builder::compose(const Slice& earlier, const Slice& later, const Slice& tr
   return joined;
 }
 
-void Builder::scan(const Slice& queries, const Slice& keys, const Slice& out) {
+void Builder::scan(const Slice& queries, const Slices& keys, const Slices& out) {
   if (is_empty(queries)) return;
   Instruction& instruction = record(Op::scan);
   instruction.queries = operands(queries);
@@ -262,7 +270,7 @@ void Builder::scan(const Slice& queries, const Slice& keys, const Slice& out) {
   instruction.targets = operands(out);
 }
 
-void Builder::apply_state(const Slice& queries, const Slice& keys, const Slice& state, const Slice& out) {
+void Builder::apply_state(const Slice& queries, const Slice& keys, const Slice& state, const Slices& out) {
   if (is_empty(queries) || is_empty(state)) return;
   Instruction& instruction = record(Op::apply_state);
   instruction.queries = operands(queries);
@@ -271,8 +279,8 @@ void Builder::apply_state(const Slice& queries, const Slice& keys, const Slice& 
   instruction.targets = operands(out);
 }
 
-void Builder::scan_backward(const Slice& queries, const Slice& keys, const Slice& dout, const Slice& state,
-                            const Slice& dq, const Slice& dkv) {
+void Builder::scan_backward(const Slice& queries, const Slices& keys, const Slices& dout, const Slice& state,
+                            const Slice& dq, const Slices& dkv) {
   if (is_empty(queries)) return;
   Instruction& instruction = record(Op::scan_backward);
   instruction.queries = operands(queries);
@@ -283,8 +291,8 @@ void Builder::scan_backward(const Slice& queries, const Slice& keys, const Slice
   instruction.targets += operands(dkv);
 }
 
-void Builder::apply_dstate(const Slice& keys, const Slice& dstate, const Slice& state, const Slice& dkv) {
-  if (is_empty(keys) || is_empty(dstate)) return;
+void Builder::apply_dstate(const Slices& keys, const Slice& dstate, const Slice& state, const Slices& dkv) {
+  if (is_empty(*keys.begin()) || is_empty(dstate)) return;
   Instruction& instruction = record(Op::apply_dstate);
   instruction.keys = operands(keys);
   instruction.bundles = operands(dstate);

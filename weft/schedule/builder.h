@@ -124,6 +124,8 @@ class Builder {
   Set keys_of(int rank) { return set(problem_.key_layout.shard(rank)); }
   Set all_heads() const { return all_heads_; }
   Set all_kv_heads() const { return all_kv_heads_; }
+  // The rows that a tensor has among these tokens: all, or the documents' first or last ones.
+  Set rows(Fields fields, Set tokens);
   // The kv heads that these query heads read.
   Set kv_heads_of(Set heads) { return Set(pool_, pool_.contract(heads.id(), problem_.group())); }
   // Those of `keys` that some of `queries` see, and the other way round.
@@ -135,7 +137,8 @@ class Builder {
   Set queries_needed(const IntervalSet& queries, const Cover& keys);
 
   // ---- values
-  // The caller's tensors on this rank: all heads of its own tokens. Fields of one side.
+  // The caller's tensors on this rank: all heads of its own tokens. Fields of one side. Empty where the problem has no such
+  // tensor, or no row of it is the rank's.
   Value input(Fields fields);
   // Space for rows that will be received: each element is written once.
   Value whole(Fields fields, Set tokens, Set heads);
@@ -172,20 +175,22 @@ class Builder {
   void score_backward(const Slices& queries, const Slices& keys, const Slices& dscores, const Slices& dq,
                       const Slices& dk);
 
-  // ---- linear layers: a state's tokens are the run that it sums up; of an empty run there is none
-  Value state_of(const Slice& keys);
+  // ---- linear layers: a state's tokens are the run that it sums up; of an empty run there is none. `keys` are the inputs of
+  // the key side, and initial_state where documents that begin in the run have one; `out` and `dout` are accompanied by
+  // final_state and dfinal_state likewise, and `dkv`, the gradients of the key side, by dinitial_state.
+  Value state_of(const Slices& keys);
   // Empty where the layer needs none: all ranks know its decays, and nothing mixes rows.
   Value transition_of(const Slice& keys);
-  Value dstate_of(const Slice& queries, const Slice& keys, const Slice& dout);
+  Value dstate_of(const Slice& queries, const Slice& keys, const Slices& dout);
   // Of two states, two dstates or two transitions, of which neither is empty. The transition is that of `later` for states and
-  // of `earlier` for dstates, where the layer has gates.
+  // of `earlier` for dstates, where the layer has one.
   Value compose(const Slice& earlier, const Slice& later, const Slice& transition = {});
-  void scan(const Slice& queries, const Slice& keys, const Slice& out);
-  void apply_state(const Slice& queries, const Slice& keys, const Slice& state, const Slice& out);
+  void scan(const Slice& queries, const Slices& keys, const Slices& out);
+  void apply_state(const Slice& queries, const Slice& keys, const Slice& state, const Slices& out);
   // `state` may be empty: nothing enters.
-  void scan_backward(const Slice& queries, const Slice& keys, const Slice& dout, const Slice& state, const Slice& dq,
-                     const Slice& dkv);
-  void apply_dstate(const Slice& keys, const Slice& dstate, const Slice& state, const Slice& dkv);
+  void scan_backward(const Slice& queries, const Slices& keys, const Slices& dout, const Slice& state, const Slice& dq,
+                     const Slices& dkv);
+  void apply_dstate(const Slices& keys, const Slice& dstate, const Slice& state, const Slices& dkv);
 
   // ---- communication
   Exchange exchange(int lane = 0) { return Exchange(*this, lane); }

@@ -10,8 +10,11 @@ namespace weft {
 namespace {
 
 constexpr const char* kNames[kFieldCount] = {
-    "q",       "k", "v",  "out",   "lse",    "dout",       "delta", "dq",    "dk", "dv", "scores", "probs", "dprobs",
-    "dscores", "g", "dg", "state", "dstate", "transition", "beta",  "dbeta", "a",  "b",  "da",     "db"};
+    "q",           "k",  "v",     "out",    "lse",           "dout",           "delta",
+    "dq",          "dk", "dv",    "scores", "probs",         "dprobs",         "dscores",
+    "g",           "dg", "state", "dstate", "transition",    "beta",           "dbeta",
+    "a",           "b",  "da",    "db",     "initial_state", "dinitial_state", "final_state",
+    "dfinal_state"};
 
 constexpr int64_t kMostElements = int64_t{1} << 50;  // of one tensor
 
@@ -32,6 +35,7 @@ Field gradient_of(Field input) {
     case Field::beta: return Field::dbeta;
     case Field::a: return Field::da;
     case Field::b: return Field::db;
+    case Field::initial_state: return Field::dinitial_state;
     default: throw Error(ErrorCode::internal, std::string(name_of(input)) + " is no input with a gradient");
   }
 }
@@ -51,6 +55,19 @@ Problem::Problem(Mask m, Layout q, Layout k)
 double Problem::softmax_scale() const {
   if (scale != 0) return scale;
   return traits_of(layer).unit_scale ? 1 : 1 / std::sqrt(static_cast<double>(dim));
+}
+
+IntervalSet Problem::rows_among(const IntervalSet& tokens, Fields fields) const {
+  if ((fields & kDocumentFields).empty()) return tokens;
+  const bool first = kFirstTokenFields.includes(fields);
+  std::vector<Range> rows;
+  for (const Range& range : tokens.ranges()) {
+    for (const BandRectangle& document : mask.bands_meeting(range, Range{0, mask.keys()})) {
+      const int64_t token = first ? document.q.begin : document.q.end - 1;
+      if (range.contains(token)) rows.push_back({token, token + 1});
+    }
+  }
+  return IntervalSet(std::span<const Range>(rows));
 }
 
 bool Problem::document_begins_in(Range tokens) const {
@@ -84,6 +101,8 @@ void Problem::validate() const {
           "more than 2^63 pairs to attend; use fewer tokens or heads");
   require(element != DType::fp64 || wire == DType::fp64, "fp64 needs wire type fp64");
   if (layer != Layer::softmax) validate_linear();
+  require(layer != Layer::softmax || (!initial_states && !final_states),
+          "initial_states and final_states go with a linear layer; layer softmax has no state");
   require(log_decay.empty() || decay_of(layer) == Decay::constant,
           "log_decay goes with a layer that decays by a constant, as retnet does; leave it out");
   if (canonical_tile != 0) validate_canonical();
@@ -157,9 +176,22 @@ Fields AttentionShape::key_gradients() const {
   return fields;
 }
 
+Fields AttentionShape::inputs_of(bool in_backward) const {
+  Fields fields = Field::q | key_inputs();
+  if (initial_states) fields = fields | Field::initial_state;
+  if (!in_backward) return fields;
+  fields = fields | Field::dout;
+  if (final_states) fields = fields | Field::dfinal_state;
+  return layer == Layer::softmax ? fields | Field::out | Field::lse : fields;
+}
+
 Fields AttentionShape::results_of(bool in_backward) const {
-  if (in_backward) return Field::dq | key_gradients();
-  return layer == Layer::softmax ? Field::out | Field::lse : Fields(Field::out);
+  if (in_backward) {
+    const Fields fields = Field::dq | key_gradients();
+    return initial_states ? fields | Field::dinitial_state : fields;
+  }
+  if (layer == Layer::softmax) return Field::out | Field::lse;
+  return final_states ? Field::out | Field::final_state : Fields(Field::out);
 }
 
 int64_t AttentionShape::columns_of(Field field) const {
@@ -170,7 +202,11 @@ int64_t AttentionShape::columns_of(Field field) const {
     case Field::g:
     case Field::dg: return decay_of(layer) == Decay::channel ? dim : 1;
     case Field::state:
-    case Field::dstate: return dim * dim_v;
+    case Field::dstate:
+    case Field::initial_state:
+    case Field::dinitial_state:
+    case Field::final_state:
+    case Field::dfinal_state: return dim * dim_v;
     case Field::q:
     case Field::k:
     case Field::dq:
@@ -197,8 +233,8 @@ DType AttentionShape::type_of(Field field, Form form) const {
     return element == DType::fp64 ? DType::sum3 : DType::sum2;
   }
   // Not of the element type: what is neither input nor result, and the few numbers that rule what is kept and written.
-  constexpr Fields kBetween =
-      Field::lse | Field::delta | Field::g | Field::dg | Field::beta | Field::dbeta | kScoreFields | kStateFields;
+  constexpr Fields kBetween = Field::lse | Field::delta | Field::g | Field::dg | Field::beta | Field::dbeta |
+                              kScoreFields | kStateFields | kDocumentFields;
   return form == Form::accumulating || kBetween.has(field) ? accumulator() : element;
 }
 

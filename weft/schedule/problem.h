@@ -50,8 +50,14 @@ enum class Field : uint8_t {
   b,  // F = D + b a^T                        [tokens, heads, dim]
   da,
   db,  // gradients of a and b
+  // Of a document, where the problem has them. On the key side, in the row of its first token:
+  initial_state,   // the state before that token   [documents, heads, dim * dim_v]
+  dinitial_state,  // gradient of it
+  // On the query side, in the row of its last token:
+  final_state,   // the state after that token       [documents, heads, dim * dim_v]
+  dfinal_state,  // gradient of it
 };
-inline constexpr int kFieldCount = 25;
+inline constexpr int kFieldCount = 29;
 
 // A set of fields of one side.
 class Fields {
@@ -83,11 +89,15 @@ constexpr Fields operator|(Field a, Field b) { return Fields(a) | Fields(b); }
 
 // A value holds one of these by itself; it stays on its rank.
 inline constexpr Fields kScoreFields = Field::scores | Field::probs | Field::dprobs | Field::dscores;
+// These have rows for some tokens only, the first or last ones of documents; a value holds one of them by itself.
+inline constexpr Fields kFirstTokenFields = Field::initial_state | Field::dinitial_state;
+inline constexpr Fields kLastTokenFields = Field::final_state | Field::dfinal_state;
+inline constexpr Fields kDocumentFields = kFirstTokenFields | kLastTokenFields;
 inline constexpr Fields kQueryFields =
-    Field::q | Field::out | Field::lse | Field::dout | Field::delta | Field::dq | kScoreFields;
+    Field::q | Field::out | Field::lse | Field::dout | Field::delta | Field::dq | kScoreFields | kLastTokenFields;
 inline constexpr Fields kKeyInputs = Field::k | Field::v | Field::g | Field::beta | Field::a | Field::b;
 inline constexpr Fields kKeyGradients = Field::dk | Field::dv | Field::dg | Field::dbeta | Field::da | Field::db;
-inline constexpr Fields kKeyFields = kKeyInputs | kKeyGradients;
+inline constexpr Fields kKeyFields = kKeyInputs | kKeyGradients | kFirstTokenFields;
 // Of a run of tokens, not of each; a value holds one of these by itself, always whole, and is named with its whole run.
 inline constexpr Fields kStateFields = Field::state | Field::dstate | Field::transition;
 
@@ -107,6 +117,12 @@ constexpr bool may_hold(Form form, Fields fields) {
   if (!(fields & kStateFields).empty()) {
     return form == Form::whole &&
            (fields == Fields(Field::state) || fields == Fields(Field::dstate) || fields == Fields(Field::transition));
+  }
+  if (!(fields & kDocumentFields).empty()) {
+    const bool one = fields == Fields(Field::initial_state) || fields == Fields(Field::dinitial_state) ||
+                     fields == Fields(Field::final_state) || fields == Fields(Field::dfinal_state);
+    return one &&
+           (form == Form::whole || fields == Fields(Field::dinitial_state) || fields == Fields(Field::final_state));
   }
   const bool one_side = kQueryFields.includes(fields) || kKeyFields.includes(fields);
   if (fields.empty() || !one_side) return false;
@@ -129,6 +145,8 @@ struct AttentionShape {
   int64_t dim = 64;      // columns of q and k
   int64_t dim_v = 64;    // columns of v and out
   bool backward = false;
+  // Of linear layers: documents begin with given states, else with zero; the states after their last tokens are results.
+  bool initial_states = false, final_states = false;
   bool return_lse = false;      // whether lse must reach its owners; else methods may leave it where it was computed
   DType element = DType::fp32;  // of inputs and results; lse is fp32 (fp64 for fp64)
   DType wire = DType::fp32;     // of travelling partial outputs and gradient sums; lse and delta are never lowered
@@ -146,6 +164,8 @@ struct AttentionShape {
   // Fields of the key side that the caller gives, and those that it gets: k, v and what else the layer has.
   Fields key_inputs() const;
   Fields key_gradients() const;
+  // All that the caller gives in a phase: of softmax attention in backward, what forward gave too.
+  Fields inputs_of(bool in_backward) const;
   // Fields that the caller gets in a phase.
   Fields results_of(bool in_backward) const;
 
@@ -177,6 +197,8 @@ struct Problem : AttentionShape {
   double softmax_scale() const;  // of softmax or not: the factor of q.k
   // Whether a document begins at one of these tokens. Of linear layers, whose mask is documents that are causal.
   bool document_begins_in(Range tokens) const;
+  // The rows of a tensor among these tokens: all of them, or the documents' first or last ones.
+  IntervalSet rows_among(const IntervalSet& tokens, Fields fields) const;
   // The keys that some of these queries may see: one column each in whole rows of their scores.
   IntervalSet columns_of_scores(const IntervalSet& queries) const;
   // Bytes of whole rows of scores for these queries in so many heads; nothing above 2^50 elements.

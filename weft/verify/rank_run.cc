@@ -36,6 +36,9 @@ RankRun::RankRun(const Schedule& schedule, int rank, SetPool& pool, std::functio
   my_keys_ = pool.intern(problem_.key_layout.shard(rank));
   all_heads_ = pool.intern(Range{0, problem_.heads});
   all_kv_heads_ = pool.intern(Range{0, problem_.kv_heads});
+  if (problem_.initial_states)
+    my_first_tokens_ = pool.intern(problem_.rows_among(pool[my_keys_], Field::initial_state));
+  if (problem_.final_states) my_last_tokens_ = pool.intern(problem_.rows_among(pool[my_queries_], Field::final_state));
 }
 
 void RankRun::note(const char* kind, const std::string& text) { note_({rank_, instruction(), kind, text}); }
@@ -188,6 +191,12 @@ void RankRun::create(const Instruction& i) {
       return note("operand",
                   to_string(slice.fields) + " is of neighbouring tokens, not of " + to_string(pool_[slice.tokens]));
     }
+    if (!(slice.fields & kDocumentFields).empty() &&
+        !(pool_[slice.tokens] == problem_.rows_among(pool_[slice.tokens], slice.fields))) {
+      return note("operand", to_string(slice.fields) + " has rows for " +
+                                 (kFirstTokenFields.includes(slice.fields) ? "first" : "last") +
+                                 " tokens of documents only, not for all of " + to_string(pool_[slice.tokens]));
+    }
     value.exists = true;
     value.is_input = i.op == Op::input;
     value.is_result = false;
@@ -201,13 +210,12 @@ void RankRun::create(const Instruction& i) {
                       : rows_of(pool_, slice) * pool_.size(slice.heads) * problem_.bytes_per_row(slice.fields, form);
     add_live(value.bytes);
     if (i.op != Op::input) continue;
-    const Fields again = problem_.layer == Layer::softmax ? kPartial | Field::dout : Fields(Field::dout);
-    const Fields given = Field::q | problem_.key_inputs() | (backward_ ? again : Fields());
+    const Fields given = problem_.inputs_of(backward_);
     if (!given.includes(slice.fields)) {
       note("operand",
            "the caller does not give " + to_string(slice.fields) + (backward_ ? " in backward" : " in forward"));
     }
-    if (!pool_.includes(key_side ? my_keys_ : my_queries_, slice.tokens)) {
+    if (!pool_.includes(rows_of_caller(slice.fields), slice.tokens)) {
       note("operand", "the caller gives only this rank's own tokens, not " + to_string(pool_[slice.tokens]));
     }
     const Fields produced = slice.fields & kPartial;
@@ -253,11 +261,10 @@ void RankRun::drop(const Instruction& i) {
 void RankRun::result(const Instruction& i) {
   for (const Slice& slice : block_.sources(i)) {
     if (!is_whole(slice, "result", slice.fields)) continue;
-    const bool key_side = is_key_side(slice.fields);
     const Fields wanted = problem_.results_of(backward_);
     if (!wanted.includes(slice.fields)) {
       note("result", to_string(slice.fields) + " is no result of " + (backward_ ? "backward" : "forward"));
-    } else if (!pool_.includes(key_side ? my_keys_ : my_queries_, slice.tokens)) {
+    } else if (!pool_.includes(rows_of_caller(slice.fields), slice.tokens)) {
       note("result", "result " + describe(slice) + " does not belong to this rank");
     } else if (!results_.define(pool_, slice)) {
       note("result", "result " + describe(slice) + " is given twice");
@@ -279,22 +286,14 @@ void RankRun::begin_backward() {
 }
 
 void RankRun::check_results() {
-  const auto require = [&](Fields fields, SetId tokens, SetId heads) {
-    if (tokens == SetId::empty) return;
-    fields.for_each([&](Field field) {
-      if (!results_.covers(pool_, {ValueId{}, tokens, heads, field})) {
-        note("result", std::string("not all rows of ") + weft::name_of(field) +
-                           " are given as a result; this rank owes " + to_string(pool_[tokens]) + ", heads " +
-                           to_string(pool_[heads]));
-      }
-    });
-  };
-  if (backward_) {
-    require(Field::dq, my_queries_, all_heads_);
-    require(problem_.key_gradients(), my_keys_, all_kv_heads_);
-  } else {
-    require(problem_.return_lse ? kPartial : Fields(Field::out), my_queries_, all_heads_);
-  }
+  Fields owed = problem_.results_of(backward_);
+  if (!problem_.return_lse) owed = Fields::from_bits(owed.bits() & ~Fields(Field::lse).bits());
+  owed.for_each([&](Field field) {
+    const SetId tokens = rows_of_caller(field), heads = is_key_side(field) ? all_kv_heads_ : all_heads_;
+    if (tokens == SetId::empty || results_.covers(pool_, {ValueId{}, tokens, heads, field})) return;
+    note("result", std::string("not all rows of ") + weft::name_of(field) + " are given as a result; this rank owes " +
+                       to_string(pool_[tokens]) + ", heads " + to_string(pool_[heads]));
+  });
 }
 
 void RankRun::end_of_program() {

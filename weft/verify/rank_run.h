@@ -119,6 +119,12 @@ class RankRun {
     SetId tokens{};
     SetId heads{};
     Range range;
+    SetId first_tokens{}, last_tokens{};  // of documents, where these have given or wanted states
+    SetId rows(Fields fields) const {
+      return kFirstTokenFields.includes(fields)  ? first_tokens
+             : kLastTokenFields.includes(fields) ? last_tokens
+                                                 : tokens;
+    }
   };
   void execute_states(const Instruction& i);
   void summarise(const Instruction& i);
@@ -131,7 +137,10 @@ class RankRun {
   bool find_run(const Instruction& i, bool with_queries, TokenRun& run);
   const Slice* bundle_of_run(const Instruction& i, Field field, const TokenRun& run, bool& wrong);
   bool has_only_bundles(const Instruction& i, Fields fields);
+  bool has_initial_states(const Instruction& i, const TokenRun& run);
+  bool takes_keys_alone(const Instruction& i);
   bool has_dout(const Instruction& i, const TokenRun& run);
+  bool has_bundle_of_rows(const Instruction& i, Field field, const TokenRun& run);
   const Slice* entering_state(const Instruction& i, const TokenRun& run, bool& wrong);
   const Slice* complete_state(const Instruction& i, const TokenRun& run, bool& wrong);
   bool check_sums(const Instruction& i, Fields wanted);
@@ -209,6 +218,13 @@ class RankRun {
   std::vector<PendingMessage> outgoing_, incoming_;
   const Instruction* exchange_ = nullptr;
   SetId all_queries_, all_keys_, my_queries_, my_keys_, all_heads_, all_kv_heads_;
+  SetId my_first_tokens_{}, my_last_tokens_{};  // of documents
+  // The rows of the caller's tensors on this rank.
+  SetId rows_of_caller(Fields fields) const {
+    if (kFirstTokenFields.includes(fields)) return my_first_tokens_;
+    if (kLastTokenFields.includes(fields)) return my_last_tokens_;
+    return is_key_side(fields) ? my_keys_ : my_queries_;
+  }
 };
 
 }  // namespace weft::verify_internal

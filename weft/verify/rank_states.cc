@@ -6,6 +6,8 @@
 // the run that begins where its own ends. A matched message names the same run at both ends, so what it carries is what it
 // is taken for. Rows of out, dq, dk, dv and dg then gain the tokens of the runs and states that they are given, and finish
 // asks for all pairs of the mask, as in attention: a document's state cannot be lost, doubled or taken from another place.
+#include <algorithm>
+
 #include "weft/verify/rank_run.h"
 
 namespace weft::verify_internal {
@@ -30,7 +32,7 @@ void RankRun::execute_states(const Instruction& i) {
 bool RankRun::find_run(const Instruction& i, bool with_queries, TokenRun& run) {
   const std::string name = name_of(i.op);
   const auto queries = block_.queries(i), keys = block_.keys(i);
-  if (queries.size() != (with_queries ? 1u : 0u) || keys.size() != 1) {
+  if (queries.size() != (with_queries ? 1u : 0u) || keys.empty() || keys.size() > 2) {
     note("operand", name + " works on one run: it takes one slice of keys" +
                         (with_queries ? " and one of queries" : ", and no queries"));
     return false;
@@ -46,7 +48,29 @@ bool RankRun::find_run(const Instruction& i, bool with_queries, TokenRun& run) {
     note("operand", name + " of different runs: " + describe(queries[0]) + " and " + describe(keys[0]));
     return false;
   }
+  if (problem_.initial_states)
+    run.first_tokens = pool_.intern(problem_.rows_among(run.range, Fields(Field::initial_state)));
+  if (problem_.final_states) run.last_tokens = pool_.intern(problem_.rows_among(run.range, Fields(Field::final_state)));
   return true;
+}
+
+// The second slice of keys: the given states of all documents that begin in the run, and none where there are none.
+bool RankRun::has_initial_states(const Instruction& i, const TokenRun& run) {
+  const auto keys = block_.keys(i);
+  const std::string name = name_of(i.op);
+  if (run.first_tokens == SetId::empty) {
+    if (keys.size() == 1) return true;
+    note("operand",
+         name + " is given " + to_string(keys[1].fields) + ", and no document begins with a given state here");
+    return false;
+  }
+  if (keys.size() == 2 && keys[1].tokens == run.first_tokens && keys[1].heads == run.heads &&
+      keys[1].fields == Fields(Field::initial_state)) {
+    return is_whole(keys[1], (name + ": keys").c_str(), Field::initial_state);
+  }
+  note("operand", name + " of the run " + to_string(pool_[run.tokens]) +
+                      " needs the initial_state of documents that begin at " + to_string(pool_[run.first_tokens]));
+  return false;
 }
 
 // The slice of this field among the bundles: whole, in all heads of the run. Null where there is none; `wrong` after
@@ -89,12 +113,13 @@ void RankRun::gain(const Instruction& i, Fields fields, const TokenRun& run, con
     if (!fields.includes(target.fields)) continue;
     ValueState* into = accumulator(target, name_of(i.op));
     if (!into) continue;
-    if (target.tokens != run.tokens || target.heads != run.heads) {
+    const SetId rows = run.rows(target.fields);
+    if (target.tokens != rows || target.heads != run.heads) {
       note("operand", std::string(name_of(i.op)) + ": target " + describe(target) + " has other rows than the run " +
                           to_string(pool_[run.tokens]) + ", heads " + to_string(pool_[run.heads]));
       continue;
     }
-    into->contributions.add(pool_, {run.heads, run.tokens}, tokens, [&](Box box, const IntervalSet& both) {
+    into->contributions.add(pool_, {run.heads, rows}, tokens, [&](Box box, const IntervalSet& both) {
       const int64_t pairs = missing_pairs(key_side, box.own, both);
       if (pairs == 0) return;
       note("coverage", to_string(target.fields) + " of " + (key_side ? "keys " : "queries ") +
@@ -102,7 +127,7 @@ void RankRun::gain(const Instruction& i, Fields fields, const TokenRun& run, con
                            std::to_string(pairs) + " pairs with " + (key_side ? "queries " : "keys ") +
                            to_string(both) + " are " + verb + " twice");
     });
-    if (trace_ && trace_->concerns(target.fields, pool_, run.heads, run.tokens, tokens)) {
+    if (trace_ && trace_->concerns(target.fields, pool_, run.heads, rows, tokens)) {
       trace_->events.push_back({rank_, instruction(), verb});
     }
   }
@@ -129,6 +154,10 @@ void RankRun::define_state(const Slice& target, const char* verb) {
 void RankRun::summarise(const Instruction& i) {
   TokenRun run;
   if (!find_run(i, false, run)) return;
+  const bool only_transition = std::all_of(block_.targets(i).begin(), block_.targets(i).end(), [](const Slice& target) {
+    return target.fields == Fields(Field::transition);
+  });
+  if (!only_transition && !has_initial_states(i, run)) return;
   if (i.targets == 0) note("operand", "summarise without a target");
   for (const Slice& target : block_.targets(i)) {
     const bool is_transition = target.fields == Fields(Field::transition);
@@ -181,7 +210,9 @@ void RankRun::compose(const Instruction& i) {
 
 void RankRun::summarise_backward(const Instruction& i) {
   TokenRun run;
-  if (!find_run(i, true, run) || !has_dout(i, run) || !has_only_bundles(i, Field::dout)) return;
+  if (!find_run(i, true, run) || !takes_keys_alone(i) || !has_dout(i, run)) return;
+  if (!has_only_bundles(i, run.last_tokens == SetId::empty ? Fields(Field::dout) : Field::dout | Field::dfinal_state))
+    return;
   const auto targets = block_.targets(i);
   if (targets.size() != 1 || targets[0].fields != Fields(Field::dstate)) {
     return note("operand", "summarise_backward gives one dstate");
@@ -193,11 +224,27 @@ void RankRun::summarise_backward(const Instruction& i) {
   define_state(targets[0], "summarised");
 }
 
+// dout of the run, and the gradients of the states of documents that end in it.
 bool RankRun::has_dout(const Instruction& i, const TokenRun& run) {
+  return has_bundle_of_rows(i, Field::dout, run) &&
+         (run.last_tokens == SetId::empty || has_bundle_of_rows(i, Field::dfinal_state, run));
+}
+
+bool RankRun::has_bundle_of_rows(const Instruction& i, Field field, const TokenRun& run) {
   bool wrong = false;
-  const Slice* dout = bundle_of_run(i, Field::dout, run, wrong);
-  if (dout && dout->tokens == run.tokens) return true;
-  if (!wrong) note("operand", std::string(name_of(i.op)) + ": no dout of the run " + to_string(pool_[run.tokens]));
+  const Slice* found = bundle_of_run(i, field, run, wrong);
+  if (found && found->tokens == run.rows(field)) return true;
+  if (!wrong) {
+    note("operand",
+         std::string(name_of(i.op)) + ": no " + weft::name_of(field) + " of the run " + to_string(pool_[run.tokens]));
+  }
+  return false;
+}
+
+// An instruction that needs no given states takes none.
+bool RankRun::takes_keys_alone(const Instruction& i) {
+  if (block_.keys(i).size() == 1) return true;
+  note("operand", std::string(name_of(i.op)) + " takes one slice of keys");
   return false;
 }
 
@@ -205,19 +252,21 @@ bool RankRun::has_dout(const Instruction& i, const TokenRun& run) {
 
 void RankRun::scan(const Instruction& i) {
   TokenRun run;
-  if (!find_run(i, true, run) || !check_sums(i, Field::out) || !has_only_bundles(i, {})) return;
+  if (!find_run(i, true, run) || !has_initial_states(i, run)) return;
+  if (!check_sums(i, Field::out | Field::final_state) || !has_only_bundles(i, {})) return;
   report_.work += run.range.size() * pool_.size(run.heads);
-  gain(i, Field::out, run, pool_[run.tokens], "scanned");
+  gain(i, Field::out | Field::final_state, run, pool_[run.tokens], "scanned");
 }
 
 void RankRun::apply_state(const Instruction& i) {
   TokenRun run;
-  if (!find_run(i, true, run) || !check_sums(i, Field::out) || !has_only_bundles(i, Field::state)) return;
+  if (!find_run(i, true, run) || !takes_keys_alone(i)) return;
+  if (!check_sums(i, Field::out | Field::final_state) || !has_only_bundles(i, Field::state)) return;
   bool wrong = false;
   const Slice* state = entering_state(i, run, wrong);
   if (wrong) return;
   if (!state) return note("operand", "apply_state without a state");
-  gain(i, Field::out, run, pool_[state->tokens], "applied");
+  gain(i, Field::out | Field::final_state, run, pool_[state->tokens], "applied");
 }
 
 // The state among the bundles, which must end where the run begins. Null where there is none.
@@ -246,19 +295,22 @@ const Slice* RankRun::complete_state(const Instruction& i, const TokenRun& run, 
 
 void RankRun::scan_backward(const Instruction& i) {
   TokenRun run;
-  if (!find_run(i, true, run) || !check_sums(i, Field::dq | problem_.key_gradients())) return;
-  bool wrong = !has_only_bundles(i, Field::dout | Field::state) || !has_dout(i, run);
+  const Fields of_keys = problem_.key_gradients() | Field::dinitial_state;
+  if (!find_run(i, true, run) || !has_initial_states(i, run) || !check_sums(i, Field::dq | of_keys)) return;
+  const Fields of_documents = run.last_tokens == SetId::empty ? Fields() : Fields(Field::dfinal_state);
+  bool wrong = !has_only_bundles(i, Field::dout | Field::state | of_documents) || !has_dout(i, run);
   if (wrong) return;
   const Slice* state = complete_state(i, run, wrong);
   if (wrong) return;
   report_.work_backward += run.range.size() * pool_.size(run.heads);
   gain(i, Field::dq, run, state ? unite(pool_[state->tokens], pool_[run.tokens]) : pool_[run.tokens], "scanned");
-  gain(i, problem_.key_gradients(), run, pool_[run.tokens], "scanned");
+  gain(i, of_keys, run, pool_[run.tokens], "scanned");
 }
 
 void RankRun::apply_dstate(const Instruction& i) {
   TokenRun run;
-  if (!find_run(i, false, run) || !check_sums(i, problem_.key_gradients())) return;
+  const Fields of_keys = problem_.key_gradients() | Field::dinitial_state;
+  if (!find_run(i, false, run) || !has_initial_states(i, run) || !check_sums(i, of_keys)) return;
   if (!has_only_bundles(i, Field::dstate | Field::state)) return;
   bool wrong = false;
   const Slice* dstate = bundle_of_run(i, Field::dstate, run, wrong);
@@ -269,7 +321,7 @@ void RankRun::apply_dstate(const Instruction& i) {
     return note("coverage", "apply_dstate: the dstate is that of tokens " + to_string(pool_[dstate->tokens]) +
                                 ", and the run ends at " + std::to_string(run.range.end));
   }
-  gain(i, problem_.key_gradients(), run, pool_[dstate->tokens], "applied");
+  gain(i, of_keys, run, pool_[dstate->tokens], "applied");
 }
 
 }  // namespace weft::verify_internal

@@ -71,26 +71,29 @@ std::vector<LocalFragment> local_fragments(Builder& b, const Fragments& fragment
 
 void LinearPass::begin_forward(std::vector<LocalFragment>& own) {
   out = b.sums(Field::out, q.tokens(), q.heads());
+  if (b.problem().final_states) final = b.sums(Field::final_state, b.rows(Field::final_state, q.tokens()), q.heads());
   for (LocalFragment& f : own) {
-    f.state = b.state_of(kv[f.tail]);
+    f.state = b.state_of(keys(f.tail, kv.heads()));
     if (f.crossed) f.transition = b.transition_of(kv[f.tokens]);
   }
 }
 
 void LinearPass::begin_backward(std::vector<LocalFragment>& own) {
   dout = b.input(Field::dout);
+  dfinal = b.input(Field::dfinal_state);
   dq = b.sums(Field::dq, q.tokens(), q.heads());
   dkv = b.sums(b.problem().key_gradients(), kv.tokens(), kv.heads());
-  for (LocalFragment& f : own) f.dstate = b.dstate_of(q[f.head], kv[f.head], dout[f.head]);
+  if (!initial.empty()) dinitial = b.sums(Field::dinitial_state, initial.tokens(), initial.heads());
+  for (LocalFragment& f : own) f.dstate = b.dstate_of(q[f.head], kv[f.head], with(dout, dfinal, f.head, dout.heads()));
 }
 
 void LinearPass::scan(const LocalFragment& fragment) {
-  b.scan(q[fragment.tokens], kv[fragment.tokens], out[fragment.tokens]);
+  b.scan(q[fragment.tokens], keys(fragment.tokens, kv.heads()), with(out, final, fragment.tokens, q.heads()));
 }
 
 void LinearPass::apply(const LocalFragment& fragment, const Slice& state) {
   const Set heads(b.pool(), state.heads);
-  b.apply_state(q.at(fragment.head, heads), kv.at(fragment.head, heads), state, out.at(fragment.head, heads));
+  b.apply_state(q.at(fragment.head, heads), kv.at(fragment.head, heads), state, with(out, final, fragment.head, heads));
 }
 
 void LinearPass::apply_entering(std::vector<LocalFragment>& own) {
@@ -103,8 +106,8 @@ void LinearPass::apply_entering(std::vector<LocalFragment>& own) {
 void LinearPass::scan_backward(const LocalFragment& fragment) {
   const auto scan = [&](Set heads, const Slice& state) {
     const Set tokens = fragment.tokens;
-    b.scan_backward(q.at(tokens, heads), kv.at(tokens, heads), dout.at(tokens, heads), state, dq.at(tokens, heads),
-                    dkv.at(tokens, heads));
+    b.scan_backward(q.at(tokens, heads), keys(tokens, heads), with(dout, dfinal, tokens, heads), state,
+                    dq.at(tokens, heads), with(dkv, dinitial, tokens, heads));
   };
   if (fragment.entering.empty()) scan(q.heads(), {});
   for (const Value& state : fragment.entering) scan(state.heads(), state);
@@ -116,14 +119,18 @@ void LinearPass::apply_backward(const LocalFragment& fragment, const Slice& dsta
   for (const Value& state : fragment.entering) {
     if (fragment.crossed && (state.heads() == heads)) entering = state;
   }
-  b.apply_dstate(kv.at(tail, heads), dstate, entering, dkv.at(tail, heads));
+  b.apply_dstate(keys(tail, heads), dstate, entering, with(dkv, dinitial, tail, heads));
 }
 
-void LinearPass::finish_forward() { b.result(b.finish(out)); }
+void LinearPass::finish_forward() {
+  b.result(b.finish(out));
+  b.result(b.finish(final));
+}
 
 void LinearPass::finish_backward() {
   b.result(b.finish(dq));
   b.result(b.finish(dkv));
+  b.result(b.finish(dinitial));
 }
 
 }  // namespace weft::methods

@@ -63,7 +63,11 @@ std::vector<LocalFragment> local_fragments(Builder& b, const Fragments& fragment
 
 // The rank's tensors of a phase, and the work on a fragment that every method does.
 struct LinearPass {
-  explicit LinearPass(Builder& builder) : b(builder), q(b.input(Field::q)), kv(b.input(b.problem().key_inputs())) {}
+  explicit LinearPass(Builder& builder)
+      : b(builder),
+        q(b.input(Field::q)),
+        kv(b.input(b.problem().key_inputs())),
+        initial(b.input(Field::initial_state)) {}
 
   // Begins with the maps of the rank's fragments, which others may need: they are on the critical path.
   void begin_forward(std::vector<LocalFragment>& own);
@@ -78,10 +82,17 @@ struct LinearPass {
   void finish_forward();
   void finish_backward();
 
+  // Some rows of inputs or sums, and those of their documents with them.
+  std::vector<Slice> keys(Set tokens, Set heads) { return with(kv, initial, tokens, heads); }
+  std::vector<Slice> with(const Value& rows, const Value& of_documents, Set tokens, Set heads) {
+    return {rows.at(tokens, heads), of_documents.at(b.rows(of_documents.fields(), tokens), heads)};
+  }
+
   Builder& b;
-  Value q, kv;
-  Value out;            // forward
-  Value dout, dq, dkv;  // backward
+  Value q, kv, initial;  // given states of documents, where there are any
+  Value out, final;      // forward
+  Value dout, dfinal;    // backward
+  Value dq, dkv, dinitial;
 };
 
 }  // namespace weft::methods

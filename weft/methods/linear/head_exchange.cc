@@ -23,19 +23,19 @@ class HeadExchange {
 
   // All tokens of this rank's heads, from `own`, all heads of its tokens.
   Value fetch(Exchange& exchange, const Value& own, Fields fields) {
-    Value fetched = b_.whole(fields, all_, mine_);
+    Value fetched = b_.whole(fields, b_.rows(fields, all_), mine_);
     for (int peer = 0; peer < b_.problem().ranks(); ++peer) {
-      exchange.send(peer, own.at(b_.queries_of(b_.rank()), heads_of(peer)));
-      exchange.receive(peer, fetched.at(b_.queries_of(peer), mine_));
+      exchange.send(peer, own.at(own.tokens(), heads_of(peer)));
+      exchange.receive(peer, fetched.at(b_.rows(fields, b_.queries_of(peer)), mine_));
     }
     return fetched;
   }
   // The other way round: finished rows to their owners.
   Value send_home(Exchange& exchange, const Value& finished, Fields fields) {
-    Value home = b_.whole(fields, b_.queries_of(b_.rank()), b_.all_heads());
+    Value home = b_.whole(fields, b_.rows(fields, b_.queries_of(b_.rank())), b_.all_heads());
     for (int peer = 0; peer < b_.problem().ranks(); ++peer) {
-      exchange.send(peer, finished.at(b_.queries_of(peer), mine_));
-      exchange.receive(peer, home.at(b_.queries_of(b_.rank()), heads_of(peer)));
+      exchange.send(peer, finished.at(b_.rows(fields, b_.queries_of(peer)), mine_));
+      exchange.receive(peer, home.at(home.tokens(), heads_of(peer)));
     }
     return home;
   }
@@ -52,49 +52,63 @@ class HeadExchange {
 
 Steps write(Builder& b) {
   HeadExchange heads(b);
-  const Fields inputs = b.problem().key_inputs(), gradients = b.problem().key_gradients();
-  Value q, kv;  // all tokens of the rank's heads, kept for backward
+  const Problem& problem = b.problem();
+  const Set tokens = heads.all_tokens(), mine = heads.my_heads();
+  const auto sums = [&](Field field) { return b.sums(field, b.rows(field, tokens), mine); };
+  Value q, kv, initial;  // all tokens of the rank's heads, kept for backward
   {
-    Value own_q = b.input(Field::q), own_kv = b.input(inputs), finished;
+    const Value own_q = b.input(Field::q), own_kv = b.input(problem.key_inputs()),
+                own_initial = b.input(Field::initial_state);
     Exchange in = b.exchange();
     q = heads.fetch(in, own_q, Field::q);
-    kv = heads.fetch(in, own_kv, inputs);
+    kv = heads.fetch(in, own_kv, problem.key_inputs());
+    if (problem.initial_states) initial = heads.fetch(in, own_initial, Field::initial_state);
     in.issue();
-    own_q.reset(), own_kv.reset();
+  }
+  {
+    Value finished, final_states;
     {
-      Value out = b.sums(Field::out, heads.all_tokens(), heads.my_heads());
-      b.scan(q, kv, out);
+      const Value out = sums(Field::out), final = problem.final_states ? sums(Field::final_state) : Value();
+      b.scan(q, {kv, initial}, {out, final});
       finished = b.finish(out);
+      final_states = b.finish(final);
     }
     co_yield Step{};
     Exchange back = b.exchange();
-    Value home = heads.send_home(back, finished, Field::out);
+    const Value home = heads.send_home(back, finished, Field::out);
+    const Value home_final = problem.final_states ? heads.send_home(back, final_states, Field::final_state) : Value();
     back.issue();
     b.result(home);
+    b.result(home_final);
     co_yield Step{};
   }
-  if (!b.problem().backward) co_return;
+  if (!problem.backward) co_return;
 
   b.begin_backward();
-  Value dq, dkv;
+  const Fields gradients = problem.key_gradients();
+  Value dq, dkv, dinitial;
   {
-    Value own_dout = b.input(Field::dout);
+    const Value own_dout = b.input(Field::dout), own_dfinal = b.input(Field::dfinal_state);
     Exchange in = b.exchange();
     const Value dout = heads.fetch(in, own_dout, Field::dout);
+    const Value dfinal = problem.final_states ? heads.fetch(in, own_dfinal, Field::dfinal_state) : Value();
     in.issue();
-    const Value dq_sums = b.sums(Field::dq, heads.all_tokens(), heads.my_heads());
-    const Value dkv_sums = b.sums(gradients, heads.all_tokens(), heads.my_heads());
-    b.scan_backward(q, kv, dout, {}, dq_sums, dkv_sums);
+    const Value dq_sums = sums(Field::dq), dkv_sums = b.sums(gradients, tokens, mine);
+    const Value dinitial_sums = problem.initial_states ? sums(Field::dinitial_state) : Value();
+    b.scan_backward(q, {kv, initial}, {dout, dfinal}, {}, dq_sums, {dkv_sums, dinitial_sums});
     dq = b.finish(dq_sums);
     dkv = b.finish(dkv_sums);
+    dinitial = b.finish(dinitial_sums);
   }
-  q.reset(), kv.reset();
+  q.reset(), kv.reset(), initial.reset();
   co_yield Step{};
   Exchange back = b.exchange();
   const Value home_dq = heads.send_home(back, dq, Field::dq), home_dkv = heads.send_home(back, dkv, gradients);
+  const Value home_dinitial = problem.initial_states ? heads.send_home(back, dinitial, Field::dinitial_state) : Value();
   back.issue();
   b.result(home_dq);
   b.result(home_dkv);
+  b.result(home_dinitial);
   co_yield Step{};
 }
 
