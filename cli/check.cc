@@ -39,7 +39,9 @@ void save(const std::string& folder, const Problem& problem, const CheckTensors&
   make_folder(folder);
   const auto entry = [&](Field field, const HostTensor& tensor) {
     std::vector<int64_t> shape = {tensor.rows, tensor.heads};
-    if (kDocumentFields.has(field)) {
+    if (field == Field::u || field == Field::du) {
+      shape = {tensor.heads, tensor.columns};
+    } else if (kDocumentFields.has(field)) {
       shape.insert(shape.end(), {problem.dim, problem.dim_v});
     } else if (field != Field::lse) {
       shape.push_back(tensor.columns);
@@ -52,6 +54,7 @@ void save(const std::string& folder, const Problem& problem, const CheckTensors&
   };
   constexpr Fields kResults = Field::out | Field::lse;  // that backward takes again
   add(inputs, Fields::from_bits(problem.inputs_of(true).bits() & ~kResults.bits()));
+  if (traits_of(problem.layer).bonus) add(inputs, Field::u), add(outputs, Field::du);
   const Fields results = problem.results_of(false);
   add(outputs, problem.return_lse ? results : Fields::from_bits(results.bits() & ~Fields(Field::lse).bits()));
   add(outputs, problem.results_of(true));
@@ -70,7 +73,7 @@ std::string short_number(double x) {
 std::string digest_of(const CheckTensors& tensors) {
   Digest digest;
   for (const Field field : {Field::out, Field::lse, Field::dq, Field::dk, Field::dv, Field::dg, Field::dbeta, Field::da,
-                            Field::db, Field::final_state, Field::dinitial_state}) {
+                            Field::db, Field::final_state, Field::dinitial_state, Field::du}) {
     const HostTensor& tensor = tensors.of(field);
     digest.add(std::string_view(reinterpret_cast<const char*>(tensor.bytes.data()), tensor.bytes.size()));
   }

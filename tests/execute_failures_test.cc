@@ -105,7 +105,7 @@ std::shared_ptr<const StoredSchedule> damaged(const Schedule& schedule, Random& 
       case 0: slice.value = static_cast<ValueId>(random.uniform(12)); break;
       case 1: slice.tokens = static_cast<SetId>(random.uniform(sets)); break;
       case 2: slice.heads = static_cast<SetId>(random.uniform(sets)); break;
-      case 3: slice.fields = Fields::from_bits(static_cast<uint32_t>(random.uniform(1 << kFieldCount))); break;
+      case 3: slice.fields = Fields::from_bits(static_cast<uint32_t>(random.uniform(int64_t{1} << kFieldCount))); break;
     }
   };
   if (program.instructions.empty()) return stored;

@@ -152,7 +152,7 @@ TEST(DenseRecurrence, GradientsAreFiniteDifferences) {
     RecurrenceInputs in;
     in.q = t.q.to_fp64(), in.k = t.k.to_fp64(), in.v = t.v.to_fp64(), in.dout = t.dout.to_fp64();
     in.g = t.g.to_fp64(), in.beta = t.beta.to_fp64(), in.a = t.a.to_fp64(), in.b = t.b.to_fp64();
-    in.initial_state = t.initial_state.to_fp64(), in.dfinal_state = t.dfinal_state.to_fp64();
+    in.u = t.u.to_fp64(), in.initial_state = t.initial_state.to_fp64(), in.dfinal_state = t.dfinal_state.to_fp64();
     for (double& x : in.k) x *= 1.3;  // the formulas do not need rows of length 1, nor b along a
     for (size_t i = 0; i < in.b.size(); ++i) in.b[i] += 0.2 * std::sin(static_cast<double>(i));
     const DenseRecurrence exact = dense_recurrence(problem, in, DType::fp64);
@@ -184,6 +184,7 @@ TEST(DenseRecurrence, GradientsAreFiniteDifferences) {
     compare(&RecurrenceInputs::beta, exact.dbeta, "beta");
     compare(&RecurrenceInputs::a, exact.da, "a");
     compare(&RecurrenceInputs::b, exact.db, "b");
+    compare(&RecurrenceInputs::u, exact.du, "u");
     compare(&RecurrenceInputs::initial_state, exact.dinitial_state, "initial_state");
   }
 }
@@ -260,7 +261,7 @@ TEST(ExecuteLinear, GatesBetweenRanksHaveGradients) {
 
 // No decay at all, decays of e^-20, and such that nothing is left in any type.
 TEST(ExecuteLinear, ExtremeGates) {
-  for (const Layer layer : {Layer::mamba2, Layer::gla, Layer::gdn, Layer::kda, Layer::rwkv7}) {
+  for (const Layer layer : {Layer::mamba2, Layer::gla, Layer::gdn, Layer::kda, Layer::rwkv6, Layer::rwkv7}) {
     for (const double g : {0.0, -20.0, -1e30, -std::numeric_limits<double>::infinity()}) {
       const LinearCase c{.layer = layer, .lengths = {50}, .ranks = 3};
       CheckTensors inputs = random_inputs(c.problem(), 8);

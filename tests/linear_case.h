@@ -58,8 +58,8 @@ struct LinearCase {
   Schedule schedule() const { return make_schedule(method, problem(), options); }
 };
 
-inline constexpr Layer kLinearLayers[] = {Layer::linear,   Layer::retnet, Layer::mamba2, Layer::gla,
-                                          Layer::deltanet, Layer::gdn,    Layer::kda,    Layer::rwkv7};
+inline constexpr Layer kLinearLayers[] = {Layer::linear, Layer::retnet, Layer::mamba2, Layer::gla,  Layer::deltanet,
+                                          Layer::gdn,    Layer::kda,    Layer::rwkv6,  Layer::rwkv7};
 static_assert(std::size(kLinearLayers) == kLayerCount - 1);
 
 // Any of it, small: empty and unequal shards, more documents than ranks, documents of one token, every layout.

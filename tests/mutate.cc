@@ -248,7 +248,7 @@ std::string mutate(LooseSchedule& schedule, SetPool& pool, const Problem& proble
       Slice* slice = pick_slice(*at_place(at), random);
       if (!slice) return "";
       const Fields fewer =
-          Fields::from_bits(slice->fields.bits() & static_cast<uint32_t>(random.uniform(1 << kFieldCount)));
+          Fields::from_bits(slice->fields.bits() & static_cast<uint32_t>(random.uniform(int64_t{1} << kFieldCount)));
       if (fewer == slice->fields) return "";
       slice->fields = fewer;
       return said("take fields away in " + std::string(name_of(at_place(at)->head.op)) + " at " + std::to_string(at));

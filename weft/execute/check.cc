@@ -28,8 +28,11 @@ HostTensor make(const Problem& problem, Field field, int64_t rows) {
   return {problem.type_of(field, Form::whole), rows, heads_of(problem, field), problem.columns_of(field)};
 }
 
+bool is_parameter(Field field) { return field == Field::u || field == Field::du; }
+
 // Where the rows of a field are: of the tokens of a rank, in local order.
 std::vector<int64_t> rows_of(const Problem& problem, Field field, int rank) {
+  if (is_parameter(field)) return {0};
   if (!kDocumentFields.has(field)) {
     const auto positions = layout_of(problem, field).positions(rank);
     return {positions.begin(), positions.end()};
@@ -45,6 +48,7 @@ std::vector<int64_t> rows_of(const Problem& problem, Field field, int rank) {
 }
 
 HostTensor make_global(const Problem& problem, Field field) {
+  if (is_parameter(field)) return make(problem, field, 1);
   const bool of_documents = kDocumentFields.has(field);
   return make(problem, field,
               of_documents ? static_cast<int64_t>(problem.mask.bands().size()) : layout_of(problem, field).tokens());
@@ -89,7 +93,8 @@ void run_rank(const Schedule& schedule, Endpoint& endpoint, const kernels::Kerne
                    .a = {local.a.data()},
                    .b = {local.b.data()},
                    .initial_state = {local.initial_state.data()},
-                   .dfinal_state = {local.dfinal_state.data()}};
+                   .dfinal_state = {local.dfinal_state.data()},
+                   .u = {local.u.data()}};
   run->forward(inputs, {.out = local.out.data(), .lse = local.lse.data(), .final_state = local.final_state.data()});
   if (problem.backward) {
     inputs.out = {local.out.data()}, inputs.lse = {local.lse.data()}, inputs.dout = {local.dout.data()};
@@ -100,7 +105,8 @@ void run_rank(const Schedule& schedule, Endpoint& endpoint, const kernels::Kerne
                            .dbeta = local.dbeta.data(),
                            .da = local.da.data(),
                            .db = local.db.data(),
-                           .dinitial_state = local.dinitial_state.data()});
+                           .dinitial_state = local.dinitial_state.data(),
+                           .du = local.du.data()});
   }
   report.peak_bytes[static_cast<size_t>(rank)] = run->peak_bytes();
   report.waiting_seconds[static_cast<size_t>(rank)] = run->waiting_seconds();
@@ -125,6 +131,7 @@ void execute(const Schedule& schedule, const kernels::KernelSet& kernels, const 
     const Fields given = Fields::from_bits(problem.inputs_of(problem.backward).bits() & ~kResults.bits());
     given.for_each([&](Field field) { local.of(field) = shard_of(problem, field, rank, all.of(field)); });
     (problem.results_of(false) | kResults).for_each(room);
+    if (traits_of(problem.layer).bonus) local.u = all.u, room(Field::du);
     if (problem.backward) problem.results_of(true).for_each(room);
     run_rank(schedule, transport.endpoint(rank), kernels, options.execute, local, report);
   });
@@ -137,6 +144,13 @@ void execute(const Schedule& schedule, const kernels::KernelSet& kernels, const 
   if (problem.final_states) gather(Field::final_state);
   if (problem.return_lse) gather(Field::lse);
   if (problem.backward) problem.results_of(true).for_each(gather);
+  if (!problem.backward || !traits_of(problem.layer).bonus) return;
+  all.du = make_global(problem, Field::du);
+  for (int64_t i = 0; i < all.du.elements(); ++i) {
+    double sum = 0;
+    for (const CheckTensors& local : locals) sum += local.du.at(i);
+    all.du.set(i, sum);
+  }
 }
 
 // ---- comparison
@@ -221,7 +235,7 @@ void compare_recurrence(const Problem& problem, const StopFlag* stop, CheckRepor
   RecurrenceInputs inputs;
   inputs.q = t.q.to_fp64(), inputs.k = t.k.to_fp64(), inputs.v = t.v.to_fp64();
   inputs.g = t.g.to_fp64(), inputs.beta = t.beta.to_fp64(), inputs.a = t.a.to_fp64(), inputs.b = t.b.to_fp64();
-  inputs.initial_state = t.initial_state.to_fp64();
+  inputs.initial_state = t.initial_state.to_fp64(), inputs.u = t.u.to_fp64();
   if (problem.backward) inputs.dout = t.dout.to_fp64(), inputs.dfinal_state = t.dfinal_state.to_fp64();
   const DenseRecurrence exact = dense_recurrence(problem, inputs, DType::fp64, stop);
   DenseRecurrence plain;
@@ -232,6 +246,7 @@ void compare_recurrence(const Problem& problem, const StopFlag* stop, CheckRepor
   };
   problem.results_of(false).for_each(add);
   if (problem.backward) problem.results_of(true).for_each(add);
+  if (problem.backward && traits_of(problem.layer).bonus) add(Field::du);
 }
 
 void compare(const Problem& problem, const StopFlag* stop, CheckReport& report) {
@@ -318,6 +333,8 @@ HostTensor& CheckTensors::of(Field field) {
     case Field::dbeta: return dbeta;
     case Field::da: return da;
     case Field::db: return db;
+    case Field::u: return u;
+    case Field::du: return du;
     case Field::initial_state: return initial_state;
     case Field::final_state: return final_state;
     case Field::dfinal_state: return dfinal_state;
@@ -342,6 +359,7 @@ CheckTensors random_inputs(const Problem& problem, uint64_t seed) {
     for (int64_t i = 0; i < tensors.g.elements(); ++i) tensors.g.set(i, -std::exp(1.5 * random.normal() - 4));
   }
   if (mixes_rows(problem.layer)) fill_mixing(problem, seed, tensors);
+  if (traits_of(problem.layer).bonus) fill_normal(tensors.u = make_global(problem, Field::u), seed, 9);
   for (const Field field : {Field::initial_state, Field::dfinal_state}) {
     if (!problem.inputs_of(true).has(field)) continue;
     fill_normal(tensors.of(field) = make_global(problem, field), seed, field == Field::initial_state ? 7 : 8);

@@ -50,6 +50,7 @@ struct CheckTensors {
   HostTensor dg, dbeta, da, db;
   // Of linear layers where the problem has them: a row for each document, [documents, heads, dim * dim_v].
   HostTensor initial_state, final_state, dfinal_state, dinitial_state;
+  HostTensor u, du;  // of rwkv6: [1, heads, dim]; du summed over the ranks
 
   HostTensor& of(Field field);
   const HostTensor& of(Field field) const { return const_cast<CheckTensors*>(this)->of(field); }

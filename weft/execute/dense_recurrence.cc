@@ -24,7 +24,8 @@ class Sequence {
         dv_(problem.dim_v),
         gates_(problem.columns_of(Field::g)),
         scale_(problem.softmax_scale()),
-        mixing_(traits_of(problem.layer).mixing) {}
+        mixing_(traits_of(problem.layer).mixing),
+        bonus_(traits_of(problem.layer).bonus) {}
 
   // States after every `kept_`th token are kept; those between are made again.
   void run(bool backward) {
@@ -34,8 +35,9 @@ class Sequence {
     State state = given(in_.initial_state);
     for (int64_t t = 0; t < rows; ++t) {
       if (t % kept_ == 0) kept.push_back(state);
+      if (bonus_) write_out(t, state);
       step(t, state);
-      write_out(t, state);
+      if (!bonus_) write_out(t, state);
     }
     put(state, to_.final_state);
     if (!backward) return;
@@ -136,8 +138,19 @@ class Sequence {
     }
   }
 
+  double u(int64_t c) const { return in_.u[static_cast<size_t>(head_ * dk_ + c)]; }
+  // sum over rows of q u k: what the token reads of itself beside the state.
+  T own_score(int64_t t) const {
+    T sum = 0;
+    for (int64_t c = 0; c < dk_ && bonus_; ++c)
+      sum += number(in_.q, t, dk_, c) * static_cast<T>(u(c)) * number(in_.k, t, dk_, c);
+    return sum;
+  }
+
   void write_out(int64_t t, const State& state) const {
-    const std::vector<T> sum = read(in_.q, t, state);
+    std::vector<T> sum = read(in_.q, t, state);
+    const T own = own_score(t);
+    for (int64_t d = 0; d < dv_ && bonus_; ++d) sum[static_cast<size_t>(d)] += own * number(in_.v, t, dv_, d);
     for (int64_t d = 0; d < dv_; ++d) to_.out[at(t, dv_, d)] = scale_ * double{sum[static_cast<size_t>(d)]};
   }
 
@@ -145,13 +158,17 @@ class Sequence {
   void backward_step(int64_t t, const State& before, const State& after, State& gradient) const {
     std::vector<T> dout(static_cast<size_t>(dv_));
     for (int64_t d = 0; d < dv_; ++d) dout[static_cast<size_t>(d)] = number(in_.dout, t, dv_, d);
-    for (int64_t c = 0; c < dk_; ++c) to_.dq[at(t, dk_, c)] = scale_ * double{dot_row(after, c, dout)};
-    add_outer(in_.q, t, static_cast<T>(scale_), dout, gradient);
+    const State& seen_by_q = bonus_ ? before : after;
+    for (int64_t c = 0; c < dk_; ++c) to_.dq[at(t, dk_, c)] = scale_ * double{dot_row(seen_by_q, c, dout)};
+    if (!bonus_) add_outer(in_.q, t, static_cast<T>(scale_), dout, gradient);
     const std::vector<T> v = values(t), dv = read(in_.k, t, gradient);
     for (int64_t d = 0; d < dv_; ++d) to_.dv[at(t, dv_, d)] = double{dv[static_cast<size_t>(d)]};
     for (int64_t c = 0; c < dk_; ++c) to_.dk[at(t, dk_, c)] = double{dot_row(gradient, c, v)};
     switch (mixing_) {
-      case Mixing::none: return decay_backward(t, before, gradient);
+      case Mixing::none:
+        decay_backward(t, before, gradient);
+        if (bonus_) bonus_backward(t, dout, gradient);
+        return;
       case Mixing::delta: return delta_backward(t, before, dv, gradient);
       case Mixing::low_rank: {
         const std::vector<T> seen = read(in_.a, t, before), dseen = read(in_.b, t, gradient);
@@ -162,6 +179,23 @@ class Sequence {
         decay_backward(t, before, gradient);
         return add_outer(in_.a, t, 1, dseen, gradient);
       }
+    }
+  }
+
+  void bonus_backward(int64_t t, const std::vector<T>& dout, State& gradient) const {
+    add_outer(in_.q, t, static_cast<T>(scale_), dout, gradient);
+    const double own = scale_ * double{own_score(t)};
+    double down = 0;
+    for (int64_t d = 0; d < dv_; ++d) {
+      to_.dv[at(t, dv_, d)] += own * double{dout[static_cast<size_t>(d)]};
+      down += scale_ * in_.v[at(t, dv_, d)] * double{dout[static_cast<size_t>(d)]};
+    }
+    for (int64_t c = 0; c < dk_; ++c) {
+      const double q = in_.q[at(t, dk_, c)], k = in_.k[at(t, dk_, c)];
+      to_.dq[at(t, dk_, c)] += down * u(c) * k;
+      to_.dk[at(t, dk_, c)] += down * u(c) * q;
+      double& du = to_.du[static_cast<size_t>(head_ * dk_ + c)];
+      du = double{static_cast<T>(du + down * q * k)};
     }
   }
 
@@ -207,6 +241,7 @@ class Sequence {
   const int64_t dk_, dv_, gates_;
   const double scale_;
   const Mixing mixing_;
+  const bool bonus_;
   int64_t kept_ = 1;
 };
 
@@ -224,6 +259,7 @@ const std::vector<double>& DenseRecurrence::of(Field field) const {
     case Field::db: return db;
     case Field::final_state: return final_state;
     case Field::dinitial_state: return dinitial_state;
+    case Field::du: return du;
     default: throw Error(ErrorCode::internal, std::string(name_of(field)) + " is no result of a recurrence");
   }
 }
@@ -236,7 +272,7 @@ DenseRecurrence dense_recurrence(const Problem& problem, const RecurrenceInputs&
   if (backward) {
     result.dq.resize(inputs.q.size()), result.dk.resize(inputs.k.size()), result.dv.resize(inputs.v.size());
     result.dg.resize(inputs.g.size()), result.dbeta.resize(inputs.beta.size());
-    result.dinitial_state.resize(inputs.initial_state.size());
+    result.dinitial_state.resize(inputs.initial_state.size()), result.du.resize(inputs.u.size());
     result.da.resize(inputs.a.size()), result.db.resize(inputs.b.size());
   }
   const auto documents = problem.mask.bands();

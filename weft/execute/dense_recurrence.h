@@ -17,6 +17,7 @@ namespace weft {
 struct RecurrenceInputs {
   std::vector<double> q, k, v, dout;
   std::vector<double> g, beta, a, b;
+  std::vector<double> u;                            // [heads, dim]
   std::vector<double> initial_state, dfinal_state;  // [documents, heads, dim, dim_v]; empty: zero
 };
 
@@ -25,6 +26,7 @@ struct DenseRecurrence {
   std::vector<double> dq, dk, dv;         // empty without dout
   std::vector<double> dg, dbeta, da, db;  // of the inputs that the layer has
   std::vector<double> final_state, dinitial_state;
+  std::vector<double> du;
 
   const std::vector<double>& of(Field field) const;
 };

@@ -19,6 +19,7 @@ const ConstTensor* Inputs::of(Field field) const {
     case Field::b: return &b;
     case Field::initial_state: return &initial_state;
     case Field::dfinal_state: return &dfinal_state;
+    case Field::u: return &u;
     default: return nullptr;
   }
 }
@@ -36,6 +37,7 @@ void* Destinations::of(Field field) const {
     case Field::db: return db;
     case Field::final_state: return final_state;
     case Field::dinitial_state: return dinitial_state;
+    case Field::du: return du;
     default: return nullptr;
   }
 }
@@ -53,6 +55,7 @@ Result& Results::of(Field field) {
     case Field::db: return db;
     case Field::final_state: return final_state;
     case Field::dinitial_state: return dinitial_state;
+    case Field::du: return du;
     default: throw Error(ErrorCode::internal, std::string(name_of(field)) + " is no result");
   }
 }

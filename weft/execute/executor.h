@@ -48,6 +48,8 @@ struct Inputs {
   // One row for each document that begins, or ends, among the rank's tokens, in the order of these; accumulator type.
   ConstTensor initial_state = {}, dfinal_state = {};
 
+  ConstTensor u = {};  // of rwkv6: [heads, dim], the same on all ranks; accumulator type
+
   // Null for a field that no caller gives.
   const ConstTensor* of(Field field) const;
 };
@@ -58,6 +60,7 @@ struct Destinations {
   void *dq = nullptr, *dk = nullptr, *dv = nullptr;                    // backward
   void *dg = nullptr, *dbeta = nullptr, *da = nullptr, *db = nullptr;  // backward of layers with these inputs
   void *final_state = nullptr, *dinitial_state = nullptr;              // where the problem has them
+  void* du = nullptr;  // backward of rwkv6: [heads, dim], this rank's share; their sum over ranks is the gradient
 
   void* of(Field field) const;
 };
@@ -73,6 +76,7 @@ struct Results {
   Result dq, dk, dv;
   Result dg, dbeta, da, db;
   Result final_state, dinitial_state;
+  Result du;
 
   Result& of(Field field);
 };

@@ -91,6 +91,7 @@ void Run::run_phase(Phase phase, const Inputs& inputs, const Destinations& desti
   results_.clear();
   const double waited = c_.endpoint.waiting_seconds();
   try {
+    begin_parameters();
     run_instructions();
     end_phase();
   } catch (...) {
@@ -228,6 +229,8 @@ Results Run::collect_results() {
     }
     results.of(field) = {memory.data, memory.owner};
   });
+  if (du_.data) results.du = {du_.data, du_.owner};
+  du_ = {};
   result_memory_ = {};
   return results;
 }

@@ -144,6 +144,8 @@ class Run final : public Execution {
   kernels::View sums_of(const std::vector<const RankValue*>& sums, Field field, const TokenRun& run, int64_t head);
   template <typename F>
   void for_each_head(const TokenRun& run, F&& f);
+  void begin_parameters();
+  kernels::ConstView parameter(int64_t head) const;
   std::vector<const RankValue*> sums(const Instruction& i, const TokenRun& run, Fields wanted);
   kernels::RunGradients gradients_of(const std::vector<const RankValue*>& sums, const TokenRun& run, int64_t head);
 
@@ -199,6 +201,7 @@ class Run final : public Execution {
   Inputs inputs_;
   Destinations destinations_;
   std::array<RankValue, kFieldCount> result_memory_;
+  FieldMemory du_;  // of the layer's parameter u, in backward
   Written results_;
   std::vector<int32_t> kv_head_;  // reused by attend
 };

@@ -112,6 +112,7 @@ void Run::for_each_head(const TokenRun& run, F&& f) {
                                 .beta = view(run.keys, Field::beta),
                                 .a = view(run.keys, Field::a),
                                 .b = view(run.keys, Field::b),
+                                .u = parameter(head),
                                 .decays = decays_of(head),
                                 .rows = run.range.size(),
                                 .dim = problem_.dim,
@@ -128,6 +129,28 @@ void Run::for_each_head(const TokenRun& run, F&& f) {
 kernels::Decays Run::decays_of(int64_t head) const {
   if (has_gates(problem_.layer)) return {.columns = problem_.columns_of(Field::g)};
   return {.log_decay = problem_.log_decay.empty() ? 0 : problem_.log_decay[static_cast<size_t>(head)]};
+}
+
+// The row of the parameter u in a head.
+kernels::ConstView Run::parameter(int64_t head) const {
+  if (!traits_of(problem_.layer).bonus) return {};
+  const DType type = problem_.accumulator();
+  return {static_cast<const std::byte*>(inputs_.u.data) + head * problem_.dim * size_of(type), type, problem_.dim,
+          problem_.dim};
+}
+
+// At the begin of a phase: u is there, and backward's sum of its gradient is zero.
+void Run::begin_parameters() {
+  if (!traits_of(problem_.layer).bonus) return;
+  if (!inputs_.u.data) refuse("the caller gave no u");
+  if (phase_ != Phase::backward) return;
+  const int64_t elements = problem_.heads * problem_.dim;
+  du_ = {};
+  du_.type = problem_.accumulator(), du_.row_stride = elements, du_.head_stride = problem_.dim;
+  auto buffer = destinations_.du ? nullptr : c_.pool.take(elements * size_of(du_.type));
+  du_.data = destinations_.du ? static_cast<std::byte*>(destinations_.du) : buffer.get();
+  du_.owner = std::move(buffer);
+  std::fill_n(du_.data, elements * size_of(du_.type), std::byte{0});
 }
 
 // The targets, each a sum of some of these fields, with the rows that these have in the run.
@@ -162,6 +185,7 @@ kernels::RunGradients Run::gradients_of(const std::vector<const RankValue*>& sum
           .dbeta = view(Field::dbeta),
           .da = view(Field::da),
           .db = view(Field::db),
+          .du = view(Field::dk).data && du_.data ? du_.view(0, head) : View{},
           .dinitial = view(Field::dinitial_state)};
 }
 

@@ -35,6 +35,7 @@ struct TokenRun {
   ConstView g;        // [rows, decays.columns], fp32 (fp64): logarithms, at most 0
   ConstView beta;     // [rows, 1], fp32 (fp64): the delta rule; or null
   ConstView a, b;     // [rows, dim], element type: F_t = diag(exp g_t) + b_t a_t^T; or null
+  ConstView u;        // [1, dim], fp32 (fp64): out_t reads R_{t-1} + diag(u) k_t v_t^T; null: it reads R_t
   Decays decays;
   int64_t rows = 0;
   int64_t dim = 0, dim_v = 0;
@@ -63,6 +64,7 @@ struct RunGradients {
   View dg;          // [rows, decays.columns]
   View dbeta;       // [rows, 1]
   View da, db;      // [rows, dim]
+  View du;          // [1, dim]
   View dinitial;    // a row [dim, dim_v] for each of the starts
 };
 // `state` may be null: nothing enters.

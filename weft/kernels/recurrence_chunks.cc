@@ -17,7 +17,8 @@ class RunChunks : RunMath<T> {
  private:
   using Base = RunMath<T>;
   using Base::add_to_document, Base::at, Base::dk_, Base::document_state, Base::initial_state, Base::dv_, Base::gate_at,
-      Base::gate_of, Base::gates_, Base::log_decay, Base::poll, Base::read, Base::run_, Base::state_size, Base::sums;
+      Base::gate_of, Base::gates_, Base::log_decay, Base::own, Base::poll, Base::read, Base::reads_before, Base::run_,
+      Base::state_size, Base::sums;
 
   // Tokens [begin, begin + rows); c[t] is the sum of the logarithms of the chunk's decays up to t.
   struct Chunk {
@@ -38,6 +39,11 @@ class RunChunks : RunMath<T> {
   T decay(const Chunk& chunk, int64_t i, int64_t j, int64_t c) const {
     const int64_t gate = gate_of(c);
     return static_cast<T>(std::exp(chunk.c[at(i, gates_, gate)] - (j < 0 ? 0 : chunk.c[at(j, gates_, gate)])));
+  }
+  // The same when it is read by query i, of an earlier token or from before the chunk.
+  T decay_read(const Chunk& chunk, int64_t i, int64_t j, int64_t c) const {
+    if (!reads_before()) return decay(chunk, i, j, c);
+    return i - 1 == j ? T{1} : decay(chunk, i - 1, j, c);
   }
 };
 
@@ -63,10 +69,10 @@ void RunChunks<T>::load(Chunk& chunk, int64_t begin, int64_t rows, const ConstVi
     for (int64_t j = 0; j <= i; ++j) {
       const T *q = &chunk.q[at(i, dk_, 0)], *k = &chunk.k[at(j, dk_, 0)];
       T& score = chunk.scores[at(i, rows, j)];
-      if (gates_ == 1) {
-        score = i == j ? dot(q, k, dk_) : decay(chunk, i, j, 0) * dot(q, k, dk_);
+      if (gates_ == 1 && !(i == j && reads_before())) {
+        score = i == j ? dot(q, k, dk_) : decay_read(chunk, i, j, 0) * dot(q, k, dk_);
       } else {
-        for (int64_t c = 0; c < dk_; ++c) score += q[c] * k[c] * (i == j ? T{1} : decay(chunk, i, j, c));
+        for (int64_t c = 0; c < dk_; ++c) score += q[c] * k[c] * (i == j ? own(c) : decay_read(chunk, i, j, c));
       }
     }
   }
@@ -78,7 +84,7 @@ void RunChunks<T>::add_outputs(const Chunk& chunk, const T* state, const View& o
   for (int64_t i = 0; i < chunk.rows; ++i) {
     T* const to = sums(out, chunk.begin + i);
     for (int64_t c = 0; c < dk_; ++c)
-      add_scaled(to, state + c * dv_, scale * chunk.q[at(i, dk_, c)] * decay(chunk, i, -1, c), dv_);
+      add_scaled(to, state + c * dv_, scale * chunk.q[at(i, dk_, c)] * decay_read(chunk, i, -1, c), dv_);
     for (int64_t j = 0; j <= i; ++j)
       add_scaled(to, &chunk.v[at(j, dv_, 0)], scale * chunk.scores[at(i, chunk.rows, j)], dv_);
   }
@@ -108,7 +114,7 @@ void RunChunks<T>::retreat(const Chunk& chunk, T* dstate) const {
     const T passed = decay(chunk, chunk.rows - 1, -1, c);
     for (int64_t d = 0; d < dv_; ++d) row[d] *= passed;
     for (int64_t i = 0; i < chunk.rows; ++i)
-      add_scaled(row, &chunk.dout[at(i, dv_, 0)], scale * chunk.q[at(i, dk_, c)] * decay(chunk, i, -1, c), dv_);
+      add_scaled(row, &chunk.dout[at(i, dv_, 0)], scale * chunk.q[at(i, dk_, c)] * decay_read(chunk, i, -1, c), dv_);
   }
 }
 
@@ -135,7 +141,7 @@ void RunChunks<T>::add_gradients(const Chunk& chunk, const T* state, const T* ds
   for (int64_t i = 0; i < rows; ++i) {
     const T *dout = &chunk.dout[at(i, dv_, 0)], *v = &chunk.v[at(i, dv_, 0)];
     for (int64_t c = 0; c < dk_; ++c) {
-      dq[at(i, dk_, c)] += scale * decay(chunk, i, -1, c) * dot(state + c * dv_, dout, dv_);
+      dq[at(i, dk_, c)] += scale * decay_read(chunk, i, -1, c) * dot(state + c * dv_, dout, dv_);
       const T left = i == end ? T{1} : decay(chunk, end, i, c);
       dk[at(i, dk_, c)] += left * dot(dstate + c * dv_, v, dv_);
       if (to.dv.data) add_scaled(sums(to.dv, chunk.begin + i), dstate + c * dv_, left * chunk.k[at(i, dk_, c)], dv_);
@@ -143,11 +149,12 @@ void RunChunks<T>::add_gradients(const Chunk& chunk, const T* state, const T* ds
     for (int64_t j = 0; j <= i; ++j) {
       const T dscore = scale * dot(dout, &chunk.v[at(j, dv_, 0)], dv_);
       dscores[at(i, rows, j)] = dscore;
-      const T one = gates_ == 1 && i != j ? decay(chunk, i, j, 0) : T{1};
+      const T one = gates_ == 1 && i != j ? decay_read(chunk, i, j, 0) : T{1};
       for (int64_t c = 0; c < dk_; ++c) {
-        const T passed = dscore * (gates_ == 1 || i == j ? one : decay(chunk, i, j, c));
+        const T passed = dscore * (i == j ? own(c) : gates_ == 1 ? one : decay_read(chunk, i, j, c));
         dq[at(i, dk_, c)] += passed * chunk.k[at(j, dk_, c)];
         dk[at(j, dk_, c)] += passed * chunk.q[at(i, dk_, c)];
+        if (i == j && to.du.data) sums(to.du, 0)[c] += dscore * chunk.q[at(i, dk_, c)] * chunk.k[at(i, dk_, c)];
       }
       if (to.dv.data) add_scaled(sums(to.dv, chunk.begin + j), dout, scale * chunk.scores[at(i, rows, j)], dv_);
     }
@@ -170,20 +177,29 @@ void RunChunks<T>::add_gate_gradients(const Chunk& chunk, const T* state, const 
   for (int64_t j = 0; j < rows; ++j) {  // key j to queries after it
     std::fill(passing.begin(), passing.end(), 0.0);
     for (int64_t i = end; i > j; --i) {
+      const auto give = [&] {
+        for (int64_t gate = 0; gate < gates_; ++gate) sum[at(i, gates_, gate)] += passing[static_cast<size_t>(gate)];
+      };
+      if (reads_before()) give();  // what i reads itself has not passed its decay
       const T dscore = dscores[at(i, rows, j)];
       if (gates_ == 1) passing[0] += double{dscore * chunk.scores[at(i, rows, j)]};
       for (int64_t c = 0; c < dk_ && gates_ > 1; ++c)
-        passing[gate_at(c)] += double{dscore * chunk.q[at(i, dk_, c)] * chunk.k[at(j, dk_, c)] * decay(chunk, i, j, c)};
-      for (int64_t gate = 0; gate < gates_; ++gate) sum[at(i, gates_, gate)] += passing[static_cast<size_t>(gate)];
+        passing[gate_at(c)] +=
+            double{dscore * chunk.q[at(i, dk_, c)] * chunk.k[at(j, dk_, c)] * decay_read(chunk, i, j, c)};
+      if (!reads_before()) give();
     }
   }
   std::fill(passing.begin(), passing.end(), 0.0);
   for (int64_t i = end; i >= 0; --i) {  // the state to queries
+    const auto give = [&] {
+      for (int64_t gate = 0; gate < gates_; ++gate) sum[at(i, gates_, gate)] += passing[static_cast<size_t>(gate)];
+    };
+    if (reads_before()) give();
     for (int64_t c = 0; c < dk_; ++c) {
       const T seen = dot(state + c * dv_, &chunk.dout[at(i, dv_, 0)], dv_);
-      passing[gate_at(c)] += run_.scale * double{chunk.q[at(i, dk_, c)] * decay(chunk, i, -1, c) * seen};
+      passing[gate_at(c)] += run_.scale * double{chunk.q[at(i, dk_, c)] * decay_read(chunk, i, -1, c) * seen};
     }
-    for (int64_t gate = 0; gate < gates_; ++gate) sum[at(i, gates_, gate)] += passing[static_cast<size_t>(gate)];
+    if (!reads_before()) give();
   }
   std::fill(passing.begin(), passing.end(), 0.0);
   for (int64_t c = 0; c < dk_; ++c)  // the state to the gradient behind the chunk

@@ -18,6 +18,10 @@ class RunEnds : RunMath<T> {
   void apply_dstate(const T* dstate, const T* state, const RunGradients& to) const;
 
  private:
+  // Adds the logarithms of a token's decays.
+  void pass(int64_t t, std::vector<double>& logs) const {
+    for (int64_t gate = 0; gate < gates_; ++gate) logs[static_cast<size_t>(gate)] += log_decay(t, gate);
+  }
   // A state times what is left of its rows.
   Matrix<T> decayed(const T* state, const std::vector<double>& logs) const {
     Matrix<T> kept(state, state + state_size());
@@ -29,8 +33,8 @@ class RunEnds : RunMath<T> {
   }
   using Base = RunMath<T>;
   using Base::add_to_document, Base::at, Base::dk_, Base::document_state, Base::dv_, Base::gate_at, Base::gate_of,
-      Base::gates_, Base::log_decay, Base::poll, Base::read, Base::run_, Base::initial_state, Base::state_size,
-      Base::sums;
+      Base::gates_, Base::log_decay, Base::poll, Base::read, Base::reads_before, Base::run_, Base::initial_state,
+      Base::state_size, Base::sums;
 };
 
 template <typename T>
@@ -56,7 +60,7 @@ void RunEnds<T>::summarise(T* state) const {
       const T factor = k[static_cast<size_t>(c)] * static_cast<T>(std::exp(later[gate_at(c)]));
       add_scaled(state + c * dv_, v.data(), factor, dv_);
     }
-    for (int64_t gate = 0; gate < gates_; ++gate) later[static_cast<size_t>(gate)] += log_decay(t, gate);
+    pass(t, later);
   }
   add_scaled(state, decayed(initial_state(last).data(), later).data(), T{1}, dk_ * dv_);
 }
@@ -70,13 +74,14 @@ void RunEnds<T>::summarise_backward(const ConstView& dout, const ConstView& dfin
   std::vector<T> q, d;
   for (int64_t t = first.begin; t < first.end; ++t) {
     if (t % kPollEvery == 0) poll();
-    for (int64_t gate = 0; gate < gates_; ++gate) earlier[static_cast<size_t>(gate)] += log_decay(t, gate);
+    if (!reads_before()) pass(t, earlier);
     read(run_.q, t, 1, dk_, q);
     read(dout, t, 1, dv_, d);
     for (int64_t c = 0; c < dk_; ++c) {
       const double factor = run_.scale * std::exp(earlier[gate_at(c)]);
       add_scaled(dstate + c * dv_, d.data(), q[static_cast<size_t>(c)] * static_cast<T>(factor), dv_);
     }
+    if (reads_before()) pass(t, earlier);
   }
   if (!dfinal.data || first.final < 0) return;
   add_scaled(dstate, decayed(document_state(dfinal, first.final).data(), earlier).data(), T{1}, dk_ * dv_);
@@ -90,12 +95,13 @@ void RunEnds<T>::apply_state(const T* state, const View& out, const View& final)
   std::vector<T> q;
   for (int64_t t = first.begin; t < first.end; ++t) {
     if (t % kPollEvery == 0) poll();
-    for (int64_t gate = 0; gate < gates_; ++gate) earlier[static_cast<size_t>(gate)] += log_decay(t, gate);
+    if (!reads_before()) pass(t, earlier);
     read(run_.q, t, 1, dk_, q);
     for (int64_t c = 0; c < dk_; ++c) {
       const double factor = run_.scale * std::exp(earlier[gate_at(c)]);
       add_scaled(sums(out, t), state + c * dv_, q[static_cast<size_t>(c)] * static_cast<T>(factor), dv_);
     }
+    if (reads_before()) pass(t, earlier);
   }
   if (final.data && first.final >= 0) add_to_document(final, first.final, decayed(state, earlier).data());
 }
@@ -111,7 +117,7 @@ void RunEnds<T>::add_entering_gradients(const ConstView& dout, const ConstView& 
   std::vector<double> shares(static_cast<size_t>(segment.rows() * gates_), 0.0);
   for (int64_t t = segment.begin; t < segment.end; ++t) {
     if (t % kPollEvery == 0) poll();
-    for (int64_t gate = 0; gate < gates_; ++gate) earlier[static_cast<size_t>(gate)] += log_decay(t, gate);
+    if (!reads_before()) pass(t, earlier);
     read(run_.q, t, 1, dk_, q);
     read(dout, t, 1, dv_, d);
     for (int64_t c = 0; c < dk_; ++c) {
@@ -120,6 +126,7 @@ void RunEnds<T>::add_entering_gradients(const ConstView& dout, const ConstView& 
       if (to.dq.data) sums(to.dq, t)[c] += dq;
       shares[at(t - segment.begin, gates_, gate_of(c))] += double{q[static_cast<size_t>(c)]} * double{dq};
     }
+    if (reads_before()) pass(t, earlier);
   }
   if (!to.dg.data) return;
   std::vector<double> through(static_cast<size_t>(gates_), 0.0);  // to the gradient of the final state
@@ -131,8 +138,9 @@ void RunEnds<T>::add_entering_gradients(const ConstView& dout, const ConstView& 
   for (int64_t gate = 0; gate < gates_; ++gate) {
     double sum = through[static_cast<size_t>(gate)];
     for (int64_t t = segment.end; t-- > segment.begin;) {
-      sum += shares[at(t - segment.begin, gates_, gate)];
-      sums(to.dg, t)[gate] += static_cast<T>(sum);
+      const double share = shares[at(t - segment.begin, gates_, gate)];
+      sums(to.dg, t)[gate] += static_cast<T>(reads_before() ? sum : sum + share);
+      sum += share;
     }
   }
 }
@@ -155,7 +163,7 @@ void RunEnds<T>::apply_dstate(const T* dstate, const T* state, const RunGradient
       if (to.dv.data) add_scaled(sums(to.dv, t), dstate + c * dv_, factor * k[static_cast<size_t>(c)], dv_);
       shares[at(t - last.begin, gates_, gate_of(c))] += double{k[static_cast<size_t>(c)]} * double{dk};
     }
-    for (int64_t gate = 0; gate < gates_; ++gate) later[static_cast<size_t>(gate)] += log_decay(t, gate);
+    pass(t, later);
   }
   add_to_document(to.dinitial, last.initial, decayed(dstate, later).data());
   if (!to.dg.data) return;

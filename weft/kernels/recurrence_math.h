@@ -60,6 +60,15 @@ T dot(const T* a, const T* b, int64_t n) {
 }
 
 template <typename T>
+const T* numbers(const ConstView& view) {
+  return static_cast<const T*>(view.data);
+}
+template <typename T>
+T* numbers(const View& view) {
+  return static_cast<T*>(view.data);
+}
+
+template <typename T>
 using Matrix = std::vector<T>;  // row-major
 
 // to [m, n] += factor * a b, where a(i, l) = a[i * row + l * column] is [m, k] and b [k, n].
@@ -115,6 +124,10 @@ class RunMath {
     const double log = run_.decays.columns == 0 ? run_.decays.log_decay : load(run_.g, row, 0, gate);
     return log < kLeastLogDecay ? kLeastLogDecay : log;
   }
+  // Whether out reads the state before its token's decay and writing.
+  bool reads_before() const { return run_.u.data != nullptr; }
+  // How much of its own key a token reads.
+  T own(int64_t c) const { return reads_before() ? numbers<T>(run_.u)[c] : T{1}; }
   // The gate that multiplies row c of the state.
   int64_t gate_of(int64_t c) const { return gates_ == 1 ? 0 : c; }
   size_t gate_at(int64_t c) const { return static_cast<size_t>(gate_of(c)); }
@@ -150,15 +163,6 @@ void in_type_of(const TokenRun& run, F&& f) {
   } else {
     f(float{});
   }
-}
-
-template <typename T>
-const T* numbers(const ConstView& view) {
-  return static_cast<const T*>(view.data);
-}
-template <typename T>
-T* numbers(const View& view) {
-  return static_cast<T*>(view.data);
 }
 
 // The local work on runs whose transitions are of one kind.

@@ -52,6 +52,7 @@ struct Tokens {
             .beta = mixing == Mixing::delta ? view(beta, begin, 1) : ConstView{},
             .a = mixing == Mixing::low_rank ? view(a, begin, dim) : ConstView{},
             .b = mixing == Mixing::low_rank ? view(b, begin, dim) : ConstView{},
+            .u = {},
             .decays = {.columns = gates, .log_decay = gates == 0 && mixing == Mixing::none ? -0.03 : 0},
             .rows = end - begin,
             .dim = dim,
@@ -122,6 +123,7 @@ TEST(Recurrence, PartsOfARunAddUp) {
                   .dbeta = dbeta.view(1, row),
                   .da = da.view(at.dim, row),
                   .db = db.view(at.dim, row),
+                  .du = {},
                   .dinitial = {}};
         }
       } whole(t, columns), sum(t, columns);

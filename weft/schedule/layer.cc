@@ -17,6 +17,7 @@ constexpr LayerTraits kLayers[kLayerCount] = {
     {.name = "deltanet", .mixing = Mixing::delta},
     {.name = "gdn", .decay = Decay::scalar, .mixing = Mixing::delta},
     {.name = "kda", .decay = Decay::channel, .mixing = Mixing::delta},
+    {.name = "rwkv6", .decay = Decay::channel, .bonus = true, .unit_scale = true},
     {.name = "rwkv7", .decay = Decay::channel, .mixing = Mixing::low_rank, .unit_scale = true},
 };
 

@@ -21,9 +21,10 @@ enum class Layer : uint8_t {
   deltanet,  // DeltaNet
   gdn,       // Gated DeltaNet
   kda,       // Kimi Delta Attention
+  rwkv6,     // RWKV-6
   rwkv7,     // RWKV-7, and any diagonal matrix plus one of rank one
 };
-inline constexpr int kLayerCount = 9;
+inline constexpr int kLayerCount = 10;
 const char* name_of(Layer layer);
 // Throws Error(usage) with the nearest name for an unknown one.
 Layer layer_of(std::string_view name);
@@ -43,6 +44,8 @@ struct LayerTraits {
   std::string_view name;
   Decay decay = Decay::none;
   Mixing mixing = Mixing::none;
+  // out_t reads the state before token t, and of its own key as much as the parameter u says: R_{t-1} + diag(u) k_t v_t^T.
+  bool bonus = false;
   bool unit_scale = false;  // the scale that is meant where none is given is 1, not 1/sqrt(dim)
 };
 const LayerTraits& traits_of(Layer layer);

@@ -9,12 +9,37 @@
 namespace weft {
 namespace {
 
-constexpr const char* kNames[kFieldCount] = {
-    "q",           "k",  "v",     "out",    "lse",           "dout",           "delta",
-    "dq",          "dk", "dv",    "scores", "probs",         "dprobs",         "dscores",
-    "g",           "dg", "state", "dstate", "transition",    "beta",           "dbeta",
-    "a",           "b",  "da",    "db",     "initial_state", "dinitial_state", "final_state",
-    "dfinal_state"};
+constexpr const char* kNames[kFieldCount] = {"q",
+                                             "k",
+                                             "v",
+                                             "out",
+                                             "lse",
+                                             "dout",
+                                             "delta",
+                                             "dq",
+                                             "dk",
+                                             "dv",
+                                             "scores",
+                                             "probs",
+                                             "dprobs",
+                                             "dscores",
+                                             "g",
+                                             "dg",
+                                             "state",
+                                             "dstate",
+                                             "transition",
+                                             "beta",
+                                             "dbeta",
+                                             "a",
+                                             "b",
+                                             "da",
+                                             "db",
+                                             "initial_state",
+                                             "dinitial_state",
+                                             "final_state",
+                                             "dfinal_state",
+                                             "u",
+                                             "du"};
 
 constexpr int64_t kMostElements = int64_t{1} << 50;  // of one tensor
 
@@ -36,6 +61,7 @@ Field gradient_of(Field input) {
     case Field::a: return Field::da;
     case Field::b: return Field::db;
     case Field::initial_state: return Field::dinitial_state;
+    case Field::u: return Field::du;
     default: throw Error(ErrorCode::internal, std::string(name_of(input)) + " is no input with a gradient");
   }
 }
@@ -214,7 +240,9 @@ int64_t AttentionShape::columns_of(Field field) const {
     case Field::a:
     case Field::b:
     case Field::da:
-    case Field::db: return dim;
+    case Field::db:
+    case Field::u:
+    case Field::du: return dim;
     case Field::lse:
     case Field::delta:
     case Field::beta:
@@ -234,7 +262,7 @@ DType AttentionShape::type_of(Field field, Form form) const {
   }
   // Not of the element type: what is neither input nor result, and the few numbers that rule what is kept and written.
   constexpr Fields kBetween = Field::lse | Field::delta | Field::g | Field::dg | Field::beta | Field::dbeta |
-                              kScoreFields | kStateFields | kDocumentFields;
+                              kScoreFields | kStateFields | kDocumentFields | Field::u | Field::du;
   return form == Form::accumulating || kBetween.has(field) ? accumulator() : element;
 }
 

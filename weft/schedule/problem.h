@@ -56,8 +56,11 @@ enum class Field : uint8_t {
   // On the query side, in the row of its last token:
   final_state,   // the state after that token       [documents, heads, dim * dim_v]
   dfinal_state,  // gradient of it
+  // A parameter of the layer, the same on all ranks and in no value:
+  u,   // how much of its own key a token reads before that is in the state   [heads, dim]
+  du,  // gradient of it: each rank's share, from the tokens whose dk it adds to
 };
-inline constexpr int kFieldCount = 29;
+inline constexpr int kFieldCount = 31;
 
 // A set of fields of one side.
 class Fields {
