@@ -15,8 +15,9 @@ class LowRank : LowRankChunks<T> {
 
  private:
   using Base = LowRankChunks<T>;
-  using Base::add_to_document, Base::advance, Base::at, Base::initial_state, Base::dk_, Base::dv_, Base::for_each_chunk,
-      Base::load, Base::read_by_a, Base::run_, Base::state_size, Base::sums, Base::zeros;
+  using Base::add_to_document, Base::advance, Base::at, Base::initial_state, Base::delta_, Base::dk_, Base::dv_,
+      Base::for_each_chunk, Base::load, Base::read_by_a, Base::run_, Base::state_size, Base::sums, Base::written,
+      Base::zeros;
   using typename Base::Chunk, typename Base::Own;
   void add_outputs(const Chunk& chunk, const T* state, const Matrix<T>& x, Own own, const View& out) const;
 };
@@ -26,8 +27,12 @@ void LowRank<T>::add_outputs(const Chunk& chunk, const T* state, const Matrix<T>
   const int64_t rows = chunk.rows;
   Matrix<T> sum = zeros(rows, dv_);
   add_product(sum.data(), chunk.qe.data(), state, rows, dk_, dv_);
-  add_product(sum.data(), chunk.qb.data(), x.data(), rows, rows, dv_);
-  if (own == Own::added) add_product(sum.data(), chunk.qk.data(), chunk.v.data(), rows, rows, dv_);
+  if (delta_ && own == Own::added) {
+    add_product(sum.data(), chunk.qk.data(), written(chunk, x).data(), rows, rows, dv_);
+  } else {
+    add_product(sum.data(), chunk.qb.data(), x.data(), rows, rows, dv_);
+    if (own == Own::added) add_product(sum.data(), chunk.qk.data(), chunk.v.data(), rows, rows, dv_);
+  }
   for (int64_t i = 0; i < rows; ++i)
     add_scaled(sums(out, chunk.begin + i), &sum[at(i, dv_, 0)], static_cast<T>(run_.scale), dv_);
 }

@@ -54,6 +54,8 @@ class LowRankChunks : protected RunMath<T> {
   void load(Chunk& chunk, int64_t begin, int64_t rows, const ConstView& dout) const;
   // X. The state has any number of columns when it passes by itself.
   Matrix<T> read_by_a(const Chunk& chunk, const T* state, int64_t columns, Own own) const;
+  // What the delta rule writes under its keys, beta (v - x): one product where k and b lie along one another.
+  Matrix<T> written(const Chunk& chunk, const Matrix<T>& x) const;
   // The state after the chunk from that before it.
   void advance(const Chunk& chunk, const Matrix<T>& x, Own own, int64_t columns, T* state) const;
 
@@ -184,10 +186,22 @@ Matrix<T> LowRankChunks<T>::read_by_a(const Chunk& chunk, const T* state, int64_
 }
 
 template <typename T>
+Matrix<T> LowRankChunks<T>::written(const Chunk& chunk, const Matrix<T>& x) const {
+  Matrix<T> y = chunk.v;
+  for (int64_t i = 0; i < chunk.rows; ++i)
+    add_scaled(&y[at(i, dv_, 0)], &x[at(i, dv_, 0)], -chunk.beta[at(i, 1, 0)], dv_);
+  return y;
+}
+
+template <typename T>
 void LowRankChunks<T>::advance(const Chunk& chunk, const Matrix<T>& x, Own own, int64_t columns, T* state) const {
   const T* const passed = &chunk.passed[at(chunk.rows - 1, dk_, 0)];
   for (int64_t c = 0; c < dk_; ++c) {
     for (int64_t d = 0; d < columns; ++d) state[c * columns + d] *= passed[c];
+  }
+  if (delta_ && own == Own::added) {
+    add_transposed_product(state, chunk.ke.data(), written(chunk, x).data(), dk_, chunk.rows, columns);
+    return;
   }
   add_transposed_product(state, chunk.be.data(), x.data(), dk_, chunk.rows, columns);
   if (own == Own::added) add_transposed_product(state, chunk.ke.data(), chunk.v.data(), dk_, chunk.rows, columns);
