@@ -1,19 +1,18 @@
 #include "cli/commands.h"
 
 namespace weft::cli {
-
-#ifndef WEFT_WITH_TORCH
 namespace {
 
-// Stands in for a command that needs torch: says so instead of being unknown.
+// Stands for a command of weft-torch; it runs where that program is missing.
 Command needs_torch(const std::string& name, const std::string& summary) {
-  Command command(name, summary + " (not in this build)");
-  command.unavailable(name + ": this weft was built without torch; build it with -DWEFT_TORCH=ON");
+  Command command(name, summary);
+  command.unavailable(name +
+                      " needs torch, and weft-torch, the part of weft with torch, is not beside this program; build "
+                      "it with 'make build' or -DWEFT_TORCH=ON");
   return command;
 }
 
 }  // namespace
-#endif
 
 std::vector<Command> all_commands() {
   std::vector<Command> commands;
@@ -22,13 +21,8 @@ std::vector<Command> all_commands() {
   commands.push_back(verify_command());
   commands.push_back(check_command());
   commands.push_back(bench_command());
-#ifdef WEFT_WITH_TORCH
-  commands.push_back(train_command());
-  commands.push_back(eval_command());
-#else
-  commands.push_back(needs_torch("train", "train a language model"));
-  commands.push_back(needs_torch("eval", "compute a model's loss"));
-#endif
+  commands.push_back(needs_torch("train", kTrainSummary));
+  commands.push_back(needs_torch("eval", kEvalSummary));
   return commands;
 }
 

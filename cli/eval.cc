@@ -45,7 +45,7 @@ int run(const Options& options, Context& context) {
 
 Command eval_command() {
   auto options = std::make_shared<Options>();
-  Command command("eval", "compute a model's loss on text");
+  Command command("eval", kEvalSummary);
   command.example("weft eval --model runs/first/model --text docs --tokens 4096 --ranks 3 --method zigzag");
   command.text("--model", "DIR", "Hugging Face folder, e.g. the model/ that weft train wrote", &options->model);
   command.text("--text", "DIR", "folder (or file) of text", &options->text);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdlib>
+#include <filesystem>
 
 #include "cli/commands.h"
 #include "cli/program.h"
@@ -31,15 +32,35 @@ void reserve_standard_descriptors() {
   }
 }
 
+#ifdef WEFT_WITH_TORCH
+std::vector<weft::cli::Command> commands_for(char**) { return weft::cli::torch_commands(); }
+#else
+// Gives way to weft-torch, the program beside this one, for a command that only stands for one of its own. Where there is no
+// such program, the command says so.
+std::vector<weft::cli::Command> commands_for(char** argv) {
+  std::vector<weft::cli::Command> commands = weft::cli::all_commands();
+  char** const words = argv[0] && argv[1] && argv[1] == std::string_view("help") ? argv + 1 : argv;
+  const std::string_view name = words[0] && words[1] ? words[1] : "";
+  for (const weft::cli::Command& command : commands) {
+    if (command.name() != name || command.why_unavailable().empty()) continue;
+    std::error_code error;
+    const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
+    if (!error) ::execv((self.parent_path() / "weft-torch").c_str(), argv);
+  }
+  return commands;
+}
+#endif
+
 }  // namespace
 
 int main(int argc, char** argv) {
   reserve_standard_descriptors();
+  const std::vector<weft::cli::Command> commands = commands_for(argv);
   set_signals();
   const std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
   weft::cli::Output out(STDOUT_FILENO);
   weft::cli::Context context{.out = out, .stop = stop_flag};
-  return weft::cli::run_program(weft::cli::all_commands(), arguments, context, [](std::string_view line) {
+  return weft::cli::run_program(commands, arguments, context, [](std::string_view line) {
     const std::string text = std::string(line) + "\n";
     [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
   });

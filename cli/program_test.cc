@@ -67,30 +67,14 @@ TEST(Program, SuggestsCommandsAndOptions) {
   EXPECT_EQ(run_with(all_commands(), {}).code, 2);
 }
 
-TEST(Program, EveryCommandHasHelpWithAnExample) {
-  const Outcome all = run_with(all_commands(), {"--help"});
-  EXPECT_EQ(all.code, 0);
-  for (const Command& command : all_commands()) {
-    EXPECT_NE(all.out.find("\n  " + command.name() + " "), std::string::npos);
-    if (!command.why_unavailable().empty()) continue;
-    const Outcome help = run_with(all_commands(), {command.name(), "--help"});
-    EXPECT_EQ(help.code, 0);
-    EXPECT_NE(help.out.find("Example"), std::string::npos) << command.name();
-    EXPECT_EQ(run_with(all_commands(), {"help", command.name()}).out, help.out);
-    EXPECT_TRUE(help.complaints.empty());
-  }
-}
+TEST(Program, EveryCommandHasHelpWithAnExample) { expect_help_with_an_example(all_commands()); }
 
-// Each example is read without complaint, so that none of them names an option that is gone.
-TEST(Program, ExamplesAreReadable) {
-  for (const Command& command : all_commands()) {
-    for (const std::string& example : command.examples()) {
-      const std::vector<std::string> words = words_of(example);
-      ASSERT_GE(words.size(), 2u);
-      EXPECT_EQ(words[0] + " " + words[1], "weft " + command.name());
-      EXPECT_TRUE(parse(command, {words.begin() + 2, words.end()})) << example;
-    }
-  }
+TEST(Program, ExamplesAreReadable) { expect_readable_examples(all_commands()); }
+
+TEST(Program, CommandsThatNeedTorchSayWhatIsMissing) {
+  const Outcome run = run_with(all_commands(), {"train", "--text", "folder"});
+  EXPECT_EQ(run.code, 2);
+  EXPECT_NE(run.complaints.at(0).find("train needs torch"), std::string::npos) << run.complaints.at(0);
 }
 
 TEST(Output, NoticesAFullDisk) {

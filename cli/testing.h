@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/parse.h"
 #include "cli/program.h"
 
 namespace weft::cli {
@@ -57,6 +58,32 @@ inline std::string complaint(const std::string& line) {
   EXPECT_EQ(outcome.out, "") << line;
   EXPECT_EQ(outcome.complaints.size(), 1u) << line;
   return outcome.complaints.empty() ? "" : outcome.complaints[0];
+}
+
+inline void expect_help_with_an_example(const std::vector<Command>& commands) {
+  const Outcome all = run_with(commands, {"--help"});
+  EXPECT_EQ(all.code, 0);
+  for (const Command& command : commands) {
+    EXPECT_NE(all.out.find("\n  " + command.name() + " "), std::string::npos);
+    if (!command.why_unavailable().empty()) continue;
+    const Outcome help = run_with(commands, {command.name(), "--help"});
+    EXPECT_EQ(help.code, 0);
+    EXPECT_NE(help.out.find("Example"), std::string::npos) << command.name();
+    EXPECT_EQ(run_with(commands, {"help", command.name()}).out, help.out);
+    EXPECT_TRUE(help.complaints.empty());
+  }
+}
+
+// Each example is read without complaint, so that none of them names an option that is gone.
+inline void expect_readable_examples(const std::vector<Command>& commands) {
+  for (const Command& command : commands) {
+    for (const std::string& example : command.examples()) {
+      const std::vector<std::string> words = words_of(example);
+      ASSERT_GE(words.size(), 2u);
+      EXPECT_EQ(words[0] + " " + words[1], "weft " + command.name());
+      EXPECT_TRUE(parse(command, {words.begin() + 2, words.end()})) << example;
+    }
+  }
 }
 
 }  // namespace weft::cli

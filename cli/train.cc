@@ -221,7 +221,7 @@ int run(const Options& given, Context& context) {
 
 Command train_command() {
   auto options = std::make_shared<Options>();
-  Command command("train", "train a language model on the text of a folder");
+  Command command("train", kTrainSummary);
   command.details(
       "Bytes are the tokens; documents are packed without padding. With --resume, what is not given stays as it was. "
       "Ctrl-C keeps the last checkpoint.");
