@@ -1,7 +1,7 @@
 // How fast the verifier reads schedules: seconds, instructions per second and peak memory of a forward + backward
 // proof, streamed.
 //
-//   build-bench/bench/verify_speed [RANKS [TOKENS_PER_RANK [HEADS]]]
+//   build-bench/bench/verify_speed [RANKS [TOKENS_PER_RANK [HEADS [METHOD]]]]
 #include <sys/resource.h>
 
 #include <chrono>
@@ -11,10 +11,24 @@
 #include "weft/methods/registry.h"
 #include "weft/verify/verify.h"
 
+namespace {
+
+int64_t argument(int argc, char** argv, int which, int64_t otherwise) {
+  if (argc <= which) return otherwise;
+  const int64_t value = std::atoll(argv[which]);
+  if (value > 0) return value;
+  std::fprintf(
+      stderr,
+      "verify_speed: '%s' is not a positive number; use verify_speed [RANKS [TOKENS_PER_RANK [HEADS [METHOD]]]]\n",
+      argv[which]);
+  std::exit(2);
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
-  const int ranks = argc > 1 ? std::atoi(argv[1]) : 1024;
-  const int64_t per_rank = argc > 2 ? std::atoll(argv[2]) : 1024;
-  const int64_t heads = argc > 3 ? std::atoll(argv[3]) : 64;
+  const int ranks = static_cast<int>(argument(argc, argv, 1, 1024));
+  const int64_t per_rank = argument(argc, argv, 2, 1024), heads = argument(argc, argv, 3, 64);
   std::printf("%d ranks, %lld tokens each, %lld heads, causal, forward + backward\n", ranks,
               static_cast<long long>(per_rank), static_cast<long long>(heads));
   std::printf("%-12s %10s %14s %12s %10s  %s\n", "method", "seconds", "instructions", "M per s", "peak MB", "verdict");
