@@ -105,17 +105,17 @@ std::vector<std::string> method_names() {
 
 // ---- attention
 
-ForwardTuple forward_cpu(const Tensor& q, const Tensor& k, const Tensor& v, int64_t plan, double scale, bool lse,
-                         bool keep) {
+ForwardTuple forward_real(const Tensor& q, const Tensor& k, const Tensor& v, int64_t plan, double scale, bool lse,
+                          bool keep) {
   return guarded([&] {
     ForwardTensors done = attend(plan_of(plan), q, k, v, scale, lse, keep);
     return ForwardTuple(std::move(done.out), std::move(done.lse), std::move(done.run));
   });
 }
 
-ForwardTuple backward_cpu(const Tensor& dout, const std::optional<Tensor>& dlse, const Tensor& q, const Tensor& k,
-                          const Tensor& v, const Tensor& out, const Tensor& lse, const Tensor& run, int64_t plan,
-                          double scale, bool with_lse) {
+ForwardTuple backward_real(const Tensor& dout, const std::optional<Tensor>& dlse, const Tensor& q, const Tensor& k,
+                           const Tensor& v, const Tensor& out, const Tensor& lse, const Tensor& run, int64_t plan,
+                           double scale, bool with_lse) {
   return guarded([&] {
     const Gradients grads = attend_backward(plan_of(plan), dout, dlse, q, k, v, {out, lse, run}, scale, with_lse);
     return ForwardTuple(grads.q, grads.k, grads.v);
@@ -145,7 +145,7 @@ ForwardTuple backward_meta(const Tensor&, const std::optional<Tensor>&, const Te
 ForwardTuple call_forward(const Tensor& q, const Tensor& k, const Tensor& v, int64_t plan, double scale, bool lse,
                           bool keep) {
   static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("weft::attention_forward", "").typed<decltype(forward_cpu)>();
+      c10::Dispatcher::singleton().findSchemaOrThrow("weft::attention_forward", "").typed<decltype(forward_real)>();
   return op.call(q, k, v, plan, scale, lse, keep);
 }
 
@@ -167,7 +167,7 @@ class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list grads) {
     static const auto op =
-        c10::Dispatcher::singleton().findSchemaOrThrow("weft::attention_backward", "").typed<decltype(backward_cpu)>();
+        c10::Dispatcher::singleton().findSchemaOrThrow("weft::attention_backward", "").typed<decltype(backward_real)>();
     const auto saved = context->get_saved_variables();
     // All ranks run the whole backward, also one whose result nobody used.
     const Tensor dout = grads[0].defined() ? grads[0] : at::zeros_like(saved[3]);
@@ -217,10 +217,16 @@ TORCH_LIBRARY(weft, m) {
       "attention_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, Tensor run, "
       "int plan, float scale, bool with_lse) -> (Tensor, Tensor, Tensor)");
 }
+// The same for tensors in main memory and on a GPU: kernels are chosen by the device.
 TORCH_LIBRARY_IMPL(weft, CPU, m) {
   m.impl("attention", &weft::attention_below);
-  m.impl("attention_forward", &weft::forward_cpu);
-  m.impl("attention_backward", &weft::backward_cpu);
+  m.impl("attention_forward", &weft::forward_real);
+  m.impl("attention_backward", &weft::backward_real);
+}
+TORCH_LIBRARY_IMPL(weft, CUDA, m) {
+  m.impl("attention", &weft::attention_below);
+  m.impl("attention_forward", &weft::forward_real);
+  m.impl("attention_backward", &weft::backward_real);
 }
 TORCH_LIBRARY_IMPL(weft, Meta, m) {
   m.impl("attention", &weft::attention_below);

@@ -39,8 +39,8 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, *, 
         raise ValueError(f"weft.attention: layout {layout!r}; allowed are 'bthd', 'bhtd' and 'thd'")
     if scale is not None and not scale > 0:
         raise ValueError(f"weft.attention: scale {scale}; give a positive number")
-    if torch.is_autocast_enabled("cpu"):
-        q, k, v = (t.to(torch.get_autocast_dtype("cpu")) for t in (q, k, v))
+    if torch.is_autocast_enabled(q.device.type):
+        q, k, v = (t.to(torch.get_autocast_dtype(q.device.type)) for t in (q, k, v))
     if layout == "thd":
         q, k, v = (t.unsqueeze(0) for t in (q, k, v))
     elif layout == "bhtd":

@@ -74,7 +74,7 @@ def shard_batch(batch: dict[str, torch.Tensor], plan: Plan) -> dict[str, Any]:
     shifted[:, ends] = IGNORED  # the next token is of another document
     return {
         "input_ids": plan.shard(ids),
-        "position_ids": plan.positions().expand(ids.size(0), -1),
+        "position_ids": plan.positions().to(ids.device).expand(ids.size(0), -1),
         "shift_labels": plan.shard(shifted),
         "num_items_in_batch": int((shifted != IGNORED).sum()),
     }

@@ -77,7 +77,8 @@ def plan(group: dist.ProcessGroup | None = None, *, tokens: int | None = None, h
          timeout: float | None = None) -> Plan:
     """How the ranks of a group share one sequence and its attention. Every rank calls it with the same arguments.
 
-    group: a process group, or a one-dimensional device mesh; None: all ranks. Tensors are in main memory.
+    group: a process group, or a one-dimensional device mesh; None: all ranks. It must take tensors of the devices that calls
+        give: Gloo those in main memory, NCCL those on a GPU.
     tokens: of the whole sequence. Instead, for packed documents: documents (lengths), cu_seqlens, or position_ids that restart.
     heads, kv_heads, head_dim, value_dim: of the whole attention; kv_heads defaults to heads, value_dim to head_dim.
     causal, window: a query sees keys k <= q, and with a window those with |q - k| < window, in its own document.
@@ -221,7 +222,8 @@ class Plan:
 
     def has_positions(self, position_ids: torch.Tensor) -> bool:
         """Whether these are the positions of this rank's tokens: [local tokens], or [batch, local tokens]."""
-        return position_ids.shape[-1:] == self._here.shape and bool((position_ids == self._here).all())
+        here = self._here.to(position_ids.device)
+        return position_ids.shape[-1:] == here.shape and bool((position_ids == here).all())
 
     def same_places(self, other: Plan) -> bool:
         """Whether this rank has the same tokens, in the same order, by both plans."""
@@ -282,4 +284,4 @@ class _Unshard(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         total = grad.contiguous().clone()
         dist.all_reduce(total, group=ctx.plan.group)
-        return total.index_select(ctx.dim, ctx.plan.indices()), None, None
+        return total.index_select(ctx.dim, ctx.plan.indices().to(total.device)), None, None

@@ -1,8 +1,6 @@
 #include "weft/execute/buffer_pool.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 #include <map>
 #include <mutex>
 #include <new>
@@ -13,24 +11,22 @@ namespace {
 constexpr int64_t kAlignment = 64;
 
 struct Free {
-  void operator()(std::byte* data) const { std::free(data); }
+  const Memory* memory = nullptr;
+  void operator()(std::byte* data) const { memory->free(data); }
 };
-using Memory = std::unique_ptr<std::byte, Free>;
+using Buffer = std::unique_ptr<std::byte, Free>;
 
 }  // namespace
 
-void fill_with_nan(void* data, int64_t bytes) {
-  if (bytes > 0) std::memset(data, 0xff, static_cast<size_t>(bytes));
-}
-
 struct BufferPool::State {
   struct Block {
-    Memory memory;
+    Buffer buffer;
     uint64_t returned = 0;  // when: small numbers are long ago
   };
 
   mutable std::mutex mutex;
   bool poison = false;
+  const Memory* memory = nullptr;
   std::multimap<int64_t, Block> free;  // by capacity
   uint64_t returns = 0;
   int64_t in_use = 0;
@@ -38,13 +34,13 @@ struct BufferPool::State {
   int64_t held = 0;
 
   // The smallest free block that fits without wasting more than a quarter.
-  Memory reuse(int64_t bytes, int64_t& capacity) {
+  Buffer reuse(int64_t bytes, int64_t& capacity) {
     const auto found = free.lower_bound(bytes);
-    if (found == free.end() || found->first > bytes + bytes / 4 + 4096) return nullptr;
+    if (found == free.end() || found->first > bytes + bytes / 4 + 4096) return Buffer(nullptr, Free{memory});
     capacity = found->first;
-    Memory memory = std::move(found->second.memory);
+    Buffer buffer = std::move(found->second.buffer);
     free.erase(found);
-    return memory;
+    return buffer;
   }
   // Before more is taken from the system: lets the blocks go that have not been used for longest,
   // so that shapes that change from step to step do not pile up.
@@ -57,39 +53,49 @@ struct BufferPool::State {
     }
   }
   void give_back(std::byte* data, int64_t capacity, int64_t bytes) {
-    if (poison) fill_with_nan(data, capacity);
+    if (poison) fill_with_nan(*memory, data, capacity);
+    Buffer buffer(data, Free{memory});
     const std::lock_guard lock(mutex);
     in_use -= bytes;
-    free.emplace(capacity, Block{Memory(data), ++returns});
+    if (memory->caches()) {
+      held -= capacity;
+    } else {
+      free.emplace(capacity, Block{std::move(buffer), ++returns});
+    }
   }
 };
 
-BufferPool::BufferPool(bool poison) : state_(std::make_shared<State>()) { state_->poison = poison; }
+BufferPool::BufferPool(bool poison, const Memory& memory) : state_(std::make_shared<State>()) {
+  state_->poison = poison;
+  state_->memory = &memory;
+}
+
+const Memory& BufferPool::memory() const { return *state_->memory; }
 
 std::shared_ptr<std::byte> BufferPool::take(int64_t bytes) {
-  Memory memory;
+  Buffer buffer(nullptr, Free{state_->memory});
   int64_t capacity = std::max(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
   {
     const std::lock_guard lock(state_->mutex);
     state_->in_use += bytes;
     state_->peak = std::max(state_->peak, state_->in_use);
-    memory = state_->reuse(bytes, capacity);
-    if (!memory) {
+    buffer = state_->reuse(bytes, capacity);
+    if (!buffer) {
       state_->make_room(capacity);
       state_->held += capacity;
     }
   }
-  if (!memory) {
-    memory.reset(
-        static_cast<std::byte*>(std::aligned_alloc(static_cast<size_t>(kAlignment), static_cast<size_t>(capacity))));
-    if (!memory) {
+  if (!buffer) {
+    try {
+      buffer.reset(state_->memory->allocate(capacity));
+    } catch (...) {
       const std::lock_guard lock(state_->mutex);
       state_->in_use -= bytes;
       state_->held -= capacity;
-      throw std::bad_alloc();
+      throw;
     }
   }
-  return {memory.release(),
+  return {buffer.release(),
           [state = state_, capacity, bytes](std::byte* data) { state->give_back(data, capacity, bytes); }};
 }
 

@@ -12,15 +12,18 @@
 #include <cstdint>
 #include <memory>
 
+#include "weft/base/memory.h"
+
 namespace weft {
 
 class BufferPool {
  public:
-  // With `poison`, buffers are filled with NaN when they come back.
-  explicit BufferPool(bool poison = false);
+  // With `poison`, buffers are filled with NaN when they come back. Where the memory caches by itself, nothing is kept here.
+  explicit BufferPool(bool poison = false, const Memory& memory = host_memory());
 
   // At least `bytes` bytes, aligned to 64.
   std::shared_ptr<std::byte> take(int64_t bytes);
+  const Memory& memory() const;
 
   int64_t bytes_in_use() const;  // as asked for
   int64_t peak_bytes() const;    // largest bytes_in_use() so far
@@ -34,6 +37,6 @@ class BufferPool {
 };
 
 // Every byte 0xff: a NaN in each element type.
-void fill_with_nan(void* data, int64_t bytes);
+inline void fill_with_nan(const Memory& memory, std::byte* data, int64_t bytes) { memory.set(data, bytes, 0xff); }
 
 }  // namespace weft

@@ -8,6 +8,7 @@
 #include "weft/base/random.h"
 #include "weft/execute/dense.h"
 #include "weft/execute/dense_recurrence.h"
+#include "weft/execute/mirror.h"
 #include "weft/transport/run_threads.h"
 #include "weft/transport/stop_watcher.h"
 
@@ -82,31 +83,36 @@ void run_rank(const Schedule& schedule, Endpoint& endpoint, const kernels::Kerne
               const ExecuteOptions& options, CheckTensors& local, CheckReport& report) {
   const Problem& problem = schedule.problem();
   const int rank = endpoint.rank();
-  BufferPool pool(options.poison);
+  BufferPool pool(options.poison, kernels.memory());
   Executor executor(schedule, rank, endpoint, kernels, pool, options);
+  const Mirror q(pool, local.q), k(pool, local.k), v(pool, local.v);
+  const Mirror out(pool, local.out), lse(pool, local.lse);
   const auto run = executor.start();
-  Inputs inputs = {.q = {local.q.data()},
-                   .k = {local.k.data()},
-                   .v = {local.v.data()},
-                   .g = {local.g.data()},
+  Inputs inputs = {.q = {q.data()},
+                   .k = {k.data()},
+                   .v = {v.data()},
+                   .g = {local.g.data()},  // these are of linear layers, which compute in main memory
                    .beta = {local.beta.data()},
                    .a = {local.a.data()},
                    .b = {local.b.data()},
                    .initial_state = {local.initial_state.data()},
                    .dfinal_state = {local.dfinal_state.data()},
                    .u = {local.u.data()}};
-  run->forward(inputs, {.out = local.out.data(), .lse = local.lse.data(), .final_state = local.final_state.data()});
+  run->forward(inputs, {.out = out.data(), .lse = lse.data(), .final_state = local.final_state.data()});
+  out.download(), lse.download();
   if (problem.backward) {
-    inputs.out = {local.out.data()}, inputs.lse = {local.lse.data()}, inputs.dout = {local.dout.data()};
-    run->backward(inputs, {.dq = local.dq.data(),
-                           .dk = local.dk.data(),
-                           .dv = local.dv.data(),
+    const Mirror dout(pool, local.dout), dq(pool, local.dq), dk(pool, local.dk), dv(pool, local.dv);
+    inputs.out = {out.data()}, inputs.lse = {lse.data()}, inputs.dout = {dout.data()};
+    run->backward(inputs, {.dq = dq.data(),
+                           .dk = dk.data(),
+                           .dv = dv.data(),
                            .dg = local.dg.data(),
                            .dbeta = local.dbeta.data(),
                            .da = local.da.data(),
                            .db = local.db.data(),
                            .dinitial_state = local.dinitial_state.data(),
                            .du = local.du.data()});
+    dq.download(), dk.download(), dv.download();
   }
   report.peak_bytes[static_cast<size_t>(rank)] = run->peak_bytes();
   report.waiting_seconds[static_cast<size_t>(rank)] = run->waiting_seconds();
@@ -186,10 +192,14 @@ DType coarser_of_element_and_wire(const Problem& problem) {
 }
 
 // What travelling in a type narrower than the accumulator may add: a unit of the wire for every rank that a partial
-// result passes or that adds its own. Rounding costs half a unit, so there is room for partials of twice the range.
-double wire_error(const Problem& problem, Field field, double range) {
-  if (problem.wire == problem.accumulator() || field == Field::lse) return 0;  // lse is never lowered
-  return problem.ranks() * spacing(problem.wire, range);
+// result passes or that adds its own. Rounding costs half a unit, so there is room for partials of twice the range. The same
+// again for kernels that round each block's results. lse is never lowered.
+double wire_error(const Problem& problem, DType partial, Field field, double range) {
+  double error = 0;
+  for (const DType type : {problem.wire, partial}) {
+    if (type != problem.accumulator() && field != Field::lse) error += problem.ranks() * spacing(type, range);
+  }
+  return error;
 }
 
 struct Reference {
@@ -197,7 +207,8 @@ struct Reference {
   const std::vector<double>& plain;  // in the coarser type of element and wire, lse in fp32; empty for fp64
 };
 
-TensorError compare(const Problem& problem, Field field, const HostTensor& tensor, const Reference& reference) {
+TensorError compare(const Problem& problem, DType partial, Field field, const HostTensor& tensor,
+                    const Reference& reference) {
   TensorError error;
   error.name = name_of(field);
   const Layout& layout = layout_of(problem, field);
@@ -227,11 +238,12 @@ TensorError compare(const Problem& problem, Field field, const HostTensor& tenso
   // Where rows mix, a chunk is solved for at once: rounded scores of its tokens with one another pass through the inverse of
   // a triangular matrix, which the plain recurrence, token by token, does not have. Seen are up to 6 times its error.
   const double sums = mixes_rows(problem.layer) ? 8 : 2;
-  error.bound = sums * plain + 2 * spacing(tensor.type, range) + wire_error(problem, field, range);
+  error.bound = sums * plain + 2 * spacing(tensor.type, range) + wire_error(problem, partial, field, range);
   return error;
 }
 
 void compare_recurrence(const Problem& problem, const StopFlag* stop, CheckReport& report) {
+  const DType partial = problem.accumulator();
   const CheckTensors& t = report.tensors;
   RecurrenceInputs inputs;
   inputs.q = t.q.to_fp64(), inputs.k = t.k.to_fp64(), inputs.v = t.v.to_fp64();
@@ -242,7 +254,7 @@ void compare_recurrence(const Problem& problem, const StopFlag* stop, CheckRepor
   DenseRecurrence plain;
   if (problem.element != DType::fp64) plain = dense_recurrence(problem, inputs, DType::fp32, stop);
   const auto add = [&](Field field) {
-    report.errors.push_back(compare(problem, field, t.of(field), {exact.of(field), plain.of(field)}));
+    report.errors.push_back(compare(problem, partial, field, t.of(field), {exact.of(field), plain.of(field)}));
     report.ok &= report.errors.back().ok();
   };
   problem.results_of(false).for_each(add);
@@ -250,7 +262,7 @@ void compare_recurrence(const Problem& problem, const StopFlag* stop, CheckRepor
   if (problem.backward && traits_of(problem.layer).bonus) add(Field::du);
 }
 
-void compare(const Problem& problem, const StopFlag* stop, CheckReport& report) {
+void compare(const Problem& problem, DType partial, const StopFlag* stop, CheckReport& report) {
   if (problem.layer != Layer::softmax) return compare_recurrence(problem, stop, report);
   const CheckTensors& t = report.tensors;
   const DenseShape shape{problem.heads, problem.kv_heads, problem.dim, problem.dim_v, problem.softmax_scale()};
@@ -268,7 +280,7 @@ void compare(const Problem& problem, const StopFlag* stop, CheckReport& report) 
     }
   }
   const auto add = [&](Field field, const HostTensor& tensor, std::vector<double> DenseAttention::*member) {
-    report.errors.push_back(compare(problem, field, tensor, {exact.*member, plain.*member}));
+    report.errors.push_back(compare(problem, partial, field, tensor, {exact.*member, plain.*member}));
     report.ok &= report.errors.back().ok();
   };
   add(Field::out, t.out, &DenseAttention::out);
@@ -380,7 +392,7 @@ CheckReport check_schedule(const Schedule& schedule, CheckTensors inputs, const 
                                       : problem.element == DType::fp64 ? kernels::reference_kernels()
                                                                        : kernels::cpu_kernels();
   execute(schedule, kernels, options, report);
-  if (options.compare) compare(problem, options.stop, report);
+  if (options.compare) compare(problem, kernels.partial(problem.element), options.stop, report);
   return report;
 }
 

@@ -12,6 +12,9 @@
 // accumulator type. They are used until the call returns and not after, neither here nor on any
 // other rank. What the program keeps for backward lives in the Execution.
 //
+// Nothing here touches a value but the kernels and their memory (KernelSet::memory): tensors, buffers and messages lie
+// there, and on a device everything is queued on its stream in the order of the program.
+//
 // An exchange is posted at its place in the program and waited for at the first conflicting use
 // (schedule/dependencies.h); values travel without a copy where they may be shared. An error on any
 // rank stops all: it is thrown once, as weft::Error with rank, instruction and text, by the rank it

@@ -52,7 +52,7 @@ TEST(BufferPool, BuffersMayOutliveIt) {
 
 TEST(BufferPool, PoisonIsNaN) {
   double nan = 0;
-  fill_with_nan(&nan, sizeof(nan));
+  fill_with_nan(host_memory(), reinterpret_cast<std::byte*>(&nan), sizeof(nan));
   EXPECT_TRUE(std::isnan(nan));
 }
 

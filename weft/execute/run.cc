@@ -176,7 +176,14 @@ void Run::execute(const Instruction& i) {
     case Op::begin_backward:
       if (phase_ == Phase::backward) refuse("backward begins twice");
       return;
-    default: return i.op >= Op::summarise ? execute_states(i) : execute_scores(i);
+    default:
+      if (!c_.pool.memory().on_host()) {
+        throw Error(ErrorCode::unsupported, std::string(name_of(i.op)) +
+                                                " is computed in main memory only, and these "
+                                                "values lie in " +
+                                                std::string(c_.pool.memory().name()));
+      }
+      return i.op >= Op::summarise ? execute_states(i) : execute_scores(i);
   }
 }
 
@@ -294,6 +301,11 @@ Executor::Executor(const Schedule& schedule, int rank, Endpoint& endpoint, const
   if (!kernels.supports(problem.element)) {
     throw Error(ErrorCode::unsupported, "kernels '" + std::string(kernels.name()) + "' have no " +
                                             std::string(name_of(problem.element)) + "; use the reference kernels");
+  }
+  if (&pool.memory() != &kernels.memory()) {
+    throw Error(ErrorCode::usage, "kernels '" + std::string(kernels.name()) + "' work in memory " +
+                                      std::string(kernels.memory().name()) + ", and the pool's is " +
+                                      std::string(pool.memory().name()));
   }
   if (options.threads < 1) {
     throw Error(ErrorCode::usage, std::to_string(options.threads) + " threads for a rank; it has at least 1");

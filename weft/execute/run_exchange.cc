@@ -14,7 +14,7 @@ constexpr ValueId kNeverDropped{0xffffffffu};
 void Run::exchange(const Instruction& i) {
   const auto out = block_.outgoing(i), in = block_.incoming(i);
   check_parts(out, in);
-  Transfer transfer{.lane = i.lane, .origin = count_ - 1, .send = {}, .receive = {}};
+  Transfer transfer{.lane = i.lane, .origin = count_ - 1, .memory = &c_.pool.memory(), .send = {}, .receive = {}};
   Flight flight;
   for_each_message(out, [&](int peer, std::span<const Part> parts) {
     OutgoingMessage& message = transfer.send.emplace_back();

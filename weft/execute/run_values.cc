@@ -3,7 +3,6 @@
 #include <limits>
 
 #include "weft/execute/run.h"
-#include "weft/transport/copy.h"
 
 namespace weft::execute_internal {
 namespace {
@@ -15,16 +14,11 @@ bool is_key_side(Fields fields) { return !(fields & kKeyFields).empty(); }
 
 std::string number(ValueId id) { return std::to_string(static_cast<size_t>(id)); }
 
-template <typename T>
-void fill(std::byte* data, int64_t elements, T value) {
-  std::fill_n(reinterpret_cast<T*>(data), elements, value);
-}
-
-void copy_rows(const SetPool& sets, const Problem& problem, const RankValue& from, const RankValue& to,
-               const Slice& slice) {
+void copy_rows(const Memory& memory, const SetPool& sets, const Problem& problem, const RankValue& from,
+               const RankValue& to, const Slice& slice) {
   slice.fields.for_each([&](Field f) {
     const int64_t columns = problem.columns_of(f);
-    copy_regions(regions_of(sets, from, slice, f, columns), regions_of(sets, to, slice, f, columns));
+    memory.copy(regions_of(sets, from, slice, f, columns), regions_of(sets, to, slice, f, columns));
   });
 }
 
@@ -105,7 +99,7 @@ void Run::allocate(RankValue& value, Field field) {
   auto buffer = c_.pool.take(bytes);
   memory.data = buffer.get();
   memory.owner = std::move(buffer);
-  if (c_.options.poison) fill_with_nan(memory.data, bytes);
+  if (c_.options.poison) fill_with_nan(c_.pool.memory(), memory.data, bytes);
 }
 
 void Run::fill_identity(RankValue& value) {
@@ -115,16 +109,12 @@ void Run::fill_identity(RankValue& value) {
     const FieldMemory& memory = value.field(f);
     const int64_t elements = sets_.size(value.all.tokens) * memory.row_stride;
     if (is_exact_sum(memory.type)) {
-      std::fill_n(memory.data, elements * size_of(memory.type), std::byte{0});
+      c_.pool.memory().set(memory.data, elements * size_of(memory.type), 0);
       return;
     }
     const bool of_scores = f == Field::lse || f == Field::scores;
-    const double identity = of_scores ? -std::numeric_limits<double>::infinity() : 0;
-    if (memory.type == DType::fp64) {
-      fill<double>(memory.data, elements, identity);
-    } else {
-      fill<float>(memory.data, elements, static_cast<float>(identity));
-    }
+    c_.kernels.fill({memory.data, memory.type, 0, 0}, of_scores ? -std::numeric_limits<double>::infinity() : 0,
+                    elements);
   });
 }
 
@@ -200,7 +190,7 @@ void Run::input(const Slice& slice, RankValue& value) {
       allocate(value, f);
     }
   });
-  if (!same) copy_rows(sets_, problem_, given, value, slice);
+  if (!same) copy_rows(c_.pool.memory(), sets_, problem_, given, value, slice);
   write(value, slice);
 }
 
@@ -241,7 +231,7 @@ void Run::allocate_result(RankValue& results, Field field, std::byte* destinatio
   memory.owner = std::move(buffer);
   memory.lending = Lending::phase;
   memory.callers = true;
-  if (c_.options.poison) fill_with_nan(memory.data, bytes);
+  if (c_.options.poison) fill_with_nan(c_.pool.memory(), memory.data, bytes);
 }
 
 bool Run::becomes_result(const Slice& slice) const {
@@ -276,7 +266,7 @@ void Run::result(const Instruction& i) {
     slice.fields.for_each([&](Field f) {
       RankValue& results = result_memory(f);
       if (value.field(f).data == results.field(f).data) return;  // was made in place
-      copy_rows(sets_, problem_, value, results, slice.only(f));
+      copy_rows(c_.pool.memory(), sets_, problem_, value, results, slice.only(f));
     });
   }
 }

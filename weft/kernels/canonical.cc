@@ -19,6 +19,14 @@ void KernelSet::finish(View out, View lse, ConstView partial_o, ConstView partia
   if (lse.data) convert(lse, partial_lse, {shape.rows, shape.heads, 1});
 }
 
+void KernelSet::fill(View to, double value, int64_t elements) const {
+  if (to.type == DType::fp64) {
+    std::fill_n(static_cast<double*>(to.data), elements, value);
+  } else {
+    std::fill_n(static_cast<float*>(to.data), elements, static_cast<float>(value));
+  }
+}
+
 void add_one_exactly(double x, int64_t bins, int64_t* sums, int64_t n) {
   auto sum = ExactSum<2>::load(sums, n, 0);
   sum.add(x, bins);

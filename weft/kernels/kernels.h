@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "weft/base/dtype.h"
+#include "weft/base/memory.h"
 #include "weft/base/stop.h"
 #include "weft/mask/band.h"
 
@@ -128,6 +129,15 @@ class KernelSet {
   virtual void convert(View to, ConstView from, Shape shape) const = 0;
   // Partials become results: out and lse in any type; without data where not wanted. columns = dim_v.
   virtual void finish(View out, View lse, ConstView partial_o, ConstView partial_lse, Shape shape) const;
+
+  // `elements` numbers, one after the other, of fp32 or fp64.
+  virtual void fill(View to, double value, int64_t elements) const;
+
+  // Where all that is handed to the kernels lies.
+  virtual const Memory& memory() const { return host_memory(); }
+  // The type in which a block's results leave the kernel before they are added to what is there: the accumulator's, or for
+  // kernels that round each block's, the element's (docs/numerics.md).
+  virtual DType partial(DType element) const { return element == DType::fp64 ? DType::fp64 : DType::fp32; }
 
   // The kernels with the same arithmetic whose accumulators are exact sums (DType::sum2 and so on; canonical.h), or null.
   virtual const KernelSet* canonical() const { return nullptr; }

@@ -1,6 +1,7 @@
 #include "weft/ops/attention_op.h"
 
 #include <ATen/ops/empty.h>
+#include <c10/core/DeviceGuard.h>
 
 #include "weft/base/error.h"
 #include "weft/ops/run_board.h"
@@ -17,9 +18,9 @@ DType element_of(const at::Tensor& t) {
 }
 
 void require(const char* name, const at::Tensor& t, const at::Tensor& q, std::array<int64_t, 4> sizes) {
-  if (!t.device().is_cpu()) {
-    throw Error(ErrorCode::usage, std::string("weft.attention: ") + name + " is on " + t.device().str() +
-                                      "; this build computes in main memory: move it there");
+  if (t.device() != q.device()) {
+    throw Error(ErrorCode::usage, std::string("weft.attention: ") + name + " is on " + t.device().str() + " and q on " +
+                                      q.device().str() + "; give q, k and v on one device");
   }
   if (t.scalar_type() != q.scalar_type()) {
     throw Error(ErrorCode::usage, std::string("weft.attention: ") + name + " is of " + toString(t.scalar_type()) +
@@ -52,7 +53,13 @@ at::Tensor empty_rows(const at::Tensor& like, int64_t heads, int64_t columns) {
 }
 
 CallKind kind_of(const at::Tensor& q, double scale, bool backward, bool lse) {
-  return {.element = element_of(q), .batch = q.size(0), .scale = scale, .backward = backward, .lse = lse};
+  return {.element = element_of(q),
+          .batch = q.size(0),
+          .scale = scale,
+          .backward = backward,
+          .lse = lse,
+          .device = q.device().type(),
+          .device_index = q.device().index()};
 }
 
 // Throws for tensors that are not of the plan.
@@ -71,6 +78,7 @@ Executor& executor_for(AttentionPlan& plan, const at::Tensor& q, const at::Tenso
 
 ForwardTensors attend(const std::shared_ptr<AttentionPlan>& plan, const at::Tensor& q, const at::Tensor& k,
                       const at::Tensor& v, double scale, bool lse, bool keep) {
+  const c10::OptionalDeviceGuard on_device(q.device());
   plan->endpoint().begin_call();
   Executor* executor = nullptr;
   try {
@@ -89,12 +97,14 @@ ForwardTensors attend(const std::shared_ptr<AttentionPlan>& plan, const at::Tens
   std::unique_ptr<Execution> run = executor->start();
   run->forward({.q = view_of(rows_q), .k = view_of(rows_k), .v = view_of(rows_v)},
                {.out = data_of(out), .lse = data_of(all_lse)});
-  return {out.transpose(0, 1), all_lse.transpose(0, 1), keep ? pin_run(std::move(run), plan) : no_run()};
+  return {out.transpose(0, 1), all_lse.transpose(0, 1),
+          keep ? pin_run(std::move(run), plan, q.device()) : no_run(q.device())};
 }
 
 Gradients attend_backward(const std::shared_ptr<AttentionPlan>& plan, const at::Tensor& dout,
                           const std::optional<at::Tensor>& dlse, const at::Tensor& q, const at::Tensor& k,
                           const at::Tensor& v, const ForwardTensors& forward, double scale, bool lse) {
+  const c10::OptionalDeviceGuard on_device(q.device());
   std::unique_ptr<Execution> run = take_run(forward.run);
   if (!run) run = take_run(attend(plan, q, k, v, scale, lse, true).run);
   const at::Tensor rows_q = rows_of(q), rows_k = rows_of(k), rows_v = rows_of(v), rows_dout = rows_of(dout),

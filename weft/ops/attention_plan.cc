@@ -4,6 +4,7 @@
 
 #include "weft/base/error.h"
 #include "weft/methods/registry.h"
+#include "weft/torch/torch_kernels.h"
 
 namespace weft {
 namespace {
@@ -23,7 +24,8 @@ double seconds_of(const Formula& formula, int64_t dim) {
 std::string describe(const CallKind& kind) {
   return std::string(name_of(kind.element)) + ", batch " + std::to_string(kind.batch) + ", scale " +
          (kind.scale == 0 ? "1/sqrt(head dim)" : std::to_string(kind.scale)) + (kind.backward ? ", gradients" : "") +
-         (kind.lse ? ", log-sum-exp" : "");
+         (kind.lse ? ", log-sum-exp" : "") +
+         (kind.device == c10::kCPU ? "" : ", on " + c10::DeviceTypeName(kind.device, true));
 }
 
 }  // namespace
@@ -84,14 +86,22 @@ Schedule AttentionPlan::schedule(const CallKind& kind) const {
 Executor& AttentionPlan::executor(const CallKind& kind) {
   std::unique_ptr<Executor>& executor = executors_[kind];
   if (!executor) {
+    // Fast paths of the CPU have no fp64, and nothing for whole rows of scores.
+    const bool plain = find_method(method_).reference;
+    const kernels::KernelSet& kernels = kernels_for({kind.device, kind.device_index}, kind.element, plain);
+    if (plain && !kernels.memory().on_host()) {
+      throw Error(ErrorCode::unsupported, "method " + method_ +
+                                              " is a reference and computes in main memory; these tensors "
+                                              "are on " +
+                                              std::string(kernels.memory().name()) + ": choose another method");
+    }
     const Schedule made = schedule(kind);
     int64_t largest = 0;
     for (const RankReport& r : verify_or_throw(made).ranks) largest = std::max(largest, r.largest_message);
     endpoint_->agree(describe(kind), largest);
-    // Fast paths have no fp64, and nothing for whole rows of scores.
-    const bool plain = kind.element == DType::fp64 || find_method(method_).reference;
-    const kernels::KernelSet& kernels = plain ? kernels::reference_kernels() : kernels::cpu_kernels();
-    executor = std::make_unique<Executor>(made, rank(), *endpoint_, kernels, pool_);
+    const Memory& memory = kernels.memory();
+    BufferPool& pool = pools_.try_emplace(&memory, false, memory).first->second;
+    executor = std::make_unique<Executor>(made, rank(), *endpoint_, kernels, pool);
   }
   return *executor;
 }

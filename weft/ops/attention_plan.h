@@ -8,6 +8,8 @@
 // without gradients and log-sum-exp. Batches are folded into heads.
 #pragma once
 
+#include <c10/core/Device.h>
+
 #include <map>
 #include <memory>
 #include <optional>
@@ -41,6 +43,8 @@ struct CallKind {
   double scale = 0;  // 0: 1 / sqrt(dim)
   bool backward = false;
   bool lse = false;
+  c10::DeviceType device = c10::kCPU;
+  c10::DeviceIndex device_index = -1;
   friend auto operator<=>(const CallKind&, const CallKind&) = default;
 };
 
@@ -70,7 +74,7 @@ class AttentionPlan {
   std::string method_, why_;
   std::unique_ptr<GroupEndpoint> endpoint_;
   Layout layout_;
-  BufferPool pool_;
+  std::map<const Memory*, BufferPool> pools_;
   std::map<CallKind, std::unique_ptr<Executor>> executors_;
 };
 

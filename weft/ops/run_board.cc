@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/zeros.h>
 
 #include <map>
 #include <mutex>
@@ -16,51 +17,44 @@ struct Entry {
 
 struct Board {
   std::mutex mutex;
-  int64_t next = 1;
-  std::map<int64_t, Entry> entries;
+  std::map<const void*, Entry> entries;  // by the address of the tensor, while it is in use
 };
 Board& board() {
   static auto& all = *new Board();  // tensors may be freed while the process ends
   return all;
 }
 
-at::Tensor token_of(int64_t number) {
-  auto* data = new int64_t(number);
-  return at::from_blob(
-      data, {1},
-      [](void* memory) {
-        auto* mine = static_cast<int64_t*>(memory);
-        Entry entry;  // destroyed outside of the lock
-        {
-          const std::lock_guard lock(board().mutex);
-          const auto found = board().entries.find(*mine);
-          if (found != board().entries.end()) {
-            entry = std::move(found->second);
-            board().entries.erase(found);
-          }
-        }
-        delete mine;
-      },
-      at::TensorOptions().dtype(at::kLong));
+// Destroys what belongs to the address, outside of the lock.
+void drop(const void* address) {
+  Entry entry;
+  const std::lock_guard lock(board().mutex);
+  const auto found = board().entries.find(address);
+  if (found == board().entries.end()) return;
+  entry = std::move(found->second);
+  board().entries.erase(found);
 }
 
 }  // namespace
 
-at::Tensor pin_run(std::unique_ptr<Execution> run, std::shared_ptr<const void> owner) {
-  int64_t number = 0;
+at::Tensor no_run(c10::Device device) { return at::zeros({1}, at::TensorOptions().dtype(at::kLong).device(device)); }
+
+at::Tensor pin_run(std::unique_ptr<Execution> run, std::shared_ptr<const void> owner, c10::Device device) {
+  const at::Tensor memory = no_run(device);
+  const void* address = memory.const_data_ptr();
   {
     const std::lock_guard lock(board().mutex);
-    number = board().next++;
-    board().entries.emplace(number, Entry{std::move(owner), std::move(run)});
+    board().entries.emplace(address, Entry{std::move(owner), std::move(run)});
   }
-  return token_of(number);
+  return at::for_blob(memory.mutable_data_ptr(), {1})
+      .options(memory.options())
+      .target_device(device)
+      .deleter([memory, address](void*) { drop(address); })
+      .make_tensor();
 }
-
-at::Tensor no_run() { return token_of(0); }
 
 std::unique_ptr<Execution> take_run(const at::Tensor& token) {
   const std::lock_guard lock(board().mutex);
-  const auto found = board().entries.find(*token.const_data_ptr<int64_t>());
+  const auto found = board().entries.find(token.const_data_ptr());
   return found == board().entries.end() ? nullptr : std::move(found->second.run);
 }
 

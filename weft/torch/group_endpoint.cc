@@ -3,20 +3,23 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <map>
+#include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <torch/csrc/distributed/c10d/Work.hpp>
 
 #include "weft/base/error.h"
 #include "weft/torch/group_state.h"
-#include "weft/transport/copy.h"
+#include "weft/torch/label_check.h"
+#include "weft/torch/torch_memory.h"
 
 namespace weft {
 namespace {
 
 using torch_internal::GroupState;
+using torch_internal::LabelCheck;
 using WorkPtr = c10::intrusive_ptr<c10d::Work>;
 
 // Apart from what the program sends over the same group by itself.
@@ -24,7 +27,9 @@ constexpr int kTag = 0x7766;
 // Before the parts of a message, what they are: a hash of the labels.
 constexpr int64_t kHeader = 8;
 
-at::Tensor bytes(int64_t count) { return at::empty({count}, at::TensorOptions().dtype(at::kByte)); }
+at::Tensor bytes(int64_t count, const Memory& memory) {
+  return at::empty({count}, at::TensorOptions().dtype(at::kByte).device(device_of(memory)));
+}
 
 std::byte* data_of(const at::Tensor& t) { return reinterpret_cast<std::byte*>(t.mutable_data_ptr<uint8_t>()); }
 
@@ -42,15 +47,13 @@ int64_t bytes_of(const Parts& parts) {
   return sum;
 }
 
-at::Tensor pack(const std::vector<OutgoingPart>& parts) {
-  const at::Tensor buffer = bytes(bytes_of(parts));
-  const uint64_t label = label_of(parts);
-  std::byte* next = data_of(buffer);
-  std::memcpy(next, &label, kHeader);
-  next += kHeader;
+at::Tensor pack(const std::vector<OutgoingPart>& parts, const Memory& memory) {
+  const at::Tensor buffer = bytes(bytes_of(parts), memory);
+  LabelCheck::write(buffer, label_of(parts));
+  std::byte* next = data_of(buffer) + kHeader;
   for (const OutgoingPart& part : parts) {
     const Region whole{next, 1, part.bytes, part.bytes};
-    copy_regions(part.regions, {&whole, 1});
+    memory.copy(part.regions, {&whole, 1});
     next += part.bytes;
   }
   return buffer;
@@ -73,6 +76,7 @@ class RealEndpoint final : public GroupEndpoint {
         timeout_(timeout > 0 ? static_cast<int64_t>(timeout * 1000) : -1) {}
 
   void begin_call() override {
+    labels_.refuse_if_wrong();
     ++calls_;
     state_->set_call(call());
   }
@@ -95,6 +99,7 @@ class RealEndpoint final : public GroupEndpoint {
   std::unique_ptr<Pending> post(Transfer transfer) override;
   void end_phase() override {
     if (!to_myself_.empty()) throw Error(ErrorCode::wrong, "a message of this rank to itself was never received");
+    labels_.end_phase();
     state_->group();  // throws after a failure
   }
   void fail(std::exception_ptr error) noexcept override {
@@ -117,6 +122,7 @@ class RealEndpoint final : public GroupEndpoint {
     state_->wait(*packet.work, std::string(verb) + std::to_string(packet.peer), timeout_);
     waiting_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
+  LabelCheck& labels() { return labels_; }
   // The k-th message that this rank has sent to itself.
   at::Tensor take_from_myself(int64_t k) {
     const auto found = to_myself_.find(k);
@@ -136,14 +142,15 @@ class RealEndpoint final : public GroupEndpoint {
   int64_t largest_message_ = 0;
   int64_t timeout_;
   double waiting_ = 0;
+  LabelCheck labels_;
   std::map<int64_t, at::Tensor> to_myself_;  // sent and not received, by number
   int64_t sent_to_myself_ = 0, expected_of_myself_ = 0;
 };
 
 class GroupPending final : public Pending {
  public:
-  GroupPending(RealEndpoint& endpoint, std::vector<IncomingMessage> messages)
-      : endpoint_(endpoint), messages_(std::move(messages)) {}
+  GroupPending(RealEndpoint& endpoint, const Memory& memory, std::vector<IncomingMessage> messages)
+      : endpoint_(endpoint), memory_(memory), messages_(std::move(messages)) {}
 
   // All of an exchange is waited for at once: that its messages meet is what the proof of a schedule says.
   void wait(Until) override {
@@ -172,31 +179,50 @@ class GroupPending final : public Pending {
 
  private:
   void unpack(const Packet& packet, IncomingMessage& message) const {
-    uint64_t label = 0;
-    const std::byte* next = data_of(packet.buffer);
-    std::memcpy(&label, next, kHeader);
-    if (label != label_of(message.parts)) {
-      throw Error(ErrorCode::wrong,
-                  "a message from rank " + std::to_string(packet.peer) +
-                      " holds something else than this rank expects; ranks differ in plan, tensors or "
-                      "the order of their calls");
-    }
-    next += kHeader;
+    endpoint_.labels().compare(packet.buffer, label_of(message.parts), packet.peer);
+    const std::byte* next = data_of(packet.buffer) + kHeader;
     for (IncomingPart& part : message.parts) {
       const Region whole{const_cast<std::byte*>(next), 1, part.bytes, part.bytes};
-      copy_regions({&whole, 1}, part.regions);
+      memory_.copy({&whole, 1}, part.regions);
       next += part.bytes;
       part.owner.reset();
     }
   }
 
   RealEndpoint& endpoint_;
+  const Memory& memory_;
   std::vector<IncomingMessage> messages_;
+};
+
+// Takes the operations that are issued while it lives as one, where the group can; then `end` gives that of all.
+class Together {
+ public:
+  Together(c10d::ProcessGroup& group, c10::DeviceType device, bool any)
+      : group_(group),
+        device_(device),
+        on_(any && device != c10::kCPU && group.getBackend(device)->supportsCoalescing()) {
+    if (on_) group_.startCoalescing(device_);
+  }
+  bool on() const { return on_; }
+  WorkPtr end() { return on_ ? group_.endCoalescing(device_) : nullptr; }
+
+ private:
+  c10d::ProcessGroup& group_;
+  const c10::DeviceType device_;
+  const bool on_;
 };
 
 std::unique_ptr<Pending> RealEndpoint::post(Transfer transfer) {
   const auto group = state_->group();
-  auto pending = std::make_unique<GroupPending>(*this, std::move(transfer.receive));
+  const Memory& memory = *transfer.memory;
+  auto pending = std::make_unique<GroupPending>(*this, memory, std::move(transfer.receive));
+  const auto elsewhere = [&](const auto& message) { return message.peer != rank(); };
+  // What is sent is copied before the exchange begins.
+  std::vector<at::Tensor> packed;
+  for (const OutgoingMessage& message : transfer.send) packed.push_back(pack(message.parts, memory));
+  Together together(*group, device_of(memory).type(),
+                    std::any_of(transfer.send.begin(), transfer.send.end(), elsewhere) ||
+                        std::any_of(pending->received().begin(), pending->received().end(), elsewhere));
   // Buffers to receive into are there before anything is sent.
   const std::vector<IncomingMessage>& expected = pending->received();
   pending->arriving.resize(expected.size());
@@ -207,19 +233,27 @@ std::unique_ptr<Pending> RealEndpoint::post(Transfer transfer) {
       packet.number = expected_of_myself_++;
       continue;
     }
-    packet.buffer = bytes(std::max(bytes_of(expected[i].parts), kHeader + largest_message_));
+    // Operations that are taken together need the sender's length; others may be given more room than they fill.
+    const int64_t size = bytes_of(expected[i].parts);
+    packet.buffer = bytes(together.on() ? size : std::max(size, kHeader + largest_message_), memory);
     std::vector<at::Tensor> buffers{packet.buffer};
     packet.work = group->recv(buffers, packet.peer, kTag);
   }
-  for (const OutgoingMessage& message : transfer.send) {
-    Packet packet{.peer = message.peer, .buffer = pack(message.parts)};
-    if (message.peer == rank()) {
+  for (size_t i = 0; i < packed.size(); ++i) {
+    Packet packet{.peer = transfer.send[i].peer, .buffer = packed[i]};
+    if (packet.peer == rank()) {
       to_myself_.emplace(sent_to_myself_++, packet.buffer);
       continue;
     }
     std::vector<at::Tensor> buffers{packet.buffer};
     packet.work = group->send(buffers, packet.peer, kTag);
     pending->leaving.push_back(std::move(packet));
+  }
+  if (const WorkPtr all = together.end()) {
+    for (Packet& packet : pending->arriving) {
+      if (packet.peer != rank()) packet.work = all;
+    }
+    for (Packet& packet : pending->leaving) packet.work = all;
   }
   return pending;
 }

@@ -1,12 +1,13 @@
-// The transport over a torch process group that Python made, found by its name: Gloo, or whatever the group has for tensors
-// in main memory.
+// The transport over a torch process group that Python made, found by its name: Gloo, NCCL, or whatever the group has for
+// tensors of the memory in which a transfer lies.
 //
 //   std::unique_ptr<GroupEndpoint> endpoint = group_endpoint("my group", 5);
 //   endpoint->begin_call();                   // on all ranks
 //   ...                                       // an Executor runs over it
 //
 // A message is packed into one buffer and travels point to point; messages of a pair of ranks arrive in the order in which
-// they were sent, so there are no tags of our own.
+// they were sent, so there are no tags of our own. Where the group can take several operations together (NCCL), all of
+// an exchange is one of them: apart from each other they could wait for one another.
 //
 // A failure reaches everybody, also ranks that wait for a healthy one: who fails leaves a note in the group's store, and
 // whoever waits watches for it. A rank that died is noticed by those who talk to it, and they leave the note. After a failure

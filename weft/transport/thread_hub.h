@@ -25,6 +25,7 @@ class Hub : public std::enable_shared_from_this<Hub> {
     int64_t number = 0;  // how many went from `from` to `to` before it
     int64_t origin = 0;
     uint64_t phase = 0;
+    const Memory* memory = nullptr;
     std::vector<OutgoingPart> parts;  // moved out by the receiver
     bool callers = false;             // some part has no owner
     bool taken = false;

@@ -4,7 +4,6 @@
 #include <chrono>
 
 #include "weft/base/error.h"
-#include "weft/transport/copy.h"
 #include "weft/transport/thread_hub.h"
 
 namespace weft::transport_internal {
@@ -70,6 +69,7 @@ void Hub::post(ThreadPending& pending, int rank) {
              .number = inbox.sent++,
              .origin = transfer.origin,
              .phase = me.phase,
+             .memory = transfer.memory,
              .parts = std::move(message.parts)};
     if (receiver.left || receiver.phase > me.phase) {
       lock.unlock();  // the mail's owners are released on the way out
@@ -132,6 +132,10 @@ void Hub::deliver(Lock& lock, Mail& mail, const Expected& expected) {
   std::vector<OutgoingPart> parts = std::move(mail.parts);
   std::vector<bool> copied(parts.size(), false);
   if (mail.phase != phase) refuse("it was sent in another phase");
+  const Memory& memory = *expected.pending->transfer_.memory;
+  if (mail.memory != &memory) {
+    refuse("it lies in memory " + std::string(mail.memory->name()) + ", not in " + std::string(memory.name()));
+  }
   if (parts.size() != message.parts.size()) {
     refuse(number(static_cast<int64_t>(parts.size())) + " parts instead of " +
            number(static_cast<int64_t>(message.parts.size())));
@@ -155,7 +159,7 @@ void Hub::deliver(Lock& lock, Mail& mail, const Expected& expected) {
   }
   lock.unlock();
   for (size_t i = 0; i < parts.size(); ++i) {
-    if (copied[i]) copy_regions(parts[i].regions, message.parts[i].regions);
+    if (copied[i]) memory.copy(parts[i].regions, message.parts[i].regions);
   }
   parts.clear();
   lock.lock();

@@ -4,8 +4,8 @@
 #include <numeric>
 #include <thread>
 
+#include "weft/base/memory.h"
 #include "weft/base/random.h"
-#include "weft/transport/copy.h"
 #include "weft/transport/testing.h"
 
 namespace weft {

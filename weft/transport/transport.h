@@ -26,20 +26,10 @@
 #include <memory>
 #include <vector>
 
+#include "weft/base/memory.h"
 #include "weft/base/stop.h"
 
 namespace weft {
-
-// `rows` pieces of row_bytes each, `stride` bytes from one to the next.
-struct Region {
-  std::byte* data = nullptr;
-  int64_t rows = 0;
-  int64_t row_bytes = 0;
-  int64_t stride = 0;
-
-  int64_t bytes() const { return rows * row_bytes; }
-  bool contiguous() const { return rows <= 1 || stride == row_bytes; }
-};
 
 // For how long a receiver in the same process may use the sender's memory instead of a copy.
 enum class Lending : uint8_t {
@@ -84,8 +74,9 @@ struct IncomingMessage {
 
 // What one exchange moves: one message per peer and direction. Peers may include the rank itself.
 struct Transfer {
-  int lane = 0;        // transfers of different lanes may use different connections
-  int64_t origin = 0;  // number of the instruction, for error texts
+  int lane = 0;                           // transfers of different lanes may use different connections
+  int64_t origin = 0;                     // number of the instruction, for error texts
+  const Memory* memory = &host_memory();  // where all of it lies; the same kind on both ends
   std::vector<OutgoingMessage> send;
   std::vector<IncomingMessage> receive;
 };
