@@ -75,6 +75,24 @@ def differ_in_type(rank, ranks):
     return error_of(lambda: weft.attention(*tensors(plan, 64, torch.float32 if rank else torch.bfloat16), plan))
 
 
+def differ_in_gradients(rank, ranks, method, both_known):
+    """The last rank calls without gradients, the others with: all raise, also who waits for nobody yet."""
+    plan = weft.plan(tokens=64, heads=2, head_dim=8, method=method, timeout=20)
+    q, k, v = (t.requires_grad_() for t in tensors(plan, 64))
+    weft.attention(q, k, v, plan).sum().backward()
+    if both_known:
+        with torch.no_grad():
+            weft.attention(q, k, v, plan)
+
+    def step():
+        with torch.set_grad_enabled(rank != ranks - 1):
+            out = weft.attention(q, k, v, plan)
+        if out.requires_grad:
+            out.sum().backward()
+
+    return error_of(lambda: [step() for _ in range(2)])
+
+
 def plans_differ(rank, ranks):
     text = error_of(lambda: weft.plan(tokens=64 + (rank == 2), heads=2, head_dim=8))
     weft.plan(tokens=64, heads=2, head_dim=8)  # nothing was lost
@@ -146,6 +164,13 @@ class Failure(unittest.TestCase):
         # Both kinds have been called before: what arrives is not what is expected.
         for text in run(2, differ_later):
             self.assertRegex(text, "ranks differ in plan, tensors")
+
+    def test_ranks_differ_in_gradients(self):
+        for method in ("ring", "zigzag", "ulysses"):
+            for text in run(3, differ_in_gradients, method, False):
+                self.assertRegex(text, "rank 2 calls with fp32, batch 1, scale .*, others with what they called with before")
+            for text in run(3, differ_in_gradients, method, True):
+                self.assertRegex(text, "ranks differ in plan, tensors")
 
     def test_plans_differ(self):
         for text in run(3, plans_differ):

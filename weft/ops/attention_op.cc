@@ -107,6 +107,7 @@ Gradients attend_backward(const std::shared_ptr<AttentionPlan>& plan, const at::
   const c10::OptionalDeviceGuard on_device(q.device());
   std::unique_ptr<Execution> run = take_run(forward.run);
   if (!run) run = take_run(attend(plan, q, k, v, scale, lse, true).run);
+  plan->executor(kind_of(q, scale, true, lse));  // its messages are of this kind of call
   const at::Tensor rows_q = rows_of(q), rows_k = rows_of(k), rows_v = rows_of(v), rows_dout = rows_of(dout),
                    rows_out = rows_of(forward.out), rows_lse = rows_of(forward.lse.unsqueeze(3));
   const at::Tensor rows_dlse = dlse ? rows_of(dlse->unsqueeze(3)) : at::Tensor();

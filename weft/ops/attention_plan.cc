@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "weft/base/digest.h"
 #include "weft/base/error.h"
 #include "weft/methods/registry.h"
 #include "weft/torch/torch_kernels.h"
@@ -84,8 +85,8 @@ Schedule AttentionPlan::schedule(const CallKind& kind) const {
 }
 
 Executor& AttentionPlan::executor(const CallKind& kind) {
-  std::unique_ptr<Executor>& executor = executors_[kind];
-  if (!executor) {
+  Known& known = kinds_[kind];
+  if (!known.executor) {
     // Fast paths of the CPU have no fp64, and nothing for whole rows of scores.
     const bool plain = find_method(method_).reference;
     const kernels::KernelSet& kernels = kernels_for({kind.device, kind.device_index}, kind.element, plain);
@@ -101,9 +102,11 @@ Executor& AttentionPlan::executor(const CallKind& kind) {
     endpoint_->agree(describe(kind), largest);
     const Memory& memory = kernels.memory();
     BufferPool& pool = pools_.try_emplace(&memory, false, memory).first->second;
-    executor = std::make_unique<Executor>(made, rank(), *endpoint_, kernels, pool);
+    known.hash = Digest().add(describe(kind)).value();
+    known.executor = std::make_unique<Executor>(made, rank(), *endpoint_, kernels, pool);
   }
-  return *executor;
+  endpoint_->set_kind(known.hash);
+  return *known.executor;
 }
 
 }  // namespace weft

@@ -62,7 +62,7 @@ class AttentionPlan {
   int64_t local_tokens() const { return layout_.tokens_of(rank()); }
 
   GroupEndpoint& endpoint() { return *endpoint_; }
-  // The executor for calls of a kind; lives as long as the plan.
+  // The executor for a call of a kind, or for its backward; lives as long as the plan. All ranks ask for the same.
   Executor& executor(const CallKind& kind);
   Schedule schedule(const CallKind& kind) const;
 
@@ -75,7 +75,11 @@ class AttentionPlan {
   std::unique_ptr<GroupEndpoint> endpoint_;
   Layout layout_;
   std::map<const Memory*, BufferPool> pools_;
-  std::map<CallKind, std::unique_ptr<Executor>> executors_;
+  struct Known {
+    std::unique_ptr<Executor> executor;
+    uint64_t hash = 0;  // of the kind, as all ranks have it
+  };
+  std::map<CallKind, Known> kinds_;
 };
 
 }  // namespace weft

@@ -24,6 +24,8 @@ using WorkPtr = c10::intrusive_ptr<c10d::Work>;
 
 // Apart from what the program sends over the same group by itself.
 constexpr int kTag = 0x7766;
+// Behind the key of a call: the note of a rank for which it is of a new kind.
+constexpr const char* kNewKind = "/kind";
 // Before the parts of a message, what they are: a hash of the labels.
 constexpr int64_t kHeader = 8;
 
@@ -34,8 +36,8 @@ at::Tensor bytes(int64_t count, const Memory& memory) {
 std::byte* data_of(const at::Tensor& t) { return reinterpret_cast<std::byte*>(t.mutable_data_ptr<uint8_t>()); }
 
 template <typename Parts>
-uint64_t label_of(const Parts& parts) {
-  uint64_t hash = 0x9e3779b97f4a7c15u;
+uint64_t label_of(const Parts& parts, uint64_t kind) {
+  uint64_t hash = 0x9e3779b97f4a7c15u ^ kind;
   for (const auto& part : parts) hash = (hash ^ part.label) * 0xd6e8feb86659fd93u;
   return hash;
 }
@@ -47,9 +49,9 @@ int64_t bytes_of(const Parts& parts) {
   return sum;
 }
 
-at::Tensor pack(const std::vector<OutgoingPart>& parts, const Memory& memory) {
+at::Tensor pack(const std::vector<OutgoingPart>& parts, uint64_t kind, const Memory& memory) {
   const at::Tensor buffer = bytes(bytes_of(parts), memory);
-  LabelCheck::write(buffer, label_of(parts));
+  LabelCheck::write(buffer, label_of(parts, kind));
   std::byte* next = data_of(buffer) + kHeader;
   for (const OutgoingPart& part : parts) {
     const Region whole{next, 1, part.bytes, part.bytes};
@@ -78,9 +80,12 @@ class RealEndpoint final : public GroupEndpoint {
   void begin_call() override {
     labels_.refuse_if_wrong();
     ++calls_;
-    state_->set_call(call());
+    state_->set_call(call(), call() + kNewKind);
   }
   void agree(const std::string& kind, int64_t largest_message) override {
+    state_->leave_note(call() + kNewKind, "ranks differ in this call: rank " + std::to_string(rank()) + " calls with " +
+                                              kind + ", others with what they called with before");
+    state_->set_call(call(), "");  // agreed upon here
     const std::string key = "weft/kind/" + std::to_string(number_) + "/" + std::to_string(kinds_++) + "/";
     const std::vector<std::string> all = state_->exchange(key, kind, timeout_);
     for (size_t rank = 0; rank < all.size(); ++rank) {
@@ -90,6 +95,8 @@ class RealEndpoint final : public GroupEndpoint {
     }
     largest_message_ = std::max(largest_message_, largest_message);
   }
+  void set_kind(uint64_t hash) override { kind_ = hash; }
+  uint64_t kind() const { return kind_; }
   void refuse_call(const std::string& why) noexcept override {
     state_->leave_note(call(), "rank " + std::to_string(rank()) + " did not go through with the call: " + why);
   }
@@ -139,6 +146,7 @@ class RealEndpoint final : public GroupEndpoint {
   int64_t number_;     // of this endpoint among those of the group
   int64_t calls_ = 0;  // begun
   int64_t kinds_ = 0;
+  uint64_t kind_ = 0;
   int64_t largest_message_ = 0;
   int64_t timeout_;
   double waiting_ = 0;
@@ -179,7 +187,7 @@ class GroupPending final : public Pending {
 
  private:
   void unpack(const Packet& packet, IncomingMessage& message) const {
-    endpoint_.labels().compare(packet.buffer, label_of(message.parts), packet.peer);
+    endpoint_.labels().compare(packet.buffer, label_of(message.parts, endpoint_.kind()), packet.peer);
     const std::byte* next = data_of(packet.buffer) + kHeader;
     for (IncomingPart& part : message.parts) {
       const Region whole{const_cast<std::byte*>(next), 1, part.bytes, part.bytes};
@@ -219,7 +227,7 @@ std::unique_ptr<Pending> RealEndpoint::post(Transfer transfer) {
   const auto elsewhere = [&](const auto& message) { return message.peer != rank(); };
   // What is sent is copied before the exchange begins.
   std::vector<at::Tensor> packed;
-  for (const OutgoingMessage& message : transfer.send) packed.push_back(pack(message.parts, memory));
+  for (const OutgoingMessage& message : transfer.send) packed.push_back(pack(message.parts, kind_, memory));
   Together together(*group, device_of(memory).type(),
                     std::any_of(transfer.send.begin(), transfer.send.end(), elsewhere) ||
                         std::any_of(pending->received().begin(), pending->received().end(), elsewhere));

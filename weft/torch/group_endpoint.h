@@ -29,7 +29,10 @@ class GroupEndpoint : public Endpoint {
   // Before the first call of a kind: all ranks wait for each other and compare what they call it. Then no message of a call
   // has more bytes than `largest_message`, whatever a rank takes for the next call: a longer one than the receiver expects
   // would end its process. Throws Error(usage) on all ranks where they differ.
+  // A rank that calls with a kind that it knows, and waits for one that does not, fails too.
   virtual void agree(const std::string& kind, int64_t largest_message) = 0;
+  // Of each call and each backward: messages of ranks whose calls are of different kinds are refused by who gets them.
+  virtual void set_kind(uint64_t hash) = 0;
   virtual void refuse_call(const std::string& why) noexcept = 0;
 };
 

@@ -152,9 +152,9 @@ std::vector<std::string> GroupState::exchange(const std::string& key, const std:
   return all;
 }
 
-void GroupState::set_call(const std::string& key) {
+void GroupState::set_call(const std::string& key, const std::string& other_key) {
   const std::lock_guard lock(mutex_);
-  call_ = key;
+  call_ = {key, other_key};
 }
 
 void GroupState::leave_note(const std::string& key, const std::string& text) noexcept {
@@ -164,13 +164,13 @@ void GroupState::leave_note(const std::string& key, const std::string& text) noe
 }
 
 void GroupState::look_for_note() {
-  std::string call;
+  std::array<std::string, 2> call;
   {
     const std::lock_guard lock(mutex_);
     call = call_;
   }
   try {
-    for (const std::string& key : {std::string(kNote), call}) {
+    for (const std::string& key : {std::string(kNote), call[0], call[1]}) {
       if (!key.empty() && store_->check({key})) return fail(store_->get_to_str(key));
     }
   } catch (const std::exception&) {

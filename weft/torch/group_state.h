@@ -4,6 +4,7 @@
 
 #include <c10/util/intrusive_ptr.h>
 
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <memory>
@@ -44,8 +45,8 @@ class GroupState {
   std::vector<std::string> exchange(const std::string& key, const std::string& mine, int64_t timeout);
   // A number that is the same on all ranks, if they ask in the same order.
   int64_t next_endpoint() { return endpoints_++; }
-  // Whoever waits also watches for a note under the key of the call that it is in.
-  void set_call(const std::string& key);
+  // Whoever waits also watches for notes under the keys of the call that it is in; empty: none.
+  void set_call(const std::string& key, const std::string& other_key);
   void leave_note(const std::string& key, const std::string& text) noexcept;
   const StopFlag& stop_flag() const { return stop_; }
 
@@ -67,7 +68,8 @@ class GroupState {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::set<c10d::Work*> waited_for_;
-  std::string failure_, call_;
+  std::string failure_;
+  std::array<std::string, 2> call_;
   bool over_ = false;
   std::thread watcher_;
 };
