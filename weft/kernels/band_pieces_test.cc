@@ -16,7 +16,9 @@ void expect_exact(const BandRectangle& band) {
   std::map<std::pair<int64_t, int64_t>, int> seen;
   for (const BandPiece& piece : band_pieces(band)) {
     ASSERT_FALSE(piece.q.empty() || piece.k.empty());
-    if (piece.shape != PieceShape::full) ASSERT_EQ(piece.q.size(), piece.k.size());
+    if (piece.shape != PieceShape::full) {
+      ASSERT_EQ(piece.q.size(), piece.k.size());
+    }
     for (int64_t q = piece.q.begin; q < piece.q.end; ++q) {
       for (int64_t k = piece.k.begin; k < piece.k.end; ++k) {
         if (allows(piece, q, k)) ++seen[{q, k}];
