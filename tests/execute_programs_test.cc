@@ -241,7 +241,7 @@ Steps write_no_partner(Shared, int, Builder& b) {
 
 TEST(ExecutePrograms, WrongOnesGiveOneError) {
   const ExecuteCase two{.mask = "full", .ranks = 2}, three{.mask = "full", .ranks = 3};
-  EXPECT_TRUE(says(error_of(two, write_nothing), "not all rows of out+lse are given as a result"));
+  EXPECT_TRUE(says(error_of(two, write_nothing), "not all rows of out are given as a result"));
   const std::string circle = error_of(three, write_wait_in_circle);
   EXPECT_TRUE(says(circle, "deadlock: nobody can go on: rank 0 at instruction 2 waits for message 0 of rank 2"));
   EXPECT_TRUE(says(circle, "instruction 3 (wait"));
