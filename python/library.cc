@@ -11,11 +11,10 @@
 #include <map>
 #include <mutex>
 
-#include "weft/base/error.h"
+#include "python/library.h"
 #include "weft/draw/svg.h"
 #include "weft/methods/registry.h"
 #include "weft/ops/attention_op.h"
-#include "weft/ops/attention_plan.h"
 #include "weft/ops/spec_json.h"
 
 namespace weft {
@@ -23,17 +22,6 @@ namespace {
 
 using at::Tensor;
 using ForwardTuple = std::tuple<Tensor, Tensor, Tensor>;
-
-// What Python users expect: ValueError for what they gave, RuntimeError for what went wrong.
-template <typename F>
-auto guarded(F&& f) {
-  try {
-    return f();
-  } catch (const Error& error) {
-    if (error.code() != ErrorCode::usage && error.code() != ErrorCode::unsupported) throw;
-    C10_THROW_ERROR(ValueError, error.what());
-  }
-}
 
 // ---- plans by number
 
@@ -47,12 +35,16 @@ Plans& plans() {
   return all;
 }
 
+}  // namespace
+
 std::shared_ptr<AttentionPlan> plan_of(int64_t number) {
   const std::lock_guard lock(plans().mutex);
   const auto found = plans().by_number.find(number);
   if (found == plans().by_number.end()) throw Error(ErrorCode::usage, "weft: this plan was dropped; make it anew");
   return found->second;
 }
+
+namespace {
 
 int64_t plan_make(c10::string_view spec) {
   return guarded([&] {
@@ -75,6 +67,9 @@ void plan_drop(int64_t number) {
 std::string plan_method(int64_t number) {
   return guarded([&] { return plan_of(number)->method(); });
 }
+std::string plan_layout(int64_t number) {
+  return guarded([&] { return plan_of(number)->layout().name(); });
+}
 std::string plan_describe(int64_t number) {
   return guarded([&] { return describe_plan(*plan_of(number)); });
 }
@@ -88,19 +83,31 @@ void plan_refuse(int64_t number, c10::string_view why) {
     plan->endpoint().refuse_call(std::string(why));
   });
 }
+void require_rank(const AttentionPlan& plan, int64_t rank) {
+  if (rank >= 0 && rank < plan.ranks()) return;
+  throw Error(ErrorCode::usage, "rank " + std::to_string(rank) + " is not one of " + std::to_string(plan.ranks()));
+}
 Tensor plan_positions(int64_t number, int64_t rank) {
   return guarded([&] {
     const auto plan = plan_of(number);
-    if (rank < 0 || rank >= plan->ranks()) {
-      throw Error(ErrorCode::usage, "rank " + std::to_string(rank) + " is not one of " + std::to_string(plan->ranks()));
-    }
+    require_rank(*plan, rank);
     return at::tensor(plan->layout().positions(static_cast<int>(rank)), at::TensorOptions().dtype(at::kLong));
   });
 }
-std::vector<std::string> method_names() {
-  std::vector<std::string> names;
-  for (const Method* method : all_methods()) names.emplace_back(method->name);
-  return names;
+// In the order of the sequence: of the documents whose first token, or last, is on the rank.
+std::vector<int64_t> plan_documents(int64_t number, int64_t rank, bool first_token) {
+  return guarded([&] {
+    const auto plan = plan_of(number);
+    require_rank(*plan, rank);
+    return plan->documents_at(static_cast<int>(rank), first_token);
+  });
+}
+std::vector<std::string> method_names(c10::string_view layer) {
+  return guarded([&] {
+    std::vector<std::string> names;
+    for (const Method* method : methods_for(layer_of(std::string(layer)))) names.emplace_back(method->name);
+    return names;
+  });
 }
 
 // ---- attention
@@ -108,8 +115,10 @@ std::vector<std::string> method_names() {
 ForwardTuple forward_real(const Tensor& q, const Tensor& k, const Tensor& v, int64_t plan, double scale, bool lse,
                           bool keep) {
   return guarded([&] {
-    ForwardTensors done = attend(plan_of(plan), q, k, v, scale, lse, keep);
-    return ForwardTuple(std::move(done.out), std::move(done.lse), std::move(done.run));
+    FieldTensors given;
+    given.set(Field::q, q), given.set(Field::k, k), given.set(Field::v, v);
+    const CallResult done = attend(plan_of(plan), given, {.scale = scale, .lse = lse, .keep = keep});
+    return ForwardTuple(done.results.of(Field::out), done.results.of(Field::lse), done.run);
   });
 }
 
@@ -117,8 +126,11 @@ ForwardTuple backward_real(const Tensor& dout, const std::optional<Tensor>& dlse
                            const Tensor& v, const Tensor& out, const Tensor& lse, const Tensor& run, int64_t plan,
                            double scale, bool with_lse) {
   return guarded([&] {
-    const Gradients grads = attend_backward(plan_of(plan), dout, dlse, q, k, v, {out, lse, run}, scale, with_lse);
-    return ForwardTuple(grads.q, grads.k, grads.v);
+    FieldTensors tensors;
+    tensors.set(Field::q, q), tensors.set(Field::k, k), tensors.set(Field::v, v);
+    tensors.set(Field::out, out), tensors.set(Field::lse, lse), tensors.set(Field::dout, dout);
+    const FieldTensors grads = attend_backward(plan_of(plan), tensors, dlse, run, {.scale = scale, .lse = with_lse});
+    return ForwardTuple(grads.of(Field::dq), grads.of(Field::dk), grads.of(Field::dv));
   });
 }
 
@@ -204,11 +216,13 @@ TORCH_LIBRARY(weft, m) {
   m.def("plan_make(str spec) -> int", &weft::plan_make);
   m.def("plan_drop(int plan) -> ()", &weft::plan_drop);
   m.def("plan_method(int plan) -> str", &weft::plan_method);
+  m.def("plan_layout(int plan) -> str", &weft::plan_layout);
   m.def("plan_describe(int plan) -> str", &weft::plan_describe);
   m.def("plan_draw(int plan, bool backward) -> str", &weft::plan_draw);
   m.def("plan_refuse(int plan, str why) -> ()", &weft::plan_refuse);
   m.def("plan_positions(int plan, int rank) -> Tensor", &weft::plan_positions);
-  m.def("method_names() -> str[]", &weft::method_names);
+  m.def("plan_documents(int plan, int rank, bool first_token) -> int[]", &weft::plan_documents);
+  m.def("method_names(str layer) -> str[]", &weft::method_names);
   m.def("attention(Tensor q, Tensor k, Tensor v, int plan, float scale, bool lse) -> (Tensor, Tensor)");
   m.def(
       "attention_forward(Tensor q, Tensor k, Tensor v, int plan, float scale, bool lse, bool keep) -> (Tensor, Tensor, "

@@ -35,6 +35,10 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, *, 
     """
     if not isinstance(plan, Plan):
         raise TypeError(f"weft.attention: plan is {type(plan).__name__}; make one with weft.plan")
+    if plan.layer != "softmax":
+        text = f"weft.attention: the plan is for layer {plan.layer}; use weft.linear_attention, or a plan without layer"
+        plan.refuse(text)
+        raise ValueError(text)
     if layout not in ("bthd", "bhtd", "thd"):
         raise ValueError(f"weft.attention: layout {layout!r}; allowed are 'bthd', 'bhtd' and 'thd'")
     if scale is not None and not scale > 0:

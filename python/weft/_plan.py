@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -14,9 +14,12 @@ from weft import _library as _library  # loads the operators
 Ints = Sequence[int] | torch.Tensor
 
 
-def methods() -> list[str]:
-    """Names of all methods."""
-    return torch.ops.weft.method_names()
+Layer = Literal["softmax", "linear", "retnet", "mamba2", "gla", "deltanet", "gdn", "kda", "rwkv6", "rwkv7"]
+
+
+def methods(layer: Layer = "softmax") -> list[str]:
+    """Names of all methods for attention, or for a linear layer."""
+    return torch.ops.weft.method_names(layer)
 
 
 def _whole(name: str, value: Any, least: int) -> int:
@@ -24,6 +27,12 @@ def _whole(name: str, value: Any, least: int) -> int:
         raise TypeError(f"weft.plan: {name} is {value!r}; give a whole number")
     if value < least:
         raise ValueError(f"weft.plan: {name} is {value}; it is at least {least}")
+    return value
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"weft.plan: {name} is {value!r}; give its name")
     return value
 
 
@@ -71,18 +80,20 @@ def _lengths(tokens: int | None, documents: Ints | None, cu_seqlens: Ints | None
 
 
 def plan(group: dist.ProcessGroup | None = None, *, tokens: int | None = None, heads: int, kv_heads: int | None = None,
-         head_dim: int, value_dim: int | None = None, causal: bool = True, window: int | None = None,
-         documents: Ints | None = None, cu_seqlens: Ints | None = None, position_ids: Ints | None = None,
-         method: str = "auto", layout: str | Sequence[Ints] = "", options: Mapping[str, Any] | None = None,
-         timeout: float | None = None) -> Plan:
+         head_dim: int, value_dim: int | None = None, layer: Layer = "softmax", log_decay: Sequence[float] | None = None,
+         causal: bool = True, window: int | None = None, documents: Ints | None = None,
+         cu_seqlens: Ints | None = None, position_ids: Ints | None = None, method: str = "auto",
+         layout: str | Sequence[Ints] = "", options: Mapping[str, Any] | None = None, timeout: float | None = None) -> Plan:
     """How the ranks of a group share one sequence and its attention. Every rank calls it with the same arguments.
 
     group: a process group, or a one-dimensional device mesh; None: all ranks. It must take tensors of the devices that calls
         give: Gloo those in main memory, NCCL those on a GPU.
     tokens: of the whole sequence. Instead, for packed documents: documents (lengths), cu_seqlens, or position_ids that restart.
     heads, kv_heads, head_dim, value_dim: of the whole attention; kv_heads defaults to heads, value_dim to head_dim.
+    layer: "softmax" is attention; the others are linear layers, for weft.linear_attention: causal, without a window, as many kv
+        heads as heads; head_dim is their key dim. log_decay: of each head of "retnet", at most 0; None: those of RetNet.
     causal, window: a query sees keys k <= q, and with a window those with |q - k| < window, in its own document.
-    method: a name from weft.methods(), or "auto": the least cost by the methods' closed forms.
+    method: a name from weft.methods(layer), or "auto": the least cost by the methods' closed forms; for linear layers all-scan.
     layout: by name, as in `weft verify --layout ...`; or for each rank the tokens that it holds, in its order.
     options: of the method, as in `weft verify --option ...`.
     timeout: seconds to wait for a message; None: the group's own.
@@ -102,6 +113,8 @@ def plan(group: dist.ProcessGroup | None = None, *, tokens: int | None = None, h
         "documents": lengths,
         "causal": bool(causal),
         "window": 0 if window is None else _whole("window", window, 1),
+        "layer": _text("layer", layer),
+        "log_decay": [] if log_decay is None else [float(x) for x in log_decay],
         "heads": heads,
         "kv_heads": heads if kv_heads is None else _whole("kv_heads", kv_heads, 1),
         "dim": _whole("head_dim", head_dim, 1),
@@ -158,6 +171,7 @@ class Plan:
         self.ranks: int = dist.get_world_size(group)
         self.handle: int = torch.ops.weft.plan_make(json.dumps(spec))
         self.method: str = torch.ops.weft.plan_method(self.handle)
+        self.layout: str = torch.ops.weft.plan_layout(self.handle)
         self._positions = [torch.ops.weft.plan_positions(self.handle, rank) for rank in range(self.ranks)]
         self._here = self.positions()
 
@@ -166,7 +180,8 @@ class Plan:
             torch.ops.weft.plan_drop(self.handle)
 
     def __repr__(self) -> str:
-        return (f"weft.Plan({self.method}, {self.tokens} tokens over {self.ranks} ranks, {self.local_tokens} here, "
+        layer = "" if self.layer == "softmax" else f"{self.layer} by "
+        return (f"weft.Plan({layer}{self.method}, {self.tokens} tokens over {self.ranks} ranks, {self.local_tokens} here, "
                 f"{self._spec['heads']} heads, {self._spec['kv_heads']} kv heads)")
 
     @property
@@ -185,6 +200,11 @@ class Plan:
         return list(self._spec["documents"])
 
     @property
+    def layer(self) -> str:
+        """What it is a plan for: "softmax", or a linear layer."""
+        return self._spec["layer"]
+
+    @property
     def causal(self) -> bool:
         """Whether a query sees keys k <= q only."""
         return self._spec["causal"]
@@ -200,10 +220,44 @@ class Plan:
         spec = {**self._spec, "method": self.method, "window": 0 if window is None else _whole("window", window, 1)}
         _require_equal(spec, self.group)
         other = Plan(spec, self.group)
-        if any(not torch.equal(other.indices(rank), self.indices(rank)) for rank in range(self.ranks)):
+        if not self._same_places_everywhere(other):
             raise ValueError(f"Plan.with_window: {self.method} places tokens by the mask, so that window={window} has other places "
                              "than this plan; name a layout for both, as layout='zigzag'")
         return other
+
+    def with_layer(self, layer: Layer, *, heads: int | None = None, head_dim: int | None = None, value_dim: int | None = None,
+                   log_decay: Sequence[float] | None = None, method: str = "auto",
+                   options: Mapping[str, Any] | None = None) -> Plan:
+        """The plan for the same tokens in the same places, with another layer: for hybrid models, whose layers are of both
+        families. Every rank calls it.
+
+        heads, head_dim, value_dim: of that layer; by default as many heads and columns as here. method, options, log_decay: as of
+        weft.plan. Raises ValueError where the layer cannot be computed on these places: linear layers need runs of neighbouring
+        tokens, as contiguous and zigzag have them.
+        """
+        heads = self._spec["heads"] if heads is None else _whole("heads", heads, 1)
+        dim = self._spec["dim"] if head_dim is None else _whole("head_dim", head_dim, 1)
+        values = (self._spec["dim_v"] if head_dim is None else dim) if value_dim is None else _whole("value_dim", value_dim, 1)
+        spec = {**self._spec, "layer": _text("layer", layer), "method": method, "heads": heads, "kv_heads": heads, "dim": dim,
+                "dim_v": values, "options": {str(key): str(value) for key, value in (options or {}).items()},
+                "log_decay": [] if log_decay is None else [float(x) for x in log_decay], "causal": True, "window": 0,
+                "layout": "" if "runs" in self._spec else self.layout}
+        _require_equal(spec, self.group)
+        other = Plan(spec, self.group)
+        if not self._same_places_everywhere(other):
+            raise ValueError(f"Plan.with_layer: layout {self.layout} by name has other places than this plan; name a layout in weft.plan")
+        return other
+
+    def _same_places_everywhere(self, other: Plan) -> bool:
+        return all(torch.equal(other.indices(rank), self.indices(rank)) for rank in range(self.ranks))
+
+    def documents_begun(self, rank: int | None = None) -> list[int]:
+        """Which documents have their first token on a rank (this one by default), ascending: the order of initial states."""
+        return torch.ops.weft.plan_documents(self.handle, self.rank if rank is None else rank, True)
+
+    def documents_ended(self, rank: int | None = None) -> list[int]:
+        """Which documents have their last token on a rank (this one by default), ascending: the order of final states."""
+        return torch.ops.weft.plan_documents(self.handle, self.rank if rank is None else rank, False)
 
     def refuse(self, why: str) -> None:
         """This rank will not go through with the next call, which others may have begun: they raise, with `why`. Nothing is

@@ -87,6 +87,8 @@ def properties(rank, ranks):
     same(weft.attention(wide[:, :, :4], wide[:, :, 4:6], wide[:, :, 6:], plan), want)
     odd = torch.stack([q, q], -1)[..., 0]
     same(weft.attention(odd, k, v, plan), want)
+    row = k[:, :1].expand_as(k)  # all tokens share one
+    same(weft.attention(q, row, v, plan), weft.attention(q, row.contiguous(), v, plan))
     same(weft.attention(q, k, v, plan, scale=0.25), want)
     # Gradients: for some inputs only; twice through one graph; two plans and two calls in one graph; a checkpoint.
     leaf = k.clone().requires_grad_()

@@ -24,22 +24,27 @@ const ConstTensor* Inputs::of(Field field) const {
   }
 }
 
-void* Destinations::of(Field field) const {
+void** Destinations::place_of(Field field) {
   switch (field) {
-    case Field::out: return out;
-    case Field::lse: return lse;
-    case Field::dq: return dq;
-    case Field::dk: return dk;
-    case Field::dv: return dv;
-    case Field::dg: return dg;
-    case Field::dbeta: return dbeta;
-    case Field::da: return da;
-    case Field::db: return db;
-    case Field::final_state: return final_state;
-    case Field::dinitial_state: return dinitial_state;
-    case Field::du: return du;
+    case Field::out: return &out;
+    case Field::lse: return &lse;
+    case Field::dq: return &dq;
+    case Field::dk: return &dk;
+    case Field::dv: return &dv;
+    case Field::dg: return &dg;
+    case Field::dbeta: return &dbeta;
+    case Field::da: return &da;
+    case Field::db: return &db;
+    case Field::final_state: return &final_state;
+    case Field::dinitial_state: return &dinitial_state;
+    case Field::du: return &du;
     default: return nullptr;
   }
+}
+
+void* Destinations::of(Field field) const {
+  void** place = const_cast<Destinations*>(this)->place_of(field);
+  return place == nullptr ? nullptr : *place;
 }
 
 Result& Results::of(Field field) {

@@ -23,6 +23,7 @@
 
 #include <functional>
 #include <memory>
+#include <utility>
 
 #include "weft/execute/buffer_pool.h"
 #include "weft/kernels/kernels.h"
@@ -55,6 +56,7 @@ struct Inputs {
 
   // Null for a field that no caller gives.
   const ConstTensor* of(Field field) const;
+  ConstTensor* of(Field field) { return const_cast<ConstTensor*>(std::as_const(*this).of(field)); }
 };
 
 // Where results go. Null: the execution provides the memory.
@@ -65,6 +67,8 @@ struct Destinations {
   void *final_state = nullptr, *dinitial_state = nullptr;              // where the problem has them
   void* du = nullptr;  // backward of rwkv6: [heads, dim], this rank's share; their sum over ranks is the gradient
 
+  // Null for a field that is no result.
+  void** place_of(Field field);
   void* of(Field field) const;
 };
 

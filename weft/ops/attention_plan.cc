@@ -24,8 +24,9 @@ double seconds_of(const Formula& formula, int64_t dim) {
 
 std::string describe(const CallKind& kind) {
   return std::string(name_of(kind.element)) + ", batch " + std::to_string(kind.batch) + ", scale " +
-         (kind.scale == 0 ? "1/sqrt(head dim)" : std::to_string(kind.scale)) + (kind.backward ? ", gradients" : "") +
-         (kind.lse ? ", log-sum-exp" : "") +
+         (kind.scale == 0 ? "of the layer" : std::to_string(kind.scale)) + (kind.backward ? ", gradients" : "") +
+         (kind.lse ? ", log-sum-exp" : "") + (kind.initial_states ? ", initial states" : "") +
+         (kind.final_states ? ", final states" : "") +
          (kind.device == c10::kCPU ? "" : ", on " + c10::DeviceTypeName(kind.device, true));
 }
 
@@ -54,6 +55,14 @@ void AttentionPlan::choose_method() {
   if (!spec_.options.empty()) {
     throw Error(ErrorCode::usage, "options belong to a method, and method=auto chooses one; name the method");
   }
+  if (spec_.layer != Layer::softmax) {
+    method_ = "all-scan";
+    why_ =
+        "the least bytes of all methods for linear layers, in blocks that a rank passes on while it awaits the next; "
+        "nothing "
+        "is chosen by latency yet";
+    return;
+  }
   method_ = "zigzag",
   why_ = "no closed forms for windows, packed documents and layouts of your own yet: even work on every mask";
   Configuration c;
@@ -72,16 +81,49 @@ void AttentionPlan::choose_method() {
   }
 }
 
+AttentionShape AttentionPlan::shape(const CallKind& kind) const {
+  AttentionShape shape;
+  shape.layer = spec_.layer;
+  shape.log_decay = spec_.log_decay;
+  if (decay_of(spec_.layer) == Decay::constant && shape.log_decay.empty()) {
+    shape.log_decay = retnet_log_decays(spec_.heads);
+  }
+  shape.heads = spec_.heads, shape.kv_heads = spec_.kv_heads;
+  shape.dim = spec_.dim, shape.dim_v = spec_.dim_v;
+  shape.backward = kind.backward;
+  shape.return_lse = kind.lse;
+  shape.initial_states = kind.initial_states, shape.final_states = kind.final_states;
+  shape.element = kind.element;
+  shape.wire = shape.accumulator();
+  return shape;
+}
+
 Schedule AttentionPlan::schedule(const CallKind& kind) const {
-  Problem problem = self_attention(Mask::documents(spec_.documents.lengths, spec_.documents.rule), layout_,
-                                   kind.batch * spec_.heads, kind.batch * spec_.kv_heads, spec_.dim);
-  problem.dim_v = spec_.dim_v;
+  Problem problem = self_attention(Mask::documents(spec_.documents.lengths, spec_.documents.rule), layout_, 1, 1, 1);
+  AttentionShape& all = problem;
+  all = shape(kind);
+  const std::vector<double> decays = all.log_decay;
+  for (int64_t n = 1; n < kind.batch; ++n) all.log_decay.insert(all.log_decay.end(), decays.begin(), decays.end());
+  all.heads *= kind.batch, all.kv_heads *= kind.batch;
   problem.scale = kind.scale;
-  problem.backward = kind.backward;
-  problem.return_lse = kind.lse;
-  problem.element = kind.element;
-  problem.wire = problem.accumulator();
   return make_schedule(method_, std::move(problem), spec_.options);
+}
+
+std::vector<int64_t> AttentionPlan::documents_at(int rank, bool first_token) const {
+  const IntervalSet& here = layout_.shard(rank);
+  std::vector<int64_t> documents;
+  int64_t begin = 0;
+  for (size_t n = 0; n < spec_.documents.lengths.size(); ++n) {
+    const int64_t end = begin + spec_.documents.lengths[n], token = first_token ? begin : end - 1;
+    if (intersect(here, Range{token, token + 1}).size() > 0) documents.push_back(static_cast<int64_t>(n));
+    begin = end;
+  }
+  return documents;
+}
+
+int64_t AttentionPlan::local_rows(Field field) const {
+  if (!kDocumentFields.has(field)) return local_tokens();
+  return static_cast<int64_t>(documents_at(rank(), kFirstTokenFields.has(field)).size());
 }
 
 Executor& AttentionPlan::executor(const CallKind& kind) {
@@ -95,6 +137,11 @@ Executor& AttentionPlan::executor(const CallKind& kind) {
                                               " is a reference and computes in main memory; these tensors "
                                               "are on " +
                                               std::string(kernels.memory().name()) + ": choose another method");
+    }
+    if (spec_.layer != Layer::softmax && !kernels.memory().on_host()) {
+      throw Error(ErrorCode::unsupported, "layer " + std::string(name_of(spec_.layer)) +
+                                              " is computed in main memory only, and these tensors are on " +
+                                              std::string(kernels.memory().name()) + "; give tensors on the CPU");
     }
     const Schedule made = schedule(kind);
     int64_t largest = 0;

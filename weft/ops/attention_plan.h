@@ -1,4 +1,4 @@
-// AttentionPlan: how one process of a group computes attention over a sequence that the group holds together.
+// AttentionPlan: how one process of a group computes attention, or a linear layer, over a sequence that the group holds together.
 //
 //   auto plan = std::make_shared<AttentionPlan>(spec);              // on every rank, with the same spec
 //   plan->layout().positions(plan->rank());                         // the rows that live here
@@ -32,6 +32,8 @@ struct PlanSpec {
   std::optional<std::vector<std::vector<Run>>> runs;
   std::map<std::string, std::string> options;
   Documents documents{1};  // and the mask rule in each
+  Layer layer = Layer::softmax;
+  std::vector<double> log_decay = {};  // of each head, for layers with a constant decay; empty: RetNet's
   int64_t heads = 1, kv_heads = 1, dim = 64, dim_v = 64;
   double timeout = 0;  // seconds to wait for a message; 0: as the group says
 };
@@ -40,9 +42,10 @@ struct PlanSpec {
 struct CallKind {
   DType element = DType::fp32;
   int64_t batch = 1;
-  double scale = 0;  // 0: 1 / sqrt(dim)
+  double scale = 0;  // 0: 1 / sqrt(dim), or the layer's own
   bool backward = false;
   bool lse = false;
+  bool initial_states = false, final_states = false;  // of a linear layer
   c10::DeviceType device = c10::kCPU;
   c10::DeviceIndex device_index = -1;
   friend auto operator<=>(const CallKind&, const CallKind&) = default;
@@ -60,11 +63,17 @@ class AttentionPlan {
   int rank() const { return endpoint_->rank(); }
   int ranks() const { return endpoint_->ranks(); }
   int64_t local_tokens() const { return layout_.tokens_of(rank()); }
+  // Rows of a field on this rank: tokens, or documents that begin or end here.
+  int64_t local_rows(Field field) const;
+  // In the order of the sequence, the documents of which a rank has the first token, or the last.
+  std::vector<int64_t> documents_at(int rank, bool first_token) const;
 
   GroupEndpoint& endpoint() { return *endpoint_; }
   // The executor for a call of a kind, or for its backward; lives as long as the plan. All ranks ask for the same.
   Executor& executor(const CallKind& kind);
   Schedule schedule(const CallKind& kind) const;
+  // Of one sequence of a batch.
+  AttentionShape shape(const CallKind& kind) const;
 
  private:
   void choose_method();

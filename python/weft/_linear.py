@@ -1,0 +1,105 @@
+"""Linear layers over a plan."""
+
+from __future__ import annotations
+
+from typing import Literal, NoReturn, overload
+
+import torch
+
+from weft._attention import Layout
+from weft._plan import Layer, Plan
+
+_NUMBERS = ("mamba2", "gdn")  # g is a number for each token and head
+
+
+@overload
+def linear_attention(layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, *,
+                     g: torch.Tensor | None = None, beta: torch.Tensor | None = None, a: torch.Tensor | None = None,
+                     b: torch.Tensor | None = None, u: torch.Tensor | None = None, scale: float | None = None,
+                     initial_state: torch.Tensor | None = None, return_final_state: Literal[False] = False,
+                     layout: Layout = "bthd") -> torch.Tensor: ...
+@overload
+def linear_attention(layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, *,
+                     g: torch.Tensor | None = None, beta: torch.Tensor | None = None, a: torch.Tensor | None = None,
+                     b: torch.Tensor | None = None, u: torch.Tensor | None = None, scale: float | None = None,
+                     initial_state: torch.Tensor | None = None, return_final_state: Literal[True],
+                     layout: Layout = "bthd") -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
+def linear_attention(layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, *,
+                     g: torch.Tensor | None = None, beta: torch.Tensor | None = None, a: torch.Tensor | None = None,
+                     b: torch.Tensor | None = None, u: torch.Tensor | None = None, scale: float | None = None,
+                     initial_state: torch.Tensor | None = None, return_final_state: bool = False,
+                     layout: Layout = "bthd") -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """A linear layer of this rank's tokens, over the whole sequence: as if one process had it, document by document. Differentiable
+    in every tensor.
+
+    With a state R [key dim, value dim] per head, 0 where a document begins: R_t = F_t R_{t-1} + k_t v_t^T, out_t = scale R_t^T q_t.
+    layer: that of the plan, "linear", "retnet", "mamba2", "gla", "deltanet", "gdn", "kda", "rwkv6" or "rwkv7"; docs/linear.md has
+        the formula of each. No convolution, feature map, normalisation or output gate is inside: k of the delta rule is given
+        with length 1.
+    q, k [batch, local tokens, heads, key dim], v [batch, local tokens, heads, value dim]; any strides; float64, float32, bfloat16
+        or float16. a and b of rwkv7: as k.
+    g: natural logarithm of the decay, at most 0: [batch, local tokens, heads] for mamba2 and gdn, [..., key dim] for gla, kda,
+        rwkv6 and rwkv7. beta [batch, local tokens, heads], as it multiplies: deltanet, gdn, kda.
+    u [heads, key dim]: the bonus of rwkv6, the same on all ranks; its gradient is this rank's share, to be summed over the ranks.
+    scale: of out; default 1 / sqrt(key dim), and 1 for mamba2, rwkv6 and rwkv7.
+    initial_state [batch, documents that begin here, heads, key dim, value dim]: instead of 0, for plan.documents_begun(). All ranks
+        give one or none does.
+    return_final_state: also the states after the last tokens of plan.documents_ended(), of the same form, differentiable too.
+    layout: as of weft.attention; "thd" has no batch in initial_state and the final state, either.
+
+    States, g, beta and u are computed with in float32 (float64 for float64) and may be given in any of the four types. Every rank of
+    the plan's group calls it, and its backward, equally often and in the same order, with the same dtype and batch, and with
+    gradients wanted on all ranks or on none. Raises ValueError for tensors that are not the plan's, that the layer has not, or
+    that it lacks, and for a g above 0; RuntimeError when a rank failed or was silent for longer than the plan's timeout. Tensors
+    in main memory only.
+    """
+    if not isinstance(plan, Plan):
+        raise TypeError(f"weft.linear_attention: plan is {type(plan).__name__}; make one with weft.plan(..., layer={layer!r})")
+    if layer != plan.layer:
+        _refuse(plan, f"layer is {layer!r}, and the plan is for {plan.layer!r}; make one with weft.plan(..., layer={layer!r}), or "
+                      f"plan.with_layer({layer!r})")
+    if layer == "softmax":
+        _refuse(plan, "layer softmax is attention; use weft.attention")
+    if layout not in ("bthd", "bhtd", "thd"):
+        _refuse(plan, f"layout {layout!r}; allowed are 'bthd', 'bhtd' and 'thd'")
+    if scale is not None and not scale > 0:
+        _refuse(plan, f"scale {scale}; give a positive number")
+    if torch.is_autocast_enabled(q.device.type):
+        lower = torch.get_autocast_dtype(q.device.type)
+        q, k, v = (t.to(lower) for t in (q, k, v))
+        a, b = (None if t is None else t.to(lower) for t in (a, b))
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    g, beta, u, initial_state = (None if t is None else t.to(wide) for t in (g, beta, u, initial_state))
+
+    def by_token(t: torch.Tensor | None) -> torch.Tensor | None:
+        if t is None:
+            return None
+        if layout == "thd":
+            return t.unsqueeze(0)
+        return t.transpose(1, 2) if layout == "bhtd" and t.dim() > 2 else t
+
+    q, k, v, g, beta, a, b = (by_token(t) for t in (q, k, v, g, beta, a, b))
+    if g is not None and layer in _NUMBERS:
+        g = g.unsqueeze(-1)
+    if beta is not None:
+        beta = beta.unsqueeze(-1)
+    if initial_state is not None and layout == "thd":
+        initial_state = initial_state.unsqueeze(0)
+    out, state = torch.ops.weft.linear_attention(q, k, v, g, beta, a, b, u, initial_state, plan.handle,
+                                                 0.0 if scale is None else float(scale), return_final_state)
+    if layout == "thd":
+        out = out.squeeze(0)
+    elif layout == "bhtd":
+        out = out.transpose(1, 2)
+    if not return_final_state:
+        return out
+    return out, state.squeeze(0) if layout == "thd" else state
+
+
+def _refuse(plan: Plan, why: str) -> NoReturn:
+    """Other ranks may have begun the call: they raise, too."""
+    text = f"weft.linear_attention: {why}"
+    plan.refuse(text)
+    raise ValueError(text)

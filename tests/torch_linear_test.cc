@@ -1,0 +1,226 @@
+// Linear layers as a differentiable torch operation, ranks as threads: results and all gradients against the recurrence token
+// by token in torch operators, in fp64, over methods and ranks; what is refused.
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/log_sigmoid.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/sigmoid.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "weft/base/error.h"
+#include "weft/methods/registry.h"
+#include "weft/torch/attention.h"
+#include "weft/transport/run_threads.h"
+#include "weft/transport/thread_transport.h"
+#include "weft/verify/verify.h"
+
+namespace weft {
+namespace {
+
+constexpr int64_t kHeads = 2, kDim = 3, kDimV = 5;
+
+at::Tensor random(std::vector<int64_t> sizes) { return at::randn(sizes, at::kDouble); }
+at::Tensor unit(const at::Tensor& t) { return t.div(t.pow(2).sum(-1, true).sqrt()); }
+
+LinearInputs inputs_of(Layer layer, int64_t tokens, int64_t documents) {
+  const auto rows = [&](int64_t columns) { return random({tokens, kHeads, columns}); };
+  LinearInputs in{.q = rows(kDim), .k = rows(kDim), .v = rows(kDimV)};
+  if (has_gates(layer)) in.g = at::log_sigmoid(rows(decay_of(layer) == Decay::channel ? kDim : 1));
+  if (traits_of(layer).mixing == Mixing::delta) in.k = unit(in.k), in.beta = at::sigmoid(rows(1)).mul(2);
+  if (traits_of(layer).mixing == Mixing::low_rank) in.a = unit(rows(kDim)), in.b = in.a.mul(at::sigmoid(rows(1))).neg();
+  if (traits_of(layer).bonus) in.u = random({kHeads, kDim});
+  in.initial_state = random({documents, kHeads, kDim, kDimV});
+  return in;
+}
+
+constexpr at::Tensor LinearInputs::*kMembers[] = {&LinearInputs::q, &LinearInputs::k,    &LinearInputs::v,
+                                                  &LinearInputs::g, &LinearInputs::beta, &LinearInputs::a,
+                                                  &LinearInputs::b, &LinearInputs::u,    &LinearInputs::initial_state};
+
+// Only what the recurrence says; a state [heads, dim, dim_v], rows [heads, columns].
+at::Tensor read(const at::Tensor& state, const at::Tensor& row) { return state.mul(row.unsqueeze(2)).sum(1); }
+at::Tensor outer(const at::Tensor& k, const at::Tensor& v) { return k.unsqueeze(2).mul(v.unsqueeze(1)); }
+
+LinearResult token_loop(const Problem& problem, const std::vector<int64_t>& lengths, const LinearInputs& in) {
+  const LayerTraits& layer = traits_of(problem.layer);
+  std::vector<at::Tensor> outs, finals;
+  int64_t t = 0;
+  for (size_t document = 0; document < lengths.size(); ++document) {
+    at::Tensor state = in.initial_state[static_cast<int64_t>(document)];
+    for (int64_t end = t + lengths[document]; t < end; ++t) {
+      const at::Tensor q = in.q[t], k = in.k[t], before = state;
+      at::Tensor write = in.v[t];
+      if (layer.bonus) outs.push_back(read(state, q).add(q.mul(in.u).mul(k).sum(1, true).mul(write)));
+      if (in.g.defined()) state = state.mul(in.g[t].exp().unsqueeze(2));
+      if (!problem.log_decay.empty()) {
+        state = state.mul(at::tensor(problem.log_decay, at::kDouble).exp().view({kHeads, 1, 1}));
+      }
+      if (in.beta.defined()) write = in.beta[t].mul(write.sub(read(state, k)));
+      if (in.a.defined()) state = state.add(outer(in.b[t], read(before, in.a[t])));
+      state = state.add(outer(k, write));
+      if (!layer.bonus) outs.push_back(read(state, q));
+    }
+    finals.push_back(state);
+  }
+  return {at::stack(outs, 0).mul(problem.softmax_scale()), at::stack(finals, 0)};
+}
+
+double distance(const at::Tensor& a, const at::Tensor& b) {
+  EXPECT_EQ(a.sizes(), b.sizes());
+  return a.numel() == 0 ? 0 : a.sub(b).abs().max().item<double>();
+}
+
+struct Case {
+  Layer layer;
+  std::string method, layout = {};
+  std::vector<int64_t> lengths;
+  int ranks;
+};
+
+Problem problem_of(const Case& c) {
+  Problem problem = self_attention(Mask::documents(c.lengths, {.causal = true}),
+                                   choose_layout(c.layout, c.method, c.lengths, c.ranks, {}), kHeads, kHeads, kDim);
+  problem.layer = c.layer;
+  if (decay_of(c.layer) == Decay::constant) problem.log_decay = retnet_log_decays(kHeads);
+  problem.dim_v = kDimV;
+  problem.backward = problem.initial_states = problem.final_states = true;
+  problem.element = problem.wire = DType::fp64;
+  return problem;
+}
+
+// The rows of a field that a rank has.
+at::Tensor rows_of(const Problem& problem, const at::Tensor& whole, at::Tensor LinearInputs::*member, int rank) {
+  if (member == &LinearInputs::u) return whole;
+  std::vector<int64_t> rows = problem.query_layout.positions(rank);
+  if (member == &LinearInputs::initial_state) {
+    const std::vector<int64_t> tokens = rows;
+    rows.clear();
+    const auto bands = problem.mask.bands();
+    for (size_t n = 0; n < bands.size(); ++n) {
+      if (std::count(tokens.begin(), tokens.end(), bands[n].q.begin)) rows.push_back(static_cast<int64_t>(n));
+    }
+  }
+  return whole.index_select(0, at::tensor(rows, at::kLong));
+}
+
+void compare(const Case& c) {
+  SCOPED_TRACE(std::string(name_of(c.layer)) + " " + c.method + " ranks " + std::to_string(c.ranks));
+  const Problem problem = problem_of(c);
+  const Schedule schedule = make_schedule(c.method, problem);
+  verify_or_throw(schedule);
+  LinearInputs whole = inputs_of(c.layer, problem.mask.queries(), static_cast<int64_t>(c.lengths.size()));
+  for (const auto member : kMembers) {
+    if ((whole.*member).defined()) (whole.*member).requires_grad_(true);
+  }
+  // The gradient of a sum is one number everywhere: rows that are one row.
+  const LinearResult want = token_loop(problem, c.lengths, whole);
+  want.out.sum().add(want.final_state.sum()).backward();
+
+  std::vector<at::Tensor> du(static_cast<size_t>(c.ranks));
+  ThreadTransport transport(c.ranks);
+  run_threads(transport, [&](int rank) {
+    BufferPool pool;
+    const auto executor =
+        std::make_shared<Executor>(schedule, rank, transport.endpoint(rank), kernels::reference_kernels(), pool);
+    LinearInputs mine;
+    for (const auto member : kMembers) {
+      const at::Tensor& t = whole.*member;
+      if (t.defined()) mine.*member = rows_of(problem, t.detach(), member, rank).clone().requires_grad_(true);
+    }
+    const LinearResult got = linear_attention(mine, executor);
+    EXPECT_LT(distance(got.out, rows_of(problem, want.out.detach(), &LinearInputs::q, rank)), 1e-11);
+    got.out.sum().add(got.final_state.sum()).backward();
+    for (const auto member : kMembers) {
+      if (!(mine.*member).defined()) continue;
+      const at::Tensor grad = (mine.*member).grad();
+      if (member == &LinearInputs::u) {
+        du[static_cast<size_t>(rank)] = grad;
+      } else {
+        EXPECT_LT(distance(grad, rows_of(problem, (whole.*member).grad(), member, rank)), 1e-10)
+            << "input " << &member - kMembers;
+      }
+    }
+  });
+  if (whole.u.defined()) EXPECT_LT(distance(at::stack(du, 0).sum(0), whole.u.grad()), 1e-10);
+}
+
+TEST(LinearAttention, EveryLayerAgainstTheTokenLoop) {
+  for (const std::string_view name : linear_layer_names()) {
+    for (const int ranks : {1, 2, 3}) compare({layer_of(name), "all-scan", {}, {7, 1, 20, 5}, ranks});
+  }
+}
+
+TEST(LinearAttention, EveryMethodAndItsLayouts) {
+  for (const Method* method : linear_methods()) {
+    compare({Layer::gdn, std::string(method->name), {}, {23, 4}, 3});
+    compare({Layer::rwkv6, std::string(method->name), {}, {2}, 4});  // ranks without tokens
+    if (method->name != "head-exchange") compare({Layer::gla, std::string(method->name), "zigzag", {31}, 2});
+  }
+}
+
+TEST(LinearAttention, RowsThatAreOneRowAndGradientsOfSome) {
+  const Case c{Layer::mamba2, "chain", {}, {12}, 1};
+  const Problem problem = problem_of(c);
+  const Schedule schedule = make_schedule(c.method, problem);
+  ThreadTransport transport(1);
+  run_threads(transport, [&](int) {
+    BufferPool pool;
+    const auto executor =
+        std::make_shared<Executor>(schedule, 0, transport.endpoint(0), kernels::reference_kernels(), pool);
+    LinearInputs in = inputs_of(c.layer, 12, 1);
+    in.g = in.g.narrow(0, 0, 1).expand({12, kHeads, 1});
+    in.v = in.v.transpose(1, 2).contiguous().transpose(1, 2);
+    EXPECT_LT(distance(linear_attention(in, executor).out, token_loop(problem, c.lengths, in).out), 1e-12);
+    EXPECT_FALSE(linear_attention(in, executor).out.requires_grad());
+    in.k.requires_grad_(true);
+    linear_attention(in, executor).out.sum().backward();
+    const at::Tensor grad = in.k.grad().clone();
+    in.k.mutable_grad() = at::Tensor();
+    token_loop(problem, c.lengths, in).out.sum().backward();
+    EXPECT_LT(distance(grad, in.k.grad()), 1e-12);
+  });
+}
+
+TEST(LinearAttention, WhatDoesNotFitIsRefused) {
+  const Case c{Layer::gdn, "chain", {}, {12}, 1};
+  const Schedule schedule = make_schedule(c.method, problem_of(c));
+  ThreadTransport transport(1);
+  run_threads(transport, [&](int) {
+    BufferPool pool;
+    const auto executor =
+        std::make_shared<Executor>(schedule, 0, transport.endpoint(0), kernels::reference_kernels(), pool);
+    const auto refusal = [&](const std::function<void(LinearInputs&)>& change) -> std::string {
+      LinearInputs in = inputs_of(c.layer, 12, 1);
+      change(in);
+      try {
+        linear_attention(in, executor);
+      } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ErrorCode::usage);
+        return error.what();
+      }
+      return "";
+    };
+    EXPECT_EQ(refusal([](LinearInputs&) {}), "");
+    EXPECT_EQ(refusal([](LinearInputs& in) { in.beta = at::Tensor(); }),
+              "linear_attention: beta is missing; this rank's plan needs [12, 2, 1] of fp64 on the CPU");
+    EXPECT_EQ(refusal([](LinearInputs& in) {
+                in.u = at::zeros({kHeads, kDim}, at::kDouble);
+              }),
+              "linear_attention: layer gdn has no u; leave it out");
+    EXPECT_EQ(refusal([](LinearInputs& in) { in.v = in.q; }),
+              "linear_attention: v is [12, 2, 3] of Double; this rank's plan needs [12, 2, 5] of fp64 on the CPU");
+    EXPECT_NE(refusal([](LinearInputs& in) { in.g = in.g.neg(); }).find("at most 0"), std::string::npos);
+  });
+}
+
+}  // namespace
+}  // namespace weft
