@@ -1,18 +1,18 @@
 #include "cli/attention_timing.h"
 
+#include <unistd.h>
+
 #include <algorithm>
-#include <atomic>
-#include <barrier>
 #include <chrono>
 #include <memory>
 #include <numeric>
-#include <thread>
 #include <vector>
 
 #include "weft/base/error.h"
 #include "weft/base/random.h"
 #include "weft/base/text.h"
 #include "weft/execute/executor.h"
+#include "weft/transport/rank_group.h"
 #include "weft/transport/run_threads.h"
 #include "weft/transport/stop_watcher.h"
 
@@ -44,16 +44,15 @@ double compute_loop() {
   return now() - begin;
 }
 
-double idle_share(int ranks) {
-  const int threads = std::min<int>(ranks, static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
+int processors() { return static_cast<int>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN))); }
+
+// Of a loop on as many ranks as there are processors for, against one on rank 0 alone.
+double idle_share(RankGroup& group, int rank) {
   double best_alone = 1e9, best_together = 1e9;
   for (int round = 0; round < 3; ++round) {
-    best_alone = std::min(best_alone, compute_loop());
-    std::vector<double> seconds(static_cast<size_t>(threads));
-    std::vector<std::thread> running;
-    for (int t = 0; t < threads; ++t)
-      running.emplace_back([&seconds, t] { seconds[static_cast<size_t>(t)] = compute_loop(); });
-    for (std::thread& thread : running) thread.join();
+    if (rank == 0) best_alone = std::min(best_alone, compute_loop());
+    group.barrier(rank);
+    const std::vector<double> seconds = group.all_gather(rank, rank < processors() ? compute_loop() : 0);
     best_together = std::min(best_together, *std::max_element(seconds.begin(), seconds.end()));
   }
   return best_alone / best_together;
@@ -133,16 +132,52 @@ struct Seconds {
   double forward, backward;
 };
 
-// Why times taken with so many ranks mean little; "" when nothing speaks against them.
+// Why times taken with so many ranks on this machine mean little; "" when nothing speaks against them.
 std::string doubt(int ranks, double idle_share) {
-  const int threads = static_cast<int>(std::thread::hardware_concurrency());
-  if (threads > 0 && ranks > threads) {
-    return std::to_string(ranks) + " ranks share " + std::to_string(threads) + " processors";
+  if (ranks > processors()) {
+    return std::to_string(ranks) + " ranks share " + std::to_string(processors()) + " processors";
   }
   if (idle_share >= 0.95) return "";
   return "the machine is busy (a compute loop on all threads reaches " + format_fixed(100 * idle_share, 0) +
          "% of its speed on one)";
 }
+
+// What the ranks of one measurement share, as threads of this process or as processes.
+class Ranks {
+ public:
+  Ranks(int ranks, const Context& context)
+      : group_(make_rank_group(ranks, context.processes)), processes_(context.processes) {
+    if (processes_) return;
+    threads_ = std::make_unique<ThreadTransport>(ranks);
+    watcher_ = std::make_unique<StopWatcher>(&context.stop, *threads_);
+  }
+  RankGroup& group() { return *group_; }
+  Endpoint& endpoint(int rank) { return processes_ ? processes_->endpoint() : threads_->endpoint(rank); }
+  int on_this_machine() const { return processes_ ? processes_->on_this_machine() : group_->ranks(); }
+
+  void run(const std::function<void(int rank)>& body) {
+    if (processes_) return body(processes_->endpoint().rank());
+    try {
+      run_threads(*threads_, [&](int rank) {
+        try {
+          body(rank);
+        } catch (...) {
+          group_->abort(std::current_exception());  // nobody waits there for a rank that has failed
+          throw;
+        }
+      });
+    } catch (...) {
+      if (group_->error()) std::rethrow_exception(group_->error());
+      throw;
+    }
+  }
+
+ private:
+  const std::unique_ptr<RankGroup> group_;
+  Processes* const processes_;
+  std::unique_ptr<ThreadTransport> threads_;  // where there are no processes
+  std::unique_ptr<StopWatcher> watcher_;
+};
 
 }  // namespace
 
@@ -151,41 +186,40 @@ const kernels::KernelSet& timed_kernels(DType element) {
 }
 
 AttentionTiming time_attention(const Schedule& schedule, const Schedule& alone, TimingLength length,
-                               const StopFlag& stop, const std::function<void(int64_t pairs)>& progress) {
+                               const Context& context, const std::function<void(int64_t pairs)>& progress) {
   AttentionTiming timing;
   const int ranks = schedule.ranks();
-  timing.idle_share = idle_share(ranks);
-  std::vector<double> forward, backward, efficiency, waiting, idle;
-  std::vector<int64_t> peaks(static_cast<size_t>(ranks));
-  std::vector<double> waited(static_cast<size_t>(ranks)), busy(waited);  // of the last run, by rank
-  ThreadTransport transport(ranks), transport_alone(1);
-  const StopWatcher watcher(&stop, transport), watcher_alone(&stop, transport_alone);
-  std::barrier meet(ranks);
-  std::atomic<bool> go_on = true;
-  double begin = 0;
+  std::vector<double> forward, backward, efficiency, waiting, idle;  // on rank 0
+  Ranks running(ranks, context);
+  RankGroup& group = running.group();
+  ThreadTransport transport_alone(1);
+  const StopWatcher watcher_alone(&context.stop, transport_alone);
   const auto run_rank = [&](int rank) {
-    RankBench all(schedule, rank, transport.endpoint(rank));
+    const double share = idle_share(group, rank);
+    RankBench all(schedule, rank, running.endpoint(rank));
     std::unique_ptr<RankBench> one;
     if (rank == 0) one = std::make_unique<RankBench>(alone, 0, transport_alone.endpoint(0));
+    double busy = 0;
     const auto timed = [&] {
-      meet.arrive_and_wait();
+      group.barrier(rank);
       const double t0 = now();
       all.forward();
       const double mine = now() - t0;
-      meet.arrive_and_wait();
+      group.barrier(rank);
       const double t1 = now();
       all.backward();
-      busy[static_cast<size_t>(rank)] = mine + now() - t1 - all.phase_end_seconds();
-      waited[static_cast<size_t>(rank)] = all.waiting_seconds();
-      meet.arrive_and_wait();
+      busy = mine + now() - t1 - all.phase_end_seconds();
+      group.barrier(rank);
       return Seconds{t1 - t0, now() - t1};
     };
     timed();  // warm-up: buffers and caches
     if (one) one->forward(), one->backward();
-    if (rank == 0) begin = now();
-    while (go_on) {
+    const double begin = now();
+    for (bool go_on = true; go_on;) {
       const Seconds s = timed();
-      if (one) {  // the others wait at the barrier below, without using the processor
+      const double waited = mean(group.all_gather(rank, all.waiting_seconds()));
+      const double worked = mean(group.all_gather(rank, busy));
+      if (one) {  // the others wait below, without using the processor
         const double t0 = now();
         one->forward();
         one->backward();
@@ -193,32 +227,27 @@ AttentionTiming time_attention(const Schedule& schedule, const Schedule& alone, 
         forward.push_back(s.forward);
         backward.push_back(s.backward);
         efficiency.push_back(single / (ranks * (s.forward + s.backward)));
-        waiting.push_back(mean(waited));
-        idle.push_back(std::max(0.0, s.forward + s.backward - mean(busy)));
+        waiting.push_back(waited);
+        idle.push_back(std::max(0.0, s.forward + s.backward - worked));
         const int64_t pairs = static_cast<int64_t>(forward.size());
         progress(pairs);
         go_on = now() - begin < length.seconds || pairs < length.pairs;
       }
-      meet.arrive_and_wait();
+      go_on = group.all_gather(rank, uint64_t{go_on})[0] != 0;  // rank 0 says
     }
-    peaks[static_cast<size_t>(rank)] = all.peak_bytes();
-  };
-  const auto run_or_leave = [&](int rank) {
-    try {
-      run_rank(rank);
-    } catch (...) {
-      go_on = false;
-      meet.arrive_and_drop();  // nobody waits there for a rank that has failed
-      throw;
-    }
+    const std::vector<uint64_t> peaks = group.all_gather(rank, static_cast<uint64_t>(all.peak_bytes()));
+    if (rank != 0) return;
+    timing.idle_share = share;
+    timing.peak_bytes = static_cast<int64_t>(*std::max_element(peaks.begin(), peaks.end()));
   };
   try {
-    run_threads(transport, run_or_leave);
+    running.run(run_rank);
   } catch (const Error&) {
-    stop.poll();  // whatever the ranks say of it
+    context.stop.poll();  // whatever the ranks say of it
     throw;
   }
-  stop.poll();
+  context.stop.poll();
+  if (forward.empty()) return timing;  // rank 0 is another process
   const Problem& problem = schedule.problem();
   timing.forward_seconds = median(forward);
   timing.backward_seconds = problem.backward ? median(backward) : 0;
@@ -228,8 +257,7 @@ AttentionTiming time_attention(const Schedule& schedule, const Schedule& alone, 
   const double per_pair = static_cast<double>(problem.dim + problem.dim_v) / 2 * (problem.backward ? 14 : 4);
   timing.flops_per_second = static_cast<double>(problem.mask.area()) * static_cast<double>(problem.heads) * per_pair /
                             (timing.forward_seconds + timing.backward_seconds);
-  timing.peak_bytes = *std::max_element(peaks.begin(), peaks.end());
-  timing.not_valid = doubt(ranks, timing.idle_share);
+  timing.not_valid = doubt(running.on_this_machine(), timing.idle_share);
   return timing;
 }
 

@@ -1,11 +1,11 @@
-// Times a schedule on this machine's threads, against one rank with the same kernels in the same call.
+// Times a schedule on threads of this process or on several processes, against one rank with the same kernels in the same call.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <string>
 
-#include "weft/base/stop.h"
+#include "cli/command.h"
 #include "weft/kernels/kernels.h"
 #include "weft/schedule/schedule.h"
 
@@ -32,8 +32,9 @@ struct TimingLength {
 // What times are taken with: the reference for fp64, else the processor's best or what WEFT_KERNEL names.
 const kernels::KernelSet& timed_kernels(DType element);
 
-// Runs pairs of (all ranks, one rank), after one that does not count. `alone` is the same problem on one rank.
+// Runs pairs of (all ranks, one rank), after one that does not count. `alone` is the same problem on one rank. On processes,
+// only rank 0 has the result and calls `progress`.
 AttentionTiming time_attention(const Schedule& schedule, const Schedule& alone, TimingLength length,
-                               const StopFlag& stop, const std::function<void(int64_t pairs)>& progress);
+                               const Context& context, const std::function<void(int64_t pairs)>& progress);
 
 }  // namespace weft::cli

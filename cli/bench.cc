@@ -27,12 +27,13 @@ struct CanonicalCost {
 };
 
 CanonicalCost canonical_cost(const BenchOptions& options, const Schedule& schedule, const Schedule& alone,
-                             Context& context, const std::function<void(int64_t)>& progress) {
+                             const Context& context, const std::function<void(int64_t)>& progress) {
+  const Context here{.out = context.out, .stop = context.stop};  // one rank needs no other process
   BenchOptions plain = options;
   plain.problem.canonical = false;
   const Schedule plain_alone = alone_for(plain.problem);
   const AttentionTiming timing =
-      time_attention(alone, plain_alone, {.seconds = static_cast<double>(options.seconds)}, context.stop, progress);
+      time_attention(alone, plain_alone, {.seconds = static_cast<double>(options.seconds)}, here, progress);
   // The same shards, so that only the accumulators differ.
   Problem problem = schedule.problem();
   problem.canonical_tile = 0;
@@ -49,15 +50,17 @@ int bench_attention(const BenchOptions& given, Context& context) {
   BenchOptions options = given;
   if (options.method.empty()) options.method = "zigzag";
   if (options.seconds == 0) options.seconds = 5;
+  options.problem.ranks = ranks_of(context, options.problem.ranks);
   options.problem.check();
   const Schedule schedule = schedule_for(options.method, options.problem, true);
   const Schedule alone = alone_for(options.problem);
   Progress progress("bench");
   const auto count = [&](int64_t pairs) { progress.update(pairs, std::to_string(pairs) + " pairs of runs"); };
   const AttentionTiming timing =
-      time_attention(schedule, alone, {.seconds = static_cast<double>(options.seconds)}, context.stop, count);
+      time_attention(schedule, alone, {.seconds = static_cast<double>(options.seconds)}, context, count);
   CanonicalCost cost;
-  if (options.problem.canonical) cost = canonical_cost(options, schedule, alone, context, count);
+  const bool first = !context.processes || context.processes->endpoint().rank() == 0;
+  if (options.problem.canonical && first) cost = canonical_cost(options, schedule, alone, context, count);
   progress.finish();
   if (options.problem.json) {
     nlohmann::ordered_json json = {{"method", options.method},
@@ -130,7 +133,8 @@ Command bench_command() {
   auto options = std::make_shared<BenchOptions>();
   Command command("bench", "time methods on this machine");
   command.details(
-      "Forward and backward on threads of this process. Efficiency is the time of one rank with the same kernels, "
+      "Forward and backward on threads of this process, or, started by mpirun, on a rank in each process. Efficiency "
+      "is the time of one rank with the same kernels, "
       "measured in turn with the method's, over ranks x the method's time. With --canonical, what that costs is timed "
       "too.\n\n"
       "attention times one method. methods times all but references (rsa), or those of --methods: on one sequence and "
@@ -149,6 +153,7 @@ Command bench_command() {
   command.text("--methods", "LIST", "methods: names, as ring,zigzag (default: all but rsa)", &options->methods);
   command.count("--repeat", "N", "methods: pairs of runs for each (default: 3)", &options->repeat, {.min = 1});
   add_problem_options(command, options->problem);
+  command.on_processes();
   command.action([options](Context& context) { return run(*options, context); });
   return command;
 }

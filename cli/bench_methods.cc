@@ -43,9 +43,9 @@ struct Batch {
 };
 
 // What the options describe; where they name no documents, also a packed batch of as many tokens.
-std::vector<Batch> batches_of(const ProblemOptions& options) {
+std::vector<Batch> batches_of(const ProblemOptions& options, const Context& context) {
   ProblemOptions problem = options;
-  if (problem.ranks == 0) problem.ranks = 2;
+  problem.ranks = ranks_of(context, problem.ranks, 2);
   if (problem.tokens == 0 && problem.docs.empty()) problem.tokens = 16 * 1024;
   problem.check();
   std::vector<Batch> batches = {{problem.docs.empty() ? "sequence" : "packed", problem}};
@@ -77,7 +77,7 @@ class Bench {
     try {
       const Schedule schedule = schedule_for(method, batch.problem, true);
       prove(schedule, row);
-      row.timing = time_attention(schedule, alone_for(batch.problem), {.pairs = repeat_}, context_.stop,
+      row.timing = time_attention(schedule, alone_for(batch.problem), {.pairs = repeat_}, context_,
                                   [&](int64_t pairs) { progress_.update(before + pairs, batch.name + ", " + method); });
     } catch (const Error& error) {
       if (error.code() == ErrorCode::stopped || error.code() == ErrorCode::usage) throw;
@@ -214,7 +214,7 @@ std::vector<int64_t> long_tail_lengths(int64_t tokens, int64_t seed) {
 
 int bench_methods(const BenchOptions& options, Context& context) {
   const std::vector<std::string> methods = methods_named(options.methods);
-  const std::vector<Batch> batches = batches_of(options.problem);
+  const std::vector<Batch> batches = batches_of(options.problem, context);
   const int64_t repeat = options.repeat > 0 ? options.repeat : 3;
   Bench bench(context, repeat, batches.size() * methods.size());
   std::vector<Row> rows;

@@ -26,6 +26,7 @@
 #include "cli/output.h"
 #include "weft/base/stop.h"
 #include "weft/base/text.h"
+#include "weft/transport/processes.h"
 
 namespace weft::cli {
 
@@ -37,8 +38,9 @@ inline constexpr int kExitInterrupted = 130;
 
 // What an action may use of its surroundings.
 struct Context {
-  Output& out;           // the result; everything else goes to stderr
-  const StopFlag& stop;  // raised by Ctrl-C
+  Output& out;                     // the result; everything else goes to stderr
+  const StopFlag& stop;            // raised by Ctrl-C
+  Processes* processes = nullptr;  // that a launcher has started with this one, a rank each; null: none
 };
 
 // One row of the table. `value` names the argument in the help; empty for a flag.
@@ -79,6 +81,9 @@ class Command {
   // What the command does once all options are read; gives the exit code.
   void action(std::function<int(Context&)> run) { run_ = std::move(run); }
 
+  // The command is one that several processes run together.
+  void on_processes() { on_processes_ = true; }
+
   // The command is known but cannot run here; whatever its arguments, the answer is this reason.
   void unavailable(std::string reason) { unavailable_ = std::move(reason); }
 
@@ -88,6 +93,7 @@ class Command {
   const std::vector<std::string>& examples() const { return examples_; }
   const std::vector<Option>& positionals() const { return positionals_; }
   const std::vector<Option>& options() const { return options_; }
+  bool runs_on_processes() const { return on_processes_; }
   const std::string& why_unavailable() const { return unavailable_; }
   int run(Context& context) const { return run_(context); }
 
@@ -100,6 +106,7 @@ class Command {
   std::vector<Option> positionals_;
   std::vector<Option> options_;
   std::string unavailable_;
+  bool on_processes_ = false;
   std::function<int(Context&)> run_;
 };
 

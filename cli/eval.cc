@@ -15,7 +15,7 @@ struct Options {
   std::string method = "zigzag";
   std::string layout;
   std::map<std::string, std::string> method_options;
-  int64_t ranks = 1, tokens = 8192, sequences = 1, seed = 0;
+  int64_t ranks = 0, tokens = 8192, sequences = 1, seed = 0;
   bool json = false;
 };
 
@@ -26,12 +26,13 @@ int run(const Options& options, Context& context) {
       evaluate({.model = options.model,
                 .text = options.text,
                 .dtype = dtype_of(options.dtype),
-                .ranks = static_cast<int>(options.ranks),
+                .ranks = static_cast<int>(ranks_of(context, options.ranks, 1)),
                 .tokens = options.tokens,
                 .sequences = options.sequences,
                 .seed = static_cast<uint64_t>(options.seed),
                 .dump = options.dump},
-               method_plans({options.method, options.layout, options.method_options}), context.stop);
+               method_plans({options.method, options.layout, options.method_options}, context.processes), context.stop,
+               context.processes);
   if (options.json) {
     context.out.write(nlohmann::ordered_json{{"loss", result.loss}, {"tokens", result.tokens}}.dump(2) + "\n");
   } else {
@@ -61,6 +62,7 @@ Command eval_command() {
   add_method_options(command, &options->layout, &options->method_options);
   command.group("Other");
   add_json_option(command, &options->json);
+  command.on_processes();
   command.action([options](Context& context) { return run(*options, context); });
   return command;
 }

@@ -128,6 +128,15 @@ void add_method_name(Command& command, const std::string& help, std::string* met
                   .set = [method](std::string_view given) { *method = given; }});
 }
 
+int64_t ranks_of(const Context& context, int64_t given, int64_t otherwise) {
+  if (!context.processes) return given > 0 ? given : otherwise;
+  const int64_t count = context.processes->endpoint().ranks();
+  if (given == 0 || given == count) return count;
+  throw Error(ErrorCode::usage, "--ranks " + std::to_string(given) + " on " + std::to_string(count) +
+                                    " processes: each process is one rank; leave --ranks out, or start " +
+                                    std::to_string(given) + " processes");
+}
+
 void add_ranks_option(Command& command, int64_t* ranks) {
   command.count("--ranks", "N", "number of ranks, 1 to 65536", ranks, kRankLimits);
 }

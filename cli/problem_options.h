@@ -66,6 +66,10 @@ void add_problem_options(Command& command, ProblemOptions& options);
 // The method, by position or as --method NAME.
 void add_method_name(Command& command, const std::string& help, std::string* method);
 
+// The number of ranks of a command that may run on several processes: theirs, else `given`, else (given is 0) `otherwise`.
+// Throws Error(usage) when both are given and differ.
+int64_t ranks_of(const Context& context, int64_t given, int64_t otherwise = 0);
+
 // Parts of it, for commands that take some only.
 void add_ranks_option(Command& command, int64_t* ranks);
 void add_method_options(Command& command, std::string* layout, std::map<std::string, std::string>* options);

@@ -5,6 +5,8 @@
 #include <new>
 
 #include "cli/parse.h"
+#include "weft/base/digest.h"
+#include "weft/transport/rank_group.h"
 
 namespace weft::cli {
 namespace {
@@ -65,7 +67,39 @@ int dispatch(const std::vector<Command>& commands, const std::vector<std::string
     context.out.write(help_of(command));
     return kExitFine;
   }
+  if (context.processes) {
+    if (!command.runs_on_processes()) {
+      throw Error(ErrorCode::usage, command.name() + " runs in one process, not in each of the " +
+                                        std::to_string(context.processes->endpoint().ranks()) +
+                                        " that were started; run it without mpirun");
+    }
+    Digest digest;
+    for (const std::string& argument : arguments) digest.add(argument);
+    ProcessGroup(*context.processes).agree(context.processes->endpoint().rank(), digest.value(), "arguments");
+  }
   return command.run(context);
+}
+
+// The same in one of several processes: a failure ends all, and what the others failed of is thrown here too.
+int dispatch_together(const std::vector<Command>& commands, const std::vector<std::string>& arguments,
+                      Context& context) {
+  try {
+    const int code = dispatch(commands, arguments, context);
+    context.out.flush();
+    return code;
+  } catch (...) {
+    if (!context.processes) throw;
+    const std::exception_ptr mine = std::current_exception();
+    context.processes->endpoint().fail(mine);
+    try {
+      throw;
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::stopped && !context.stop.raised()) {
+        std::rethrow_exception(context.processes->failure());
+      }
+    } catch (...) {}
+    std::rethrow_exception(mine);
+  }
 }
 
 // The first line of a message, without control characters: other libraries add stack traces to
@@ -86,9 +120,7 @@ int run_program(const std::vector<Command>& commands, const std::vector<std::str
                 const std::function<void(std::string_view)>& complain) {
   std::string message;
   try {
-    const int code = dispatch(commands, arguments, context);
-    context.out.flush();
-    return code;
+    return dispatch_together(commands, arguments, context);
   } catch (const Error& error) {
     message = one_line(error.what());
     if (error.code() == ErrorCode::stopped && context.stop.raised()) {

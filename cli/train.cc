@@ -56,7 +56,6 @@ TrainOptions train_options(const Options& given) {
   take(given.init, none, options.init);
   if (!given.model.empty()) options.model = model_preset(given.model);
   if (!given.dtype.empty()) options.dtype = dtype_of(given.dtype);
-  if (given.ranks != 0) options.ranks = static_cast<int>(given.ranks);
   take<int64_t>(given.tokens, 0, options.tokens);
   take<int64_t>(given.steps, 0, options.steps);
   take<int64_t>(given.sequences, 0, options.sequences_per_step);
@@ -180,15 +179,16 @@ std::string summary_text(const TrainOptions& options, const TrainSummary& done, 
 
 int run(const Options& given, Context& context) {
   TrainOptions options = train_options(given);
+  options.ranks = static_cast<int>(ranks_of(context, given.ranks, options.ranks));
+  const bool writes = !context.processes || context.processes->endpoint().rank() == 0;
   const MethodPlanOptions plan = plan_options(given, options);
-  if (!given.log.empty()) StepLog probe(given.log);  // before minutes of work
-  StepLog log(given.log);
+  StepLog log(writes ? given.log : "");  // before minutes of work
   Series losses{"loss", {}, {}};
   TrainSummary done;
   {
     std::unique_ptr<StepLine> line;
     done = train(
-        options, method_plans(plan),
+        options, method_plans(plan, context.processes),
         [&](const StepReport& report) {
           if (!line) line = std::make_unique<StepLine>(report.step - 1);
           line->show(report);
@@ -196,8 +196,9 @@ int run(const Options& given, Context& context) {
           losses.x.push_back(static_cast<double>(report.step));
           losses.y.push_back(report.loss);
         },
-        context.stop);
+        context.stop, context.processes);
   }
+  if (!writes) return kExitFine;
   const Pictures pictures = draw(options, plan, losses);
   if (given.json) {
     const Json json = {{"first_step", done.first_step},
@@ -223,7 +224,8 @@ Command train_command() {
   auto options = std::make_shared<Options>();
   Command command("train", kTrainSummary);
   command.details(
-      "Bytes are the tokens; documents are packed without padding. With --resume, what is not given stays as it was. "
+      "Bytes are the tokens; documents are packed without padding. Ranks are threads, or, started by mpirun, one in "
+      "each process. With --resume, what is not given stays as it was. "
       "Ctrl-C keeps the last checkpoint.");
   command.example("weft train --text /usr/lib/python3.11 --ranks 2 --tokens 8K --steps 200 --out runs/first");
   command.example("weft train --resume runs/first --ranks 4 --steps 400");
@@ -255,6 +257,7 @@ Command train_command() {
   add_method_options(command, &options->layout, &options->method_options);
   command.group("Other");
   add_json_option(command, &options->json);
+  command.on_processes();
   command.action([options](Context& context) { return run(*options, context); });
   return command;
 }

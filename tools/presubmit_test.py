@@ -60,6 +60,10 @@ class Presubmit(unittest.TestCase):
         self.refuses("weft/schedule/json.h", "#pragma once\n#include <nlohmann/json.hpp>\n", "may be included only in")
         self.refuses("cli/bad.cc", "#include <fmt/format.h>\n", "nowhere")
 
+    def test_refuses_mpi_outside_its_folder(self):
+        self.refuses("weft/execute/bad.cc", "#include <mpi.h>\n", "may be included only in weft/mpi/")
+        self.assertEqual(check({"weft/mpi/fine.cc": "#include <mpi.h>\n"})[0], 0)
+
     def test_refuses_bad_text(self):
         self.refuses("weft/base/bad.cc", "int x; \n", "blanks at the end")
         self.refuses("weft/base/bad.cc", "\tint x;\n", "a tab")

@@ -36,11 +36,23 @@ missing_packages() {
   has_header benchmark/benchmark.h || echo libbenchmark-dev
   has_header CLI/CLI.hpp || echo libcli11-dev
   has_header nlohmann/json.hpp || echo nlohmann-json3-dev
+  # Open MPI, for ranks in processes.
+  has_command mpirun || echo openmpi-bin
+  has_command mpicxx || echo libopenmpi-dev
   # An environment that is complete needs no Python that can make one.
   if [ ! -x .venv/bin/python ] && ! find_python >/dev/null; then
     echo python3
     echo python3-venv
   fi
+}
+
+# ccache only saves time, and without MPI ranks are threads of one process.
+required_packages() { missing_packages | grep -vxE 'ccache|openmpi-bin|libopenmpi-dev' | tr '\n' ' ' || true; }
+
+# fail, unless what is missing can be done without.
+fail_if_required() {
+  [ -z "$(required_packages)" ] || fail "$*"
+  say "going on without: $(missing_packages | tr '\n' ' ')"
 }
 
 install_packages() {
@@ -49,25 +61,31 @@ install_packages() {
   [ -n "$missing" ] || return 0
   say "missing system packages: $missing"
   local advice="install them (these are their Debian names) and run this again"
-  has_command apt-get || fail "no apt-get on this machine; missing: $missing- $advice"
+  if ! has_command apt-get; then
+    fail_if_required "no apt-get on this machine; missing: $missing- $advice"
+    return 0
+  fi
   if [ "$(id -u)" -ne 0 ]; then
-    has_command sudo || fail "not root and no sudo; missing: $missing- $advice"
+    if ! has_command sudo; then
+      fail_if_required "not root and no sudo; missing: $missing- $advice"
+      return 0
+    fi
     # Without a terminal nobody could type a password.
     if [ -t 0 ] && [ "${CI:-}" != true ]; then
       apt=(sudo DEBIAN_FRONTEND=noninteractive apt-get)
     elif sudo -n true 2>/dev/null; then
       apt=(sudo -n DEBIAN_FRONTEND=noninteractive apt-get)
     else
-      fail "not root, and sudo asks for a password; missing: $missing- $advice"
+      fail_if_required "not root, and sudo asks for a password; missing: $missing- $advice"
+      return 0
     fi
   fi
   say "installing them with apt-get"
   "${apt[@]}" update -qq </dev/null || say "apt-get update failed; trying with the package lists that are there"
   # shellcheck disable=SC2086  # one word per package
   "${apt[@]}" install -y -qq --no-install-recommends $missing </dev/null ||
-    fail "apt-get could not install: $missing- $advice"
-  # ccache only saves time; everything else must be there now.
-  missing=$(missing_packages | grep -vx ccache | tr '\n' ' ') || true
+    fail_if_required "apt-get could not install: $missing- $advice"
+  missing=$(required_packages)
   [ -z "$missing" ] || fail "still missing after apt-get: $missing"
 }
 

@@ -14,6 +14,7 @@
 #include "weft/torch/group_state.h"
 #include "weft/torch/label_check.h"
 #include "weft/torch/torch_memory.h"
+#include "weft/transport/packed_message.h"
 
 namespace weft {
 namespace {
@@ -26,8 +27,6 @@ using WorkPtr = c10::intrusive_ptr<c10d::Work>;
 constexpr int kTag = 0x7766;
 // Behind the key of a call: the note of a rank for which it is of a new kind.
 constexpr const char* kNewKind = "/kind";
-// Before the parts of a message, what they are: a hash of the labels.
-constexpr int64_t kHeader = 8;
 
 at::Tensor bytes(int64_t count, const Memory& memory) {
   return at::empty({count}, at::TensorOptions().dtype(at::kByte).device(device_of(memory)));
@@ -35,29 +34,10 @@ at::Tensor bytes(int64_t count, const Memory& memory) {
 
 std::byte* data_of(const at::Tensor& t) { return reinterpret_cast<std::byte*>(t.mutable_data_ptr<uint8_t>()); }
 
-template <typename Parts>
-uint64_t label_of(const Parts& parts, uint64_t kind) {
-  uint64_t hash = 0x9e3779b97f4a7c15u ^ kind;
-  for (const auto& part : parts) hash = (hash ^ part.label) * 0xd6e8feb86659fd93u;
-  return hash;
-}
-
-template <typename Parts>
-int64_t bytes_of(const Parts& parts) {
-  int64_t sum = kHeader;
-  for (const auto& part : parts) sum += part.bytes;
-  return sum;
-}
-
 at::Tensor pack(const std::vector<OutgoingPart>& parts, uint64_t kind, const Memory& memory) {
-  const at::Tensor buffer = bytes(bytes_of(parts), memory);
-  LabelCheck::write(buffer, label_of(parts, kind));
-  std::byte* next = data_of(buffer) + kHeader;
-  for (const OutgoingPart& part : parts) {
-    const Region whole{next, 1, part.bytes, part.bytes};
-    memory.copy(part.regions, {&whole, 1});
-    next += part.bytes;
-  }
+  const at::Tensor buffer = bytes(packed_bytes(parts), memory);
+  LabelCheck::write(buffer, packed_label(parts, kind));
+  pack_parts(parts, data_of(buffer), memory);
   return buffer;
 }
 
@@ -187,14 +167,8 @@ class GroupPending final : public Pending {
 
  private:
   void unpack(const Packet& packet, IncomingMessage& message) const {
-    endpoint_.labels().compare(packet.buffer, label_of(message.parts, endpoint_.kind()), packet.peer);
-    const std::byte* next = data_of(packet.buffer) + kHeader;
-    for (IncomingPart& part : message.parts) {
-      const Region whole{const_cast<std::byte*>(next), 1, part.bytes, part.bytes};
-      memory_.copy({&whole, 1}, part.regions);
-      next += part.bytes;
-      part.owner.reset();
-    }
+    endpoint_.labels().compare(packet.buffer, packed_label(message.parts, endpoint_.kind()), packet.peer);
+    unpack_parts(data_of(packet.buffer), message.parts, memory_);
   }
 
   RealEndpoint& endpoint_;
@@ -242,8 +216,8 @@ std::unique_ptr<Pending> RealEndpoint::post(Transfer transfer) {
       continue;
     }
     // Operations that are taken together need the sender's length; others may be given more room than they fill.
-    const int64_t size = bytes_of(expected[i].parts);
-    packet.buffer = bytes(together.on() ? size : std::max(size, kHeader + largest_message_), memory);
+    const int64_t size = packed_bytes(expected[i].parts);
+    packet.buffer = bytes(together.on() ? size : std::max(size, kPackedHeader + largest_message_), memory);
     std::vector<at::Tensor> buffers{packet.buffer};
     packet.work = group->recv(buffers, packet.peer, kTag);
   }

@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "weft/base/digest.h"
 #include "weft/base/error.h"
 #include "weft/data/packing.h"
 #include "weft/files/safetensors.h"
@@ -36,7 +37,8 @@ void write_dump(const std::string& path, const std::vector<PackedSequence>& sequ
 
 }  // namespace
 
-EvalResult evaluate(const EvalOptions& options, const PlanFactory& factory, const StopFlag& interrupt) {
+EvalResult evaluate(const EvalOptions& options, const PlanFactory& factory, const StopFlag& interrupt,
+                    Processes* processes) {
   // The trainer's limits are right here too.
   TrainOptions limits;
   limits.text = options.text;
@@ -63,7 +65,15 @@ EvalResult evaluate(const EvalOptions& options, const PlanFactory& factory, cons
     sequences.push_back(packer.next());
     count += sequences.back().label_count;
   }
-  if (!options.dump.empty()) write_dump(options.dump, sequences, options.tokens);
+  const std::unique_ptr<RankGroup> made = make_rank_group(options.ranks, processes);
+  RankGroup& group = *made;
+  const int first = static_cast<int>(group.here().begin);
+  if (processes) {
+    group.agree(first, Digest().add(corpus.fingerprint()).value(), "text");
+    const std::string_view bytes(static_cast<const char*>(weights.const_data_ptr()), weights.nbytes());
+    group.agree(first, Digest().add(bytes).value(), "weights");
+  }
+  if (!options.dump.empty() && first == 0) write_dump(options.dump, sequences, options.tokens);
   if (count == 0) {
     throw Error(ErrorCode::usage,
                 "no token of " + options.text + " has a label: all its documents end after one token");
@@ -71,7 +81,6 @@ EvalResult evaluate(const EvalOptions& options, const PlanFactory& factory, cons
 
   EvalResult result;
   result.tokens = count;
-  RankGroup group(options.ranks);
   PlanBoard board(factory, group);
   const auto work = [&](int rank) {
     const at::NoGradGuard no_grad;  // per thread
@@ -94,7 +103,7 @@ EvalResult evaluate(const EvalOptions& options, const PlanFactory& factory, cons
     }
     const double total = group.all_reduce_sum(rank, loss);
     WEFT_CHECK(group.all_reduce_sum(rank, static_cast<double>(labels)) == static_cast<double>(count));
-    if (rank == 0) result.loss = total;
+    if (rank == first) result.loss = total;
   };
   run_ranks(
       group, interrupt, [&] { board.abort(); }, work);

@@ -10,6 +10,7 @@
 #include "weft/base/dtype.h"
 #include "weft/base/stop.h"
 #include "weft/train/sequence_plan.h"
+#include "weft/transport/processes.h"
 
 namespace weft {
 
@@ -31,6 +32,8 @@ struct EvalResult {
   int64_t tokens = 0;  // labelled
 };
 
-EvalResult evaluate(const EvalOptions& options, const PlanFactory& factory, const StopFlag& interrupt);
+// With `processes`, one rank in each: all have the result, rank 0 writes the dump.
+EvalResult evaluate(const EvalOptions& options, const PlanFactory& factory, const StopFlag& interrupt,
+                    Processes* processes = nullptr);
 
 }  // namespace weft

@@ -3,14 +3,15 @@
 //   PlanFactory factory = method_plans({.method = "zigzag"});
 //   train(options, factory, ...);
 //
-// Each packed sequence gets a schedule for its own documents, which is verified before it runs. Ranks are threads; buffers
-// are kept from sequence to sequence.
+// Each packed sequence gets a schedule for its own documents, which is verified before it runs. Ranks are threads,
+// or one in each of `processes`; buffers are kept from sequence to sequence.
 #pragma once
 
 #include <map>
 #include <string>
 
 #include "weft/train/sequence_plan.h"
+#include "weft/transport/processes.h"
 
 namespace weft {
 
@@ -21,6 +22,6 @@ struct MethodPlanOptions {
 };
 
 // Throws Error(usage) for unknown names at once, and from the factory what the method refuses.
-PlanFactory method_plans(const MethodPlanOptions& options);
+PlanFactory method_plans(const MethodPlanOptions& options, Processes* processes = nullptr);
 
 }  // namespace weft

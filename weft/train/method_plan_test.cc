@@ -87,7 +87,7 @@ TEST_F(MethodPlans, AWrongShapeStopsAllRanks) {
   const SequenceShape shape{
       .document_lengths = {10, 20}, .ranks = 2, .heads = 2, .kv_heads = 1, .head_dim = 8, .dtype = DType::fp32};
   const auto plan = method_plans({.method = "zigzag"})(shape);
-  RankGroup group(2);
+  ThreadGroup group(2);
   StopFlag stop;
   try {
     run_ranks(

@@ -6,7 +6,7 @@ namespace weft {
 
 std::shared_ptr<SequencePlan> PlanBoard::take(int rank, int64_t sequence, const SequenceShape& shape) {
   std::shared_ptr<SequencePlan>& slot = plans_[static_cast<size_t>(sequence % 2)];
-  if (rank == 0) {
+  if (rank == group_.here().begin) {
     // Whoever used the slot's old plan, two sequences ago, has passed the barrier of the last one.
     std::shared_ptr<SequencePlan> made = factory_(shape);
     WEFT_CHECK(made != nullptr);

@@ -1,4 +1,4 @@
-// Where one rank makes the plan of a sequence and all ranks take it.
+// Where one rank makes the plan of a sequence and all ranks of the process take it.
 //
 //   PlanBoard board(factory, group);
 //   std::shared_ptr<SequencePlan> plan = board.take(rank, i, shape);   // every rank
@@ -9,8 +9,8 @@
 #include <memory>
 #include <mutex>
 
-#include "weft/train/collectives.h"
 #include "weft/train/sequence_plan.h"
+#include "weft/transport/rank_group.h"
 
 namespace weft {
 
@@ -18,7 +18,7 @@ class PlanBoard {
  public:
   PlanBoard(const PlanFactory& factory, RankGroup& group) : factory_(factory), group_(group) {}
 
-  // Rank 0 calls the factory, all wait for it. `shape` is read on rank 0 only; `sequence` is 0, 1, 2,
+  // The first rank of each process calls the factory, all wait for it. `shape` is read on that rank only; `sequence` is 0, 1, 2,
   // ... in turn on every rank.
   std::shared_ptr<SequencePlan> take(int rank, int64_t sequence, const SequenceShape& shape);
 

@@ -51,7 +51,8 @@ void run_ranks(RankGroup& group, const StopFlag& interrupt, const std::function<
     told = true;
   };
   std::vector<std::jthread> threads;
-  for (int rank = 0; rank < group.ranks(); ++rank) {
+  const int end = static_cast<int>(group.here().end);
+  for (int rank = static_cast<int>(group.here().begin); rank < end; ++rank) {
     {
       const std::lock_guard lock(mutex);
       ++running;

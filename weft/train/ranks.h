@@ -1,6 +1,6 @@
-// Runs a function once per rank, each on a thread of its own, and ends all of them when one fails.
+// Runs a function once for each rank of this process, each on a thread of its own, and ends all of them when one fails.
 //
-//   RankGroup group(4);
+//   ThreadGroup group(4);
 //   run_ranks(group, interrupt, [&] { plan->abort(); }, [&](int rank) { work(rank, group); });
 //
 // Torch uses one thread in each rank.
@@ -9,7 +9,7 @@
 #include <functional>
 
 #include "weft/base/stop.h"
-#include "weft/train/collectives.h"
+#include "weft/transport/rank_group.h"
 
 namespace weft {
 

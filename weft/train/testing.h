@@ -20,8 +20,8 @@
 #include "weft/base/error.h"
 #include "weft/base/random.h"
 #include "weft/files/atomic_file.h"
-#include "weft/train/collectives.h"
 #include "weft/train/trainer.h"
+#include "weft/transport/rank_group.h"
 
 namespace weft {
 
@@ -146,7 +146,7 @@ class GatherPlan : public SequencePlan {
 
   SequenceShape shape_;
   PlannedFailure failure_;
-  RankGroup group_;
+  ThreadGroup group_;
   std::vector<Slot> slots_;
   std::vector<int64_t> starts_;  // of each token's document
   int64_t tokens_ = 0;

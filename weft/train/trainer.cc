@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "weft/base/digest.h"
 #include "weft/base/error.h"
 #include "weft/base/text.h"
 #include "weft/data/corpus.h"
@@ -41,7 +42,7 @@ class SquareSum {
   explicit SquareSum(int64_t size) : size_(size), pieces_(static_cast<size_t>((size + kPiece - 1) / kPiece)) {}
 
   // Each rank, with the same values.
-  void add_part(int rank, int ranks, std::span<const float> values) {
+  void add_part(int64_t rank, int64_t ranks, std::span<const float> values) {
     const int64_t count = static_cast<int64_t>(pieces_.size());
     for (int64_t piece = count * rank / ranks; piece < count * (rank + 1) / ranks; ++piece) {
       double sum = 0;
@@ -69,9 +70,11 @@ class SquareSum {
 class TrainingRun {
  public:
   TrainingRun(const TrainOptions& options, const PlanFactory& factory,
-              const std::function<void(const StepReport&)>& on_step)
+              const std::function<void(const StepReport&)>& on_step, Processes* processes)
       : options_(options),
         on_step_(on_step),
+        group_(make_rank_group(options.ranks, processes)),
+        here_(group_->here()),
         start_(starting_state()),
         map_(start_.options.model),
         corpus_(options.text),
@@ -79,12 +82,12 @@ class TrainingRun {
         weights_(at::zeros({map_.size()}, at::kFloat)),
         first_moment_(at::zeros({map_.size()}, at::kFloat)),
         second_moment_(at::zeros({map_.size()}, at::kFloat)),
-        group_(options.ranks),
-        board_(factory, group_),
+        board_(factory, *group_),
         squares_(map_.size()) {
     options_.model = start_.options.model;
     fill_arrays();
-    prepare_out();
+    if (processes) agree();  // and all have read what rank 0 may now remove
+    if (writes()) prepare_out();
   }
 
   TrainSummary run(const StopFlag& interrupt) {
@@ -94,7 +97,7 @@ class TrainingRun {
     summary_.parameters = options_.model.parameter_count();
     try {
       run_ranks(
-          group_, interrupt, [this] { board_.abort(); }, [this](int rank) { work(rank); });
+          *group_, interrupt, [this] { board_.abort(); }, [this](int rank) { work(rank); });
     } catch (const Error& error) {
       if (error.code() != ErrorCode::stopped || !interrupt.raised()) throw;
       throw Error(ErrorCode::stopped, summary_.last_checkpoint.empty()
@@ -102,7 +105,7 @@ class TrainingRun {
                                           : "interrupted; the last checkpoint is " + summary_.last_checkpoint +
                                                 ", go on with --resume " + summary_.last_checkpoint);
     }
-    write_model();
+    if (writes()) write_model();
     summary_.seconds = seconds_since(begin);
     return summary_;
   }
@@ -149,6 +152,18 @@ class TrainingRun {
     }
   }
 
+  // Files are written in the process of rank 0.
+  bool writes() const { return here_.begin == 0; }
+
+  // Processes have read the text and the model apart from each other.
+  void agree() {
+    const int rank = static_cast<int>(here_.begin);
+    group_->agree(rank, Digest().add(corpus_.fingerprint()).value(), "text");
+    const std::span<float> weights = span_of(weights_);
+    const std::string_view bytes(reinterpret_cast<const char*>(weights.data()), weights.size_bytes());
+    group_->agree(rank, Digest().add(start_.step).add(options_.steps).add(bytes).value(), "weights or steps");
+  }
+
   // Before the first step, so that a folder that cannot be written does not cost the run.
   void prepare_out() {
     if (options_.out.empty()) return;
@@ -172,9 +187,9 @@ class TrainingRun {
     const Llama model(options_.model, weights_, gradients, options_.dtype == DType::bf16 ? at::kBFloat16 : at::kFloat);
     for (int64_t step = start_.step + 1; step <= options_.steps; ++step) {
       const Clock::time_point begin = Clock::now();
-      const double waited_before = group_.waiting_seconds(rank);
-      if (rank == 0) pack_step();
-      group_.barrier(rank);
+      const double waited_before = group_->waiting_seconds(rank);
+      if (rank == here_.begin) pack_step();
+      group_->barrier(rank);
       gradients.zero_();
       double loss = 0, waited_inside = 0;
       int64_t labels = 0;
@@ -189,12 +204,12 @@ class TrainingRun {
         labels += rows.label_count;
         waited_inside += plan->waiting_seconds(rank);
       }
-      loss = group_.all_reduce_sum(rank, loss);
+      loss = group_->all_reduce_sum(rank, loss);
       // A plan that loses or doubles rows would train something else, silently.
-      WEFT_CHECK(group_.all_reduce_sum(rank, static_cast<double>(labels)) == static_cast<double>(labels_));
-      group_.all_reduce_sum(rank, span_of(gradients));
+      WEFT_CHECK(group_->all_reduce_sum(rank, static_cast<double>(labels)) == static_cast<double>(labels_));
+      group_->all_reduce_sum(rank, span_of(gradients));
       const double norm = update(rank, step, gradients);
-      const double waited = group_.all_reduce_sum(rank, group_.waiting_seconds(rank) - waited_before + waited_inside);
+      const double waited = group_->all_reduce_sum(rank, group_->waiting_seconds(rank) - waited_before + waited_inside);
       if (rank == 0) finish_step(step, loss, norm, seconds_since(begin), waited);
     }
   }
@@ -219,10 +234,11 @@ class TrainingRun {
     }
   }
 
-  // Returns the gradient's norm. Each rank updates its part of the shared arrays.
+  // Returns the gradient's norm. Each rank updates its part of the arrays that the ranks here share.
   double update(int rank, int64_t step, at::Tensor& gradients) {
-    squares_.add_part(rank, options_.ranks, span_of(gradients));
-    group_.barrier(rank);
+    const int64_t sharing = here_.size(), part = rank - here_.begin;
+    squares_.add_part(part, sharing, span_of(gradients));
+    group_->barrier(rank);
     const double norm = std::sqrt(squares_.total());
     if (!std::isfinite(norm)) {
       throw Error(ErrorCode::wrong, "the gradient of step " + std::to_string(step) +
@@ -232,10 +248,9 @@ class TrainingRun {
     const double scale = options_.clip > 0 && norm > options_.clip ? options_.clip / norm : 1;
     const LearningRate rate = learning_rate();
     const int64_t size = map_.size();
-    adamw_update(options_.adam, map_, {size * rank / options_.ranks, size * (rank + 1) / options_.ranks}, step,
-                 rate.at(step), scale,
+    adamw_update(options_.adam, map_, {size * part / sharing, size * (part + 1) / sharing}, step, rate.at(step), scale,
                  {span_of(weights_), span_of(gradients), span_of(first_moment_), span_of(second_moment_)});
-    group_.barrier(rank);
+    group_->barrier(rank);
     return norm;
   }
 
@@ -287,12 +302,13 @@ class TrainingRun {
   TrainOptions options_;
   const std::function<void(const StepReport&)>& on_step_;
   std::string resumed_from_;  // a step-N folder, or empty
+  const std::unique_ptr<RankGroup> group_;
+  const Range here_;  // ranks of this process
   CheckpointState start_;
   ParameterMap map_;
   Corpus corpus_;
   Packer packer_;
-  at::Tensor weights_, first_moment_, second_moment_;  // flat, shared by all ranks
-  RankGroup group_;
+  at::Tensor weights_, first_moment_, second_moment_;  // flat, shared by the ranks here
   PlanBoard board_;
   SquareSum squares_;
   std::string checkpoints_;
@@ -340,9 +356,10 @@ void TrainOptions::check() const {
 }
 
 TrainSummary train(const TrainOptions& options, const PlanFactory& factory,
-                   const std::function<void(const StepReport&)>& on_step, const StopFlag& interrupt) {
+                   const std::function<void(const StepReport&)>& on_step, const StopFlag& interrupt,
+                   Processes* processes) {
   options.check();
-  TrainingRun run(options, factory, on_step);
+  TrainingRun run(options, factory, on_step, processes);
   return run.run(interrupt);
 }
 

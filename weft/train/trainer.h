@@ -6,10 +6,10 @@
 //   options.ranks = 2;
 //   TrainSummary done = train(options, factory, [](const StepReport& r) { print(r); }, interrupt);
 //
-// Ranks are threads of this process. They share one fp32 copy of the weights and of the optimiser's
-// state; each has its own gradients, which are added in rank order and divided once by the number of
-// labelled tokens of the whole step. So the numbers do not depend on the ranks but for rounding, and
-// the same call gives the same bits again.
+// Ranks are threads of this process, or one in each of several processes. Threads share one fp32 copy of the weights and of
+// the optimiser's state; processes have one each, and make the same updates. Each rank has its own gradients, which are added
+// in rank order and divided once by the number of labelled tokens of the whole step. So the numbers do not depend on the ranks but for rounding, and
+// the same call gives the same bits again, on threads or processes.
 //
 // Writes out/checkpoints/step-N (see checkpoint.h) and, at the end, out/model (a Hugging Face
 // folder with tokenizer).
@@ -25,6 +25,7 @@
 #include "weft/model/config.h"
 #include "weft/train/adamw.h"
 #include "weft/train/sequence_plan.h"
+#include "weft/transport/processes.h"
 
 namespace weft {
 
@@ -79,10 +80,12 @@ struct TrainSummary {
   std::string last_checkpoint;
 };
 
-// Calls `on_step` after each step, on a rank's thread while the others wait. Throws what the first
+// Calls `on_step` after each step, on a rank's thread while the others wait; with `processes` only on rank 0, which alone
+// writes files and knows the losses of the summary. Throws what the first
 // failing rank threw; Error(stopped) with the last checkpoint's name when `interrupt` was raised.
 TrainSummary train(const TrainOptions& options, const PlanFactory& factory,
-                   const std::function<void(const StepReport&)>& on_step, const StopFlag& interrupt);
+                   const std::function<void(const StepReport&)>& on_step, const StopFlag& interrupt,
+                   Processes* processes = nullptr);
 
 // The options that a checkpoint was written with, to be changed (ranks, steps, out, ...) and given
 // to train() with `resume` set. `folder` as TrainOptions::resume.

@@ -1,4 +1,4 @@
-#include "weft/train/collectives.h"
+#include "weft/train/ranks.h"
 
 #include <gtest/gtest.h>
 
@@ -9,7 +9,6 @@
 
 #include "weft/base/error.h"
 #include "weft/base/random.h"
-#include "weft/train/ranks.h"
 
 namespace weft {
 namespace {
@@ -35,7 +34,7 @@ TEST(CollectivesTest, SumsInRankOrder) {
         for (size_t r = 1; r < buffers.size(); ++r) sum += buffers[r][i];
         want[i] = sum;
       }
-      RankGroup group(ranks);
+      ThreadGroup group(ranks);
       on_ranks(group, [&](int rank) {
         group.all_reduce_sum(rank, std::span<float>(buffers[static_cast<size_t>(rank)]));
         const double n = ranks;
@@ -47,7 +46,7 @@ TEST(CollectivesTest, SumsInRankOrder) {
 }
 
 TEST(CollectivesTest, BarriersKeepRanksTogether) {
-  RankGroup group(5);
+  ThreadGroup group(5);
   std::atomic<int> arrived{0};
   on_ranks(group, [&](int rank) {
     for (int round = 1; round <= 200; ++round) {
@@ -61,7 +60,7 @@ TEST(CollectivesTest, BarriersKeepRanksTogether) {
 }
 
 TEST(CollectivesTest, WaitingIsCounted) {
-  RankGroup group(2);
+  ThreadGroup group(2);
   on_ranks(group, [&](int rank) {
     if (rank == 1) std::this_thread::sleep_for(50ms);
     group.barrier(rank);
@@ -71,7 +70,7 @@ TEST(CollectivesTest, WaitingIsCounted) {
 }
 
 TEST(RanksTest, AFailureEndsEverybodyAndIsReportedOnce) {
-  RankGroup group(4);
+  ThreadGroup group(4);
   std::atomic<int> stopped{0}, told{0};
   const StopFlag never;
   const auto begin = std::chrono::steady_clock::now();
@@ -98,7 +97,7 @@ TEST(RanksTest, AFailureEndsEverybodyAndIsReportedOnce) {
 }
 
 TEST(RanksTest, TheCauseIsReportedAlsoWhenOthersFailFirst) {
-  RankGroup group(2);
+  ThreadGroup group(2);
   const StopFlag never;
   try {
     run_ranks(group, never, nullptr, [&](int rank) {
@@ -113,7 +112,7 @@ TEST(RanksTest, TheCauseIsReportedAlsoWhenOthersFailFirst) {
 }
 
 TEST(RanksTest, AbortWakesWhoIsBlockedElsewhere) {
-  RankGroup group(2);
+  ThreadGroup group(2);
   const StopFlag never;
   StopFlag attention;  // stands for a plan
   EXPECT_THROW(run_ranks(
@@ -129,7 +128,7 @@ TEST(RanksTest, AbortWakesWhoIsBlockedElsewhere) {
 }
 
 TEST(RanksTest, AnInterruptStopsAll) {
-  RankGroup group(3);
+  ThreadGroup group(3);
   StopFlag interrupt;
   std::jthread user([&] {
     std::this_thread::sleep_for(50ms);
@@ -148,7 +147,7 @@ TEST(RanksTest, AnInterruptStopsAll) {
 }
 
 TEST(RanksTest, ForeignExceptionsBecomeOneLine) {
-  RankGroup group(2);
+  ThreadGroup group(2);
   const StopFlag never;
   try {
     run_ranks(group, never, nullptr, [&](int rank) {

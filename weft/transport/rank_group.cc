@@ -1,6 +1,7 @@
-#include "weft/train/collectives.h"
+#include "weft/transport/rank_group.h"
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <utility>
 
@@ -22,7 +23,40 @@ bool is_stopped(const std::exception_ptr& error) {
 
 }  // namespace
 
-RankGroup::RankGroup(int ranks)
+std::vector<double> RankGroup::all_gather(int rank, double value) {
+  std::vector<double> all;
+  for (const uint64_t bits : all_gather(rank, std::bit_cast<uint64_t>(value))) {
+    all.push_back(std::bit_cast<double>(bits));
+  }
+  return all;
+}
+
+double RankGroup::all_reduce_sum(int rank, double value) {
+  double sum = 0;
+  for (const double part : all_gather(rank, value)) sum += part;
+  return sum;
+}
+
+void RankGroup::agree(int rank, uint64_t digest, const std::string& what) {
+  const std::vector<uint64_t> all = all_gather(rank, digest);
+  for (size_t other = 1; other < all.size(); ++other) {
+    if (all[other] == all[0]) continue;
+    throw Error(ErrorCode::usage, "rank " + std::to_string(other) + " has other " + what +
+                                      " than rank 0; give all processes the same command and the same files");
+  }
+}
+
+std::unique_ptr<RankGroup> make_rank_group(int ranks, Processes* processes) {
+  if (!processes) return std::make_unique<ThreadGroup>(ranks);
+  const int count = processes->endpoint().ranks();
+  if (ranks != count) {
+    throw Error(ErrorCode::usage,
+                std::to_string(ranks) + " ranks on " + std::to_string(count) + " processes; each process is one rank");
+  }
+  return std::make_unique<ProcessGroup>(*processes);
+}
+
+ThreadGroup::ThreadGroup(int ranks)
     : ranks_(ranks),
       buffers_(static_cast<size_t>(ranks)),
       values_(static_cast<size_t>(ranks)),
@@ -30,7 +64,7 @@ RankGroup::RankGroup(int ranks)
   WEFT_CHECK(ranks >= 1);
 }
 
-void RankGroup::barrier(int rank) {
+void ThreadGroup::barrier(int rank) {
   std::unique_lock lock(mutex_);
   if (aborted_) throw Error(ErrorCode::stopped, "another rank stopped");
   if (++arrived_ == ranks_) {
@@ -48,7 +82,7 @@ void RankGroup::barrier(int rank) {
   if (round_ == round) throw Error(ErrorCode::stopped, "another rank stopped");
 }
 
-void RankGroup::all_reduce_sum(int rank, std::span<float> buffer) {
+void ThreadGroup::all_reduce_sum(int rank, std::span<float> buffer) {
   buffers_[static_cast<size_t>(rank)] = buffer;
   barrier(rank);
   // Each rank adds one slice of everybody's buffers and writes the sum to all of them. Blocks keep
@@ -70,16 +104,15 @@ void RankGroup::all_reduce_sum(int rank, std::span<float> buffer) {
   barrier(rank);
 }
 
-double RankGroup::all_reduce_sum(int rank, double value) {
+std::vector<uint64_t> ThreadGroup::all_gather(int rank, uint64_t value) {
   values_[static_cast<size_t>(rank)] = value;
   barrier(rank);
-  double sum = 0;
-  for (const double part : values_) sum += part;
+  std::vector<uint64_t> all = values_;
   barrier(rank);  // nobody may give the next value before all have read this one
-  return sum;
+  return all;
 }
 
-void RankGroup::abort(std::exception_ptr error) {
+void ThreadGroup::abort(std::exception_ptr error) {
   const std::lock_guard lock(mutex_);
   const bool better = aborted_ && error_ && error && is_stopped(error_) && !is_stopped(error);
   if (aborted_ && !better) return;
@@ -88,12 +121,12 @@ void RankGroup::abort(std::exception_ptr error) {
   changed_.notify_all();
 }
 
-bool RankGroup::aborted() const {
+bool ThreadGroup::aborted() const {
   const std::lock_guard lock(mutex_);
   return aborted_;
 }
 
-std::exception_ptr RankGroup::error() const {
+std::exception_ptr ThreadGroup::error() const {
   const std::lock_guard lock(mutex_);
   return error_;
 }

@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+"""The program started by mpirun: the results of threads, one voice, and an end for all when one fails.
+
+usage: programs_test.py PROGRAM --torch ON|OFF (--mpirun MPIRUN | --no-mpi)
+
+Built without MPI, it checks that the program says so under a launcher, and ends with 77, which ctest takes as skipped.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+ARGUMENTS = None
+SIZE = ["--model", "tiny", "--tokens", "300"]
+
+
+def command(ranks, *arguments):
+    return [ARGUMENTS.mpirun, "-n", str(ranks), ARGUMENTS.program, *map(str, arguments)]
+
+
+def run(*words, **more):
+    return subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=120, **more)
+
+
+def own_lines(text):
+    """What weft itself has said on stderr: mpirun adds its own words."""
+    return [line for line in text.splitlines() if line.startswith("weft: ")]
+
+
+class Programs(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = pathlib.Path(tempfile.mkdtemp(prefix="weft-mpi-"))
+        cls.text = cls.folder / "text"
+        cls.text.mkdir()
+        for i in range(20):
+            (cls.text / str(i)).write_text(f"{i} weft and warp make cloth " * (1 + i % 5), encoding="ascii")
+
+    @classmethod
+    def tearDownClass(cls):
+        shutil.rmtree(cls.folder)
+
+    def needs_torch(self):
+        if ARGUMENTS.torch != "ON":
+            self.skipTest("train and eval need torch")
+
+    def fine(self, done):
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        return done.stdout
+
+    def refused(self, done, *parts, code=2):
+        said = own_lines(done.stderr)
+        self.assertEqual((done.returncode, done.stdout, len(said)), (code, "", 1), done.stderr)
+        for part in parts:
+            self.assertIn(part, said[0])
+
+    def expect_same_files(self, here, there):
+        for name in ("model/model.safetensors", "model/config.json", "schedule.svg", "loss.svg"):
+            self.assertEqual((here / name).read_bytes(), (there / name).read_bytes(), name)
+
+    def test_training_and_going_on_give_the_bits_of_threads(self):
+        self.needs_torch()
+        processes, threads = self.folder / "processes", self.folder / "threads"
+        first = ["train", "--text", self.text, *SIZE, "--steps", 4]
+        done = run(*command(3, *first, "--out", processes, "--log", self.folder / "p.log"))
+        self.assertEqual(self.fine(done).count("trained "), 1)
+        self.assertEqual(done.stderr.count("step 1/4"), 1, done.stderr)
+        self.fine(run(ARGUMENTS.program, *first, "--out", threads, "--log", self.folder / "t.log", "--ranks", 3))
+        self.expect_same_files(processes, threads)
+        losses = [[(row["step"], row["loss"], row["grad_norm"]) for row in map(json.loads, open(self.folder / name))]
+                  for name in ("p.log", "t.log")]
+        self.assertEqual(len(losses[0]), 4)
+        self.assertEqual(losses[0], losses[1])
+        more = ["--steps", 6, "--method", "ulysses"]
+        self.fine(run(*command(2, "train", "--resume", processes, *more)))
+        self.fine(run(ARGUMENTS.program, "train", "--resume", threads, *more, "--ranks", 2))
+        self.expect_same_files(processes, threads)
+        measure = ["eval", "--model", threads / "model", "--text", self.text, "--tokens", 200, "--method", "ring"]
+        here, there = self.folder / "p.dump", self.folder / "t.dump"
+        self.assertEqual(self.fine(run(*command(2, *measure, "--dump", here))),
+                         self.fine(run(ARGUMENTS.program, *measure, "--dump", there, "--ranks", 2)))
+        self.assertEqual(here.read_bytes(), there.read_bytes())
+
+    def test_an_error_of_one_rank_ends_all_and_is_said_once(self):
+        self.needs_torch()
+        model = self.folder / "model-of-one"
+        train = ["train", *SIZE, "--steps", 1]
+        self.fine(run(ARGUMENTS.program, *train, "--text", self.text, "--out", model))
+        # Rank 1 alone finds no text, another text, or another command.
+        alone = 'if [ "$OMPI_COMM_WORLD_RANK" = 1 ]; then cd "$1"; fi; shift; exec "$@"'
+        begin = time.monotonic()
+        other = self.folder / "elsewhere"
+        (other / "text").mkdir(parents=True)
+        (other / "text" / "0").write_text("another text " * 40, encoding="ascii")
+        for folder, part in (("/", "rank 1: cannot read text folder"), (other, "rank 1 has other text than rank 0")):
+            words = ["sh", "-c", alone, "sh", folder, ARGUMENTS.program, *train, "--text", "text"]
+            self.refused(run(ARGUMENTS.mpirun, "-n", 3, *words, cwd=self.folder), part)
+        words = [ARGUMENTS.program, "train", *SIZE, "--text", self.text]
+        self.refused(run(ARGUMENTS.mpirun, "-n", 1, *words, ":", "-n", 1, *words, "--seed", 3),
+                     "rank 1 has other arguments than rank 0")
+        self.assertLess(time.monotonic() - begin, 60)
+
+    def test_what_all_ranks_refuse_is_said_once(self):
+        bench = ["bench", "attention", "--tokens", 64]
+        self.refused(run(*command(3, *bench, "--ranks", 2)), "--ranks 2 on 3 processes", "leave --ranks out")
+        self.refused(run(*command(2, *bench, "--method", "rng")), "unknown method 'rng'")
+        self.refused(run(*command(2, "verify", "ring", "--ranks", 2, "--tokens", 64)), "run it without mpirun")
+        self.refused(run(*command(2, "vrify")), "did you mean 'verify'?")
+
+    def test_help_is_given_once(self):
+        self.assertEqual(self.fine(run(*command(2, "bench", "--help"))).count("Usage:"), 1)
+
+    def test_bench_times_processes(self):
+        words = ["bench", "attention", "--method", "ring", "--tokens", "1K", "--seconds", 1, "--canonical", "--json"]
+        done = json.loads(self.fine(run(*command(2, *words))))
+        self.assertEqual((done["ranks"], done["method"]), (2, "ring"))
+        self.assertGreater(min(done["forward_seconds"], done["backward_seconds"], done["efficiency"]), 0)
+        self.assertGreater(done["canonical_cost"]["time"], 0)
+        table = self.fine(run(*command(2, "bench", "methods", "--methods", "ring,ulysses", "--tokens", 256)))
+        self.assertEqual(table.count("ulysses"), 2)
+
+    def test_a_killed_rank_ends_the_others(self):
+        words = command(3, "bench", "attention", "--tokens", "1K", "--seconds", 100)
+        with subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as all_ranks:
+            deadline = time.monotonic() + 30
+            ranks = []
+            while len(ranks) < 3 and time.monotonic() < deadline:
+                time.sleep(0.2)
+                found = run("pgrep", "-P", all_ranks.pid, "weft").stdout.split()
+                ranks = [int(pid) for pid in found]
+            self.assertEqual(len(ranks), 3)
+            time.sleep(1)
+            begin = time.monotonic()
+            os.kill(ranks[-1], signal.SIGKILL)
+            out, err = all_ranks.communicate(timeout=60)
+        self.assertLess(time.monotonic() - begin, 15)
+        self.assertNotEqual(all_ranks.returncode, 0)
+        self.assertEqual(out, "", err)
+
+
+def check_without_mpi():
+    """Rank 0 of a launcher says that there is no MPI; the others are silent."""
+    for rank, lines in (("0", 1), ("1", 0)):
+        environment = os.environ | {"OMPI_COMM_WORLD_RANK": rank, "OMPI_COMM_WORLD_SIZE": "2"}
+        done = run(ARGUMENTS.program, "methods", env=environment)
+        said = own_lines(done.stderr)
+        assert (done.returncode, done.stdout, len(said)) == (2, "", lines), done
+        assert not said or "built without MPI" in said[0], done
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program")
+    parser.add_argument("--torch", default="OFF")
+    parser.add_argument("--mpirun")
+    parser.add_argument("--no-mpi", action="store_true")
+    ARGUMENTS = parser.parse_args()
+    if ARGUMENTS.no_mpi:
+        check_without_mpi()
+        print("skipped: no MPI library was found when weft was built (Debian: libopenmpi-dev, openmpi-bin)")
+        sys.exit(77)
+    unittest.main(argv=[sys.argv[0], "-v"])
