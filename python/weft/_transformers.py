@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -157,6 +158,53 @@ def _loss_over_plan(plain: Callable[..., torch.Tensor]) -> Callable[..., torch.T
     return loss
 
 
+# Heads that take one token out of each sequence, and models that end in one; by the names of their classes.
+_PICKING = ("SequenceClassification", "MultipleChoice", "NextSentencePrediction", "DoubleHeads", "RewardModel")
+
+
+def _wrong_head(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Why what a model does with the tokens of this rank after its layers is not what it would do with the sequence; "" if it is."""
+    if args:
+        names = list(inspect.signature(type(model).forward).parameters)[1:]
+        kwargs = {**dict(zip(names, args)), **kwargs}
+    chosen = getattr(model.config.get_text_config(), "_attn_implementation", None)
+    if isinstance(chosen, str) and chosen != NAME:
+        return (f"its attn_implementation is {chosen!r}, so that its layers would see this rank's tokens only; make it with "
+                f"attn_implementation='{NAME}', or model.set_attn_implementation('{NAME}')")
+    for name in ("logits_to_keep", "num_logits_to_keep"):
+        keep = kwargs.get(name)
+        if keep is not None and (not isinstance(keep, int) or keep != 0):
+            return (f"{name} is {keep if isinstance(keep, int) else 'a tensor'}, and would pick among this rank's tokens, not those of the "
+                    "sequence; leave it out and pick from plan.unshard(logits), or here by plan.indices()")
+    advice = "call the model without it and pool plan.unshard(last_hidden_state)"
+    if any(word in type(model).__name__ for word in _PICKING):
+        return f"its head picks one token of each sequence, and sees this rank's only; {advice}"
+    if getattr(model, "pooler", None) is not None:
+        return f"its pooler takes one token of each sequence, and sees this rank's only; {advice} (add_pooling_layer=False)"
+    kind = getattr(model, "loss_type", None)
+    if kwargs.get("labels") is not None and kind not in (None, "ForCausalLM"):
+        return (f"its loss ({kind}) would be of this rank's tokens only; leave labels out and compute the loss from its "
+                "outputs, over all ranks")
+    return ""
+
+
+def _call_over_plan(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Calls of models: with a plan, only those that mean the same on a rank's tokens."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = kwargs.get("weft_plan")
+        if given is not None:
+            plans, why = _plans_of(given), _wrong_head(self, args, kwargs)
+            if why:
+                text = f"weft cannot compute {type(self).__name__}: {why}"
+                plans[0].refuse(text)
+                raise ValueError(text)
+        return plain(self, *args, **kwargs)
+
+    call.of_weft = True  # type: ignore[attr-defined]
+    return call
+
+
 def register_with_transformers() -> None:
     """Makes attn_implementation="weft" known to Hugging Face transformers. Written for 5.23; may be called again.
 
@@ -170,11 +218,12 @@ def register_with_transformers() -> None:
     The plan travels with each call, so recomputed checkpoints have the same one. weft_plan: a plan, or several of one placement
     for models whose layers have different windows. With labels=batch["shift_labels"] the model's own loss is the mean over
     the group (gradients for averaging, as by DDP). Refused on every rank, with ValueError: padding and other masks, dropout,
-    caches, soft caps, attention weights as output, and position_ids that are not the plan's. Raises ImportError without
-    transformers.
+    caches, soft caps, attention weights as output, position_ids that are not the plan's, logits_to_keep, heads and poolers that
+    take one token of a sequence (classification), losses other than of causal models, and a plan for a model whose attention is
+    another. Raises ImportError without transformers.
     """
     try:
-        from transformers import AttentionInterface, AttentionMaskInterface
+        from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
         from transformers.loss.loss_utils import LOSS_MAPPING
     except ImportError as error:
         raise ImportError("weft.register_with_transformers needs transformers with AttentionInterface and "
@@ -183,6 +232,8 @@ def register_with_transformers() -> None:
     AttentionMaskInterface.register(NAME, _mask)
     if not hasattr(LOSS_MAPPING["ForCausalLM"], "of_weft"):
         LOSS_MAPPING["ForCausalLM"] = _loss_over_plan(LOSS_MAPPING["ForCausalLM"])
+    if not hasattr(PreTrainedModel.__call__, "of_weft"):
+        PreTrainedModel.__call__ = _call_over_plan(PreTrainedModel.__call__)  # type: ignore[method-assign]
 
 
 def plans_for_model(config: Any, group: Any = None, **arguments: Any) -> tuple[Plan, ...]:

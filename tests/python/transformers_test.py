@@ -142,7 +142,21 @@ def refusals(rank, ranks):
     refused("dropout is 0.1", of=model_of("llama", "weft", attention_dropout=0.1))
     refused("with_window", of=model_of("mistral", "weft"))
     refused("softcap is 50", of=model_of("gemma2", "weft", attn_logit_softcapping=50.0))
-    model(**{**good, "attention_mask": torch.ones(1, n)})
+    refused("logits_to_keep is 1", logits_to_keep=1)
+    refused("logits_to_keep is a tensor", logits_to_keep=torch.tensor([0]))
+    refused("attn_implementation is 'eager'", of=model_of("llama", "eager"))
+    config = config_of("llama", pad_token_id=0)
+    heads = [auto.from_config(config, attn_implementation="weft") for auto in (
+        transformers.AutoModelForSequenceClassification, transformers.AutoModelForTokenClassification,
+        transformers.AutoModelForQuestionAnswering)]
+    refused("picks one token", of=heads[0], shift_labels=None)
+    refused(r"its loss \(ForTokenClassification\)", of=heads[1], labels=batch["input_ids"], shift_labels=None)
+    for head in heads[1:]:  # on each token: right without a loss
+        head(**{key: value for key, value in good.items() if key != "shift_labels"})
+    bert = transformers.BertModel(transformers.BertConfig(vocab_size=97, hidden_size=64, num_attention_heads=4, num_hidden_layers=1,
+                                                          intermediate_size=96, attn_implementation="weft"))
+    refused("its pooler takes one token", of=bert)
+    model(**{**good, "attention_mask": torch.ones(1, n), "logits_to_keep": 0})
     model_of("llama", "weft", attention_dropout=0.1).eval()(**good)
     model_of("mistral", "weft", sliding_window=24)(**good)  # a window that hides nothing
     try:
@@ -157,6 +171,10 @@ def refusals(rank, ranks):
         except TypeError:
             continue
         raise AssertionError(bad)
+    # The right way to the logits of the last token: those of one process.
+    with torch.no_grad():
+        last = plan.unshard(model(**good).logits)[:, -1]
+        torch.testing.assert_close(last, model_of("llama", "eager")(ids_of(1, [24]), logits_to_keep=1).logits[:, 0], rtol=1e-5, atol=1e-5)
     # One rank only: the others hear of it.
     try:
         model.train()(**{**good, "position_ids": good["position_ids"] + (rank == 0)})
@@ -164,6 +182,20 @@ def refusals(rank, ranks):
         assert "position_ids are not" in str(error), error
     else:
         raise AssertionError("position_ids of rank 0")
+
+
+def a_head_of_one_rank(rank, ranks):
+    """A rank that picks a token refuses; the others, in their layers, hear of it."""
+    weft.register_with_transformers()
+    model = model_of("llama", "weft")
+    plan = weft.plan(tokens=24, heads=4, kv_heads=2, head_dim=16)
+    batch = weft.shard_batch({"input_ids": ids_of(1, [24])}, plan)
+    try:
+        model(**batch, weft_plan=plan, use_cache=False, logits_to_keep=int(rank == 1))
+    except (ValueError if rank == 1 else RuntimeError) as error:
+        assert "logits_to_keep is 1" in str(error), error
+    else:
+        raise AssertionError("logits_to_keep of rank 1")
 
 
 def rules():
@@ -210,6 +242,7 @@ class Transformers(unittest.TestCase):
 
     def test_refusals(self):
         run(2, refusals)
+        run(2, a_head_of_one_rank)
 
 
 if __name__ == "__main__":
