@@ -12,7 +12,7 @@ namespace {
 
 struct Options {
   std::string model, text, dump, dtype = "fp32";
-  std::string method = "zigzag";
+  std::string method = "zigzag", linear_method = "all-scan";
   std::string layout;
   std::map<std::string, std::string> method_options;
   int64_t ranks = 0, tokens = 8192, sequences = 1, seed = 0;
@@ -22,17 +22,20 @@ struct Options {
 int run(const Options& options, Context& context) {
   if (options.model.empty()) throw Error(ErrorCode::usage, "--model is missing; give a Hugging Face folder");
   if (options.text.empty()) throw Error(ErrorCode::usage, "--text is missing; give a folder of text");
-  const EvalResult result =
-      evaluate({.model = options.model,
-                .text = options.text,
-                .dtype = dtype_of(options.dtype),
-                .ranks = static_cast<int>(ranks_of(context, options.ranks, 1)),
-                .tokens = options.tokens,
-                .sequences = options.sequences,
-                .seed = static_cast<uint64_t>(options.seed),
-                .dump = options.dump},
-               method_plans({options.method, options.layout, options.method_options}, context.processes), context.stop,
-               context.processes);
+  const EvalResult result = evaluate({.model = options.model,
+                                      .text = options.text,
+                                      .dtype = dtype_of(options.dtype),
+                                      .ranks = static_cast<int>(ranks_of(context, options.ranks, 1)),
+                                      .tokens = options.tokens,
+                                      .sequences = options.sequences,
+                                      .seed = static_cast<uint64_t>(options.seed),
+                                      .dump = options.dump},
+                                     method_plans({.method = options.method,
+                                                   .layout = options.layout,
+                                                   .method_options = options.method_options,
+                                                   .linear_method = options.linear_method},
+                                                  context.processes),
+                                     context.stop, context.processes);
   if (options.json) {
     context.out.write(nlohmann::ordered_json{{"loss", result.loss}, {"tokens", result.tokens}}.dump(2) + "\n");
   } else {
@@ -60,6 +63,8 @@ Command eval_command() {
   command.group("Method");
   command.text("--method", "NAME", "method (default: zigzag)", &options->method);
   add_method_options(command, &options->layout, &options->method_options);
+  command.text("--linear-method", "NAME", "method of the linear layers of hybrid models (default: all-scan)",
+               &options->linear_method);
   command.group("Other");
   add_json_option(command, &options->json);
   command.on_processes();

@@ -23,7 +23,7 @@ using Json = nlohmann::ordered_json;
 
 // Values that were not given keep what a resumed run had, or the trainer's defaults.
 struct Options {
-  std::string text, out, resume, init, log, method, layout, dtype, model;
+  std::string text, out, resume, init, log, method, linear_method, layout, dtype, model, model_config;
   std::map<std::string, std::string> method_options;
   int64_t ranks = 0, tokens = 0, steps = 0, seed = -1, sequences = 0, checkpoint_every = -1, warmup = -1;
   double lr = 0, clip = -1;
@@ -55,6 +55,14 @@ TrainOptions train_options(const Options& given) {
   take(given.out, none, options.out);
   take(given.init, none, options.init);
   if (!given.model.empty()) options.model = model_preset(given.model);
+  if (!given.model_config.empty()) {
+    const char* const other = !given.resume.empty() ? "--resume" : !given.init.empty() ? "--init" : "--model";
+    if (!given.resume.empty() || !given.init.empty() || !given.model.empty()) {
+      throw Error(ErrorCode::usage,
+                  std::string("--model-config and ") + other + " both say what the model is; give one");
+    }
+    options.model = read_config(given.model_config);
+  }
   if (!given.dtype.empty()) options.dtype = dtype_of(given.dtype);
   take<int64_t>(given.tokens, 0, options.tokens);
   take<int64_t>(given.steps, 0, options.steps);
@@ -79,6 +87,7 @@ MethodPlanOptions plan_options(const Options& given, TrainOptions& options) {
   plan.method = choose(given.method, "method", "zigzag");
   plan.layout = choose(given.layout, "layout", "");
   plan.method_options = given.method_options;
+  plan.linear_method = choose(given.linear_method, "linear_method", "all-scan");
   return plan;
 }
 
@@ -149,14 +158,10 @@ struct Pictures {
 // The schedule of one causal document as long as the packed sequence, and the loss of this run.
 Pictures draw(const TrainOptions& options, const MethodPlanOptions& plan, const Series& losses) {
   if (options.out.empty()) return {};
-  const std::vector<int64_t> lengths = {options.tokens};
-  Layout layout = choose_layout(plan.layout, plan.method, lengths, options.ranks, plan.method_options);
-  Problem problem =
-      self_attention(Mask::documents(lengths, {.causal = true}), std::move(layout), options.model.num_attention_heads,
-                     options.model.num_key_value_heads, options.model.head_dim);
-  problem.backward = true;
+  const SequenceShape shape = sequence_shape(options.model, {options.tokens}, options.ranks, DType::fp32, true);
+  const bool linear = options.model.linear_layer_count() == options.model.num_hidden_layers;  // there is no attention
   Pictures pictures{options.out + "/schedule.svg", options.out + "/loss.svg"};
-  write_file(pictures.schedule, draw_svg(make_schedule(plan.method, std::move(problem), plan.method_options)));
+  write_file(pictures.schedule, draw_svg(layer_schedule(plan, shape, linear)));
   write_file(pictures.loss, draw_chart({.title = "training loss",
                                         .x_label = "step",
                                         .y_label = "loss",
@@ -246,6 +251,8 @@ Command train_command() {
   command.count("--seed", "N", "of weights and data order (default: 0)", &options->seed, {});
   command.choice("--model", "SIZE", "tiny, small, medium or large (default: small)", &options->model,
                  {"tiny", "small", "medium", "large"});
+  command.text("--model-config", "FILE", "instead of a size: a config.json, of a Llama or a hybrid with linear layers",
+               &options->model_config);
   command.choice("--dtype", "TYPE", "of activations: fp32 or bf16 (default: fp32)", &options->dtype, {"fp32", "bf16"});
   command.number("--lr", "X", "peak learning rate (default: 0.003)", &options->lr);
   command.count("--warmup", "N", "steps of linear warm-up, then cosine (default: 20)", &options->warmup, {});
@@ -255,6 +262,8 @@ Command train_command() {
   command.group("Method");
   command.text("--method", "NAME", "method (default: zigzag)", &options->method);
   add_method_options(command, &options->layout, &options->method_options);
+  command.text("--linear-method", "NAME", "method of the linear layers of hybrid models (default: all-scan)",
+               &options->linear_method);
   command.group("Other");
   add_json_option(command, &options->json);
   command.on_processes();

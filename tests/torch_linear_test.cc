@@ -19,6 +19,7 @@
 #include "weft/base/error.h"
 #include "weft/methods/registry.h"
 #include "weft/torch/attention.h"
+#include "weft/torch/testing.h"
 #include "weft/transport/run_threads.h"
 #include "weft/transport/thread_transport.h"
 #include "weft/verify/verify.h"
@@ -45,34 +46,6 @@ LinearInputs inputs_of(Layer layer, int64_t tokens, int64_t documents) {
 constexpr at::Tensor LinearInputs::*kMembers[] = {&LinearInputs::q, &LinearInputs::k,    &LinearInputs::v,
                                                   &LinearInputs::g, &LinearInputs::beta, &LinearInputs::a,
                                                   &LinearInputs::b, &LinearInputs::u,    &LinearInputs::initial_state};
-
-// Only what the recurrence says; a state [heads, dim, dim_v], rows [heads, columns].
-at::Tensor read(const at::Tensor& state, const at::Tensor& row) { return state.mul(row.unsqueeze(2)).sum(1); }
-at::Tensor outer(const at::Tensor& k, const at::Tensor& v) { return k.unsqueeze(2).mul(v.unsqueeze(1)); }
-
-LinearResult token_loop(const Problem& problem, const std::vector<int64_t>& lengths, const LinearInputs& in) {
-  const LayerTraits& layer = traits_of(problem.layer);
-  std::vector<at::Tensor> outs, finals;
-  int64_t t = 0;
-  for (size_t document = 0; document < lengths.size(); ++document) {
-    at::Tensor state = in.initial_state[static_cast<int64_t>(document)];
-    for (int64_t end = t + lengths[document]; t < end; ++t) {
-      const at::Tensor q = in.q[t], k = in.k[t], before = state;
-      at::Tensor write = in.v[t];
-      if (layer.bonus) outs.push_back(read(state, q).add(q.mul(in.u).mul(k).sum(1, true).mul(write)));
-      if (in.g.defined()) state = state.mul(in.g[t].exp().unsqueeze(2));
-      if (!problem.log_decay.empty()) {
-        state = state.mul(at::tensor(problem.log_decay, at::kDouble).exp().view({kHeads, 1, 1}));
-      }
-      if (in.beta.defined()) write = in.beta[t].mul(write.sub(read(state, k)));
-      if (in.a.defined()) state = state.add(outer(in.b[t], read(before, in.a[t])));
-      state = state.add(outer(k, write));
-      if (!layer.bonus) outs.push_back(read(state, q));
-    }
-    finals.push_back(state);
-  }
-  return {at::stack(outs, 0).mul(problem.softmax_scale()), at::stack(finals, 0)};
-}
 
 double distance(const at::Tensor& a, const at::Tensor& b) {
   EXPECT_EQ(a.sizes(), b.sizes());
@@ -122,7 +95,7 @@ void compare(const Case& c) {
     if ((whole.*member).defined()) (whole.*member).requires_grad_(true);
   }
   // The gradient of a sum is one number everywhere: rows that are one row.
-  const LinearResult want = token_loop(problem, c.lengths, whole);
+  const LinearResult want = linear_token_loop(problem, c.lengths, whole);
   want.out.sum().add(want.final_state.sum()).backward();
 
   std::vector<at::Tensor> du(static_cast<size_t>(c.ranks));
@@ -150,7 +123,9 @@ void compare(const Case& c) {
       }
     }
   });
-  if (whole.u.defined()) EXPECT_LT(distance(at::stack(du, 0).sum(0), whole.u.grad()), 1e-10);
+  if (whole.u.defined()) {
+    EXPECT_LT(distance(at::stack(du, 0).sum(0), whole.u.grad()), 1e-10);
+  }
 }
 
 TEST(LinearAttention, EveryLayerAgainstTheTokenLoop) {
@@ -179,13 +154,13 @@ TEST(LinearAttention, RowsThatAreOneRowAndGradientsOfSome) {
     LinearInputs in = inputs_of(c.layer, 12, 1);
     in.g = in.g.narrow(0, 0, 1).expand({12, kHeads, 1});
     in.v = in.v.transpose(1, 2).contiguous().transpose(1, 2);
-    EXPECT_LT(distance(linear_attention(in, executor).out, token_loop(problem, c.lengths, in).out), 1e-12);
+    EXPECT_LT(distance(linear_attention(in, executor).out, linear_token_loop(problem, c.lengths, in).out), 1e-12);
     EXPECT_FALSE(linear_attention(in, executor).out.requires_grad());
     in.k.requires_grad_(true);
     linear_attention(in, executor).out.sum().backward();
     const at::Tensor grad = in.k.grad().clone();
     in.k.mutable_grad() = at::Tensor();
-    token_loop(problem, c.lengths, in).out.sum().backward();
+    linear_token_loop(problem, c.lengths, in).out.sum().backward();
     EXPECT_LT(distance(grad, in.k.grad()), 1e-12);
   });
 }

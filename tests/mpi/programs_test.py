@@ -89,6 +89,25 @@ class Programs(unittest.TestCase):
                          self.fine(run(ARGUMENTS.program, *measure, "--dump", there, "--ranks", 2)))
         self.assertEqual(here.read_bytes(), there.read_bytes())
 
+    def test_hybrids_give_the_bits_of_threads(self):
+        self.needs_torch()
+        config = {"model_type": "weft_hybrid", "vocab_size": 257, "hidden_size": 32, "intermediate_size": 48,
+                  "num_hidden_layers": 3, "num_attention_heads": 2, "full_attention_interval": 3, "linear_layer": "gdn",
+                  "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 12}
+        folders = [self.folder / f"config-{n}" for n in range(2)]
+        for folder, eps in zip(folders, (1e-5, 1e-6)):
+            folder.mkdir()
+            (folder / "hybrid.json").write_text(json.dumps({**config, "rms_norm_eps": eps}), encoding="ascii")
+        processes, threads = self.folder / "hybrid-processes", self.folder / "hybrid-threads"
+        first = ["train", "--text", self.text, "--tokens", 300, "--steps", 3, "--linear-method", "log-step", "--model-config"]
+        self.fine(run(*command(3, *first, folders[0] / "hybrid.json", "--out", processes)))
+        self.fine(run(ARGUMENTS.program, *first, folders[0] / "hybrid.json", "--out", threads, "--ranks", 3))
+        self.expect_same_files(processes, threads)
+        # A file of the same name with another model, on one rank alone.
+        alone = 'cd "$1/config-$((OMPI_COMM_WORLD_RANK == 1))"; shift; exec "$@"'
+        self.refused(run(ARGUMENTS.mpirun, "-n", 3, "sh", "-c", alone, "sh", self.folder, ARGUMENTS.program, *first,
+                         "hybrid.json"), "rank 1 has other model than rank 0")
+
     def test_an_error_of_one_rank_ends_all_and_is_said_once(self):
         self.needs_torch()
         model = self.folder / "model-of-one"

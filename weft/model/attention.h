@@ -11,9 +11,7 @@
 #include <functional>
 #include <vector>
 
-namespace at {
-class Tensor;
-}
+#include "weft/torch/attention.h"
 
 namespace weft {
 
@@ -24,6 +22,11 @@ namespace weft {
 // a layer, in the same order on all ranks, and differentiable: its backward runs in the thread that
 // called backward(). With grad mode off (at::NoGradGuard) only the forward pass may happen.
 using AttentionFunction = std::function<at::Tensor(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v)>;
+
+// A linear layer (docs/linear.md) within each document, of the same rows: [tokens, heads, key dim] and [.., value dim] of the compute
+// type, gates in fp32 (fp64 for fp64) -> [tokens, heads, value dim]. Documents begin with a state of zero. Called as the other, in
+// the layers that are linear.
+using LinearFunction = std::function<at::Tensor(const LinearInputs& inputs)>;
 
 // The plain one-rank implementation of torch operators: the reference for tests, with memory for
 // all scores of a document at once.

@@ -1,5 +1,6 @@
 #include "weft/model/config.h"
 
+#include <algorithm>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -95,10 +96,52 @@ void read_rope(const Fields& fields, const std::string& path, ModelConfig& confi
   }
 }
 
+constexpr const char* kHybrid = "weft_hybrid";
+constexpr const char* kLinear = "linear_attention";
+constexpr const char* kFull = "full_attention";
+
+// Which layers are linear: listed one by one, or all but every n-th.
+std::vector<bool> read_layer_types(const Fields& fields, int64_t layers) {
+  std::vector<bool> linear;
+  if (fields.has("layer_types")) {
+    for (const Json& type : fields.at("layer_types")) {
+      if (type != kLinear && type != kFull) {
+        throw fields.unsupported("layer type " + in_quotes(type.dump()) + "; " + kLinear + " and " + kFull +
+                                 " are supported");
+      }
+      linear.push_back(type == kLinear);
+    }
+    return linear;
+  }
+  const int64_t interval = fields.integer("full_attention_interval", 4);
+  if (interval < 1)
+    throw fields.unsupported("full_attention_interval " + std::to_string(interval) + "; give 1 or more");
+  for (int64_t i = 0; i < std::min<int64_t>(layers, 1 << 20); ++i) linear.push_back((i + 1) % interval != 0);
+  return linear;
+}
+
+void read_linear(const Fields& fields, ModelConfig& config) {
+  if (fields.text("model_type", "llama") != kHybrid) return;
+  LinearConfig& linear = config.linear.emplace();
+  linear.layer = layer_of(fields.text("linear_layer", "gdn"));
+  linear.num_heads = fields.integer("linear_num_value_heads");
+  linear.key_head_dim = fields.integer("linear_key_head_dim");
+  linear.value_head_dim = fields.integer("linear_value_head_dim", linear.key_head_dim);
+  linear.gate_low_rank_dim = fields.integer("linear_gate_low_rank_dim", 16);
+  if (fields.integer("linear_num_key_heads", linear.num_heads) != linear.num_heads) {
+    throw fields.unsupported(
+        "linear_num_key_heads other than linear_num_value_heads; heads that share keys are not supported");
+  }
+  if (fields.integer("linear_conv_kernel_dim", 1) != 1) {
+    throw fields.unsupported("linear_conv_kernel_dim; linear layers have no short convolution here");
+  }
+  config.linear_layers = read_layer_types(fields, config.num_hidden_layers);
+}
+
 void refuse_the_rest(const Fields& fields) {
   const std::string type = fields.text("model_type", "llama");
-  if (type != "llama") {
-    throw fields.unsupported("model_type " + in_quotes(type) + "; only llama is supported");
+  if (type != "llama" && type != kHybrid) {
+    throw fields.unsupported("model_type " + in_quotes(type) + "; llama and " + kHybrid + " are supported");
   }
   for (const char* name : {"attention_bias", "mlp_bias"}) {
     if (fields.boolean(name, false)) {
@@ -120,7 +163,37 @@ void refuse_the_rest(const Fields& fields) {
   }
 }
 
+void check_linear(const ModelConfig& config) {
+  const LinearConfig& linear = *config.linear;
+  if (linear.layer != Layer::gdn && linear.layer != Layer::gla) {
+    throw Error(ErrorCode::unsupported,
+                std::string("linear_layer ") + name_of(linear.layer) + " in a model; gdn and gla are supported");
+  }
+  const std::pair<const char*, int64_t> sizes[] = {{"linear_num_value_heads", linear.num_heads},
+                                                   {"linear_key_head_dim", linear.key_head_dim},
+                                                   {"linear_value_head_dim", linear.value_head_dim},
+                                                   {"linear_gate_low_rank_dim", linear.gate_low_rank_dim}};
+  for (const auto& [name, value] : sizes) {
+    if (value < 1 || value > 65536) {
+      throw Error(ErrorCode::usage, std::string(name) + " is " + std::to_string(value) + "; allowed are 1 to 65536");
+    }
+  }
+  if (static_cast<int64_t>(config.linear_layers.size()) != config.num_hidden_layers) {
+    throw Error(ErrorCode::usage, "layer_types has " + std::to_string(config.linear_layers.size()) +
+                                      " entries; num_hidden_layers is " + std::to_string(config.num_hidden_layers));
+  }
+}
+
 }  // namespace
+
+int64_t LinearConfig::input_rows() const {
+  const int64_t gates = layer == Layer::gla ? gate_low_rank_dim : 2 * num_heads;
+  return num_heads * 2 * (key_head_dim + value_head_dim) + gates;
+}
+
+int64_t ModelConfig::linear_layer_count() const {
+  return linear ? std::count(linear_layers.begin(), linear_layers.end(), true) : 0;
+}
 
 void ModelConfig::check() const {
   const std::pair<const char*, int64_t> sizes[] = {
@@ -139,10 +212,14 @@ void ModelConfig::check() const {
                   std::string(name) + " is " + std::to_string(value) + "; allowed are 1 to " + std::to_string(kMax));
     }
   }
+  if (linear) check_linear(*this);
   // In doubles: with the limits above the exact number may exceed 63 bits.
   const double weights =
       2.0 * vocab_size * hidden_size +
-      1.0 * num_hidden_layers * hidden_size * (4.0 * num_attention_heads * head_dim + 3.0 * intermediate_size);
+      1.0 * num_hidden_layers * hidden_size * (4.0 * num_attention_heads * head_dim + 3.0 * intermediate_size) +
+      (linear
+           ? 1.0 * num_hidden_layers * hidden_size * (linear->input_rows() + linear->num_heads * linear->value_head_dim)
+           : 0.0);
   if (weights > 1e12) {
     throw Error(ErrorCode::usage,
                 "a model of " + format_count(weights) + " weights is too large; at most 1e12 are allowed");
@@ -180,8 +257,14 @@ void ModelConfig::check() const {
 
 int64_t ModelConfig::parameter_count() const {
   const int64_t heads = head_dim * (2 * num_attention_heads + 2 * num_key_value_heads);
-  const int64_t layer = hidden_size * (heads + 3 * intermediate_size + 2);
-  return vocab_size * hidden_size * (tie_word_embeddings ? 1 : 2) + num_hidden_layers * layer + hidden_size;
+  const int64_t around = hidden_size * (3 * intermediate_size + 2);
+  const int64_t outside = vocab_size * hidden_size * (tie_word_embeddings ? 1 : 2) + hidden_size;
+  const int64_t linears = linear_layer_count();
+  const int64_t count = outside + num_hidden_layers * around + (num_hidden_layers - linears) * hidden_size * heads;
+  if (linears == 0) return count;
+  const int64_t keys = linear->num_heads * linear->key_head_dim, values = linear->num_heads * linear->value_head_dim;
+  const int64_t gates = linear->layer == Layer::gla ? keys * (linear->gate_low_rank_dim + 1) : 2 * linear->num_heads;
+  return count + linears * (hidden_size * (linear->input_rows() + values) + gates + linear->value_head_dim);
 }
 
 const std::vector<std::string_view>& model_preset_names() {
@@ -232,8 +315,10 @@ ModelConfig parse_config(std::string_view json, const std::string& path) {
   }
   read_rope(fields, path, config);
   try {
+    read_linear(fields, config);
     config.check();
   } catch (const Error& error) {
+    if (error.code() != ErrorCode::usage) throw;
     throw Error(ErrorCode::format, path + ": " + error.what());
   }
   return config;
@@ -258,9 +343,9 @@ std::string config_json(const ModelConfig& config) {
     scaling_of_version_4 = rope;
     scaling_of_version_4.erase("rope_theta");
   }
-  const Json document = {
-      {"architectures", {"LlamaForCausalLM"}},
-      {"model_type", "llama"},
+  Json document = {
+      {"architectures", {config.linear ? "WeftHybridForCausalLM" : "LlamaForCausalLM"}},
+      {"model_type", config.linear ? kHybrid : "llama"},
       {"vocab_size", config.vocab_size},
       {"hidden_size", config.hidden_size},
       {"intermediate_size", config.intermediate_size},
@@ -285,6 +370,19 @@ std::string config_json(const ModelConfig& config) {
       {"dtype", "float32"},
       {"use_cache", true},
   };
+  if (config.linear) {
+    const LinearConfig& linear = *config.linear;
+    Json types = Json::array();
+    for (const bool is_linear : config.linear_layers) types.push_back(is_linear ? kLinear : kFull);
+    document["layer_types"] = types;
+    document["linear_layer"] = name_of(linear.layer);
+    document["linear_num_key_heads"] = linear.num_heads;
+    document["linear_num_value_heads"] = linear.num_heads;
+    document["linear_key_head_dim"] = linear.key_head_dim;
+    document["linear_value_head_dim"] = linear.value_head_dim;
+    document["linear_conv_kernel_dim"] = 1;
+    if (linear.layer == Layer::gla) document["linear_gate_low_rank_dim"] = linear.gate_low_rank_dim;
+  }
   return document.dump(2) + "\n";
 }
 

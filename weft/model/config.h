@@ -1,4 +1,5 @@
-// The shape of a Llama-family model, in Hugging Face's words, and its config.json.
+// The shape of a Llama-family model, or of one in which linear layers stand for some of its attention layers, in Hugging
+// Face's words, and its config.json.
 //
 //   ModelConfig config = model_preset("small");       // or read_config("llama/config.json")
 //   config.check();
@@ -14,6 +15,8 @@
 #include <string_view>
 #include <vector>
 
+#include "weft/schedule/layer.h"
+
 namespace weft {
 
 // How rotary frequencies are changed for contexts longer than the model was made for.
@@ -25,6 +28,19 @@ struct RopeScaling {
   double high_freq_factor = 4;
   int64_t original_max_position_embeddings = 8192;
   friend bool operator==(const RopeScaling&, const RopeScaling&) = default;
+};
+
+// The linear layers of a hybrid model (linear_block.h), all of one kind.
+struct LinearConfig {
+  Layer layer = Layer::gdn;  // gdn or gla
+  int64_t num_heads = 0;
+  int64_t key_head_dim = 0;
+  int64_t value_head_dim = 0;
+  int64_t gate_low_rank_dim = 16;  // of gla: a token's gates are a product of rank so many
+  friend bool operator==(const LinearConfig&, const LinearConfig&) = default;
+
+  // Rows of the matrix that makes everything out of the hidden state.
+  int64_t input_rows() const;
 };
 
 struct ModelConfig {
@@ -41,6 +57,11 @@ struct ModelConfig {
   RopeScaling rope_scaling;
   bool tie_word_embeddings = true;
   std::optional<int64_t> eos_token_id = 256;
+  std::optional<LinearConfig> linear = {};  // of a hybrid model
+  std::vector<bool> linear_layers = {};     // of a hybrid model: which layers are linear, one entry for each
+
+  bool is_linear(int64_t layer) const { return linear && linear_layers[static_cast<size_t>(layer)]; }
+  int64_t linear_layer_count() const;
 
   // Throws Error(usage) unless every size is positive, heads are a multiple of kv heads, head_dim is
   // even and the weights can be counted.

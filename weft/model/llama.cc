@@ -41,32 +41,56 @@ Llama::Llama(const ModelConfig& config, const at::Tensor& weights, const at::Ten
   embedding_ = leaf("model.embed_tokens.weight");
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     const std::string prefix = "model.layers." + std::to_string(i) + ".";
-    layers_.push_back({.input_norm = leaf(prefix + "input_layernorm.weight"),
-                       .qkv = leaf(prefix + "self_attn.q_proj.weight", prefix + "self_attn.v_proj.weight"),
-                       .o = leaf(prefix + "self_attn.o_proj.weight"),
-                       .post_norm = leaf(prefix + "post_attention_layernorm.weight"),
-                       .gate_up = leaf(prefix + "mlp.gate_proj.weight", prefix + "mlp.up_proj.weight"),
-                       .down = leaf(prefix + "mlp.down_proj.weight")});
+    DecoderLayer layer = {.input_norm = leaf(prefix + "input_layernorm.weight"),
+                          .qkv = {},
+                          .o = {},
+                          .post_norm = leaf(prefix + "post_attention_layernorm.weight"),
+                          .gate_up = leaf(prefix + "mlp.gate_proj.weight", prefix + "mlp.up_proj.weight"),
+                          .down = leaf(prefix + "mlp.down_proj.weight"),
+                          .linear = {}};
+    if (config.is_linear(i)) {
+      const std::string l = prefix + "linear_attn.";
+      const bool gla = config.linear->layer == Layer::gla;
+      LinearWeights& linear = layer.linear.emplace();
+      linear.in = leaf(l + "q_proj.weight", l + (gla ? "gk_proj.0.weight" : "a_proj.weight"));
+      if (gla) {
+        linear.gate = leaf(l + "gk_proj.1.weight"), linear.bias = leaf(l + "gk_proj.1.bias");
+      } else {
+        linear.a_log = leaf(l + "A_log"), linear.dt_bias = leaf(l + "dt_bias");
+      }
+      linear.norm = leaf(l + "norm.weight"), linear.out = leaf(l + "o_proj.weight");
+    } else {
+      layer.qkv = leaf(prefix + "self_attn.q_proj.weight", prefix + "self_attn.v_proj.weight");
+      layer.o = leaf(prefix + "self_attn.o_proj.weight");
+    }
+    layers_.push_back(std::move(layer));
   }
   final_norm_ = leaf("model.norm.weight");
   output_ = config.tie_word_embeddings ? embedding_ : leaf("lm_head.weight");
 }
 
-at::Tensor Llama::layer(const Layer& layer, const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin,
-                        const AttentionFunction& attention) const {
+at::Tensor Llama::mix(const DecoderLayer& layer, const at::Tensor& x, const Mixers& mixers) const {
+  if (layer.linear) {
+    return linear_block(x, layer.input_norm, *layer.linear, *config_.linear, config_.rms_norm_eps, mixers.linear,
+                        operands_);
+  }
   const HeadShape shape = {config_.num_attention_heads, config_.num_key_value_heads, config_.head_dim};
   const AttentionInputs inputs =
-      attention_inputs(x, layer.input_norm, layer.qkv, cos, sin, shape, config_.rms_norm_eps, operands_);
-  const at::Tensor attended = attention(inputs.q, inputs.k, inputs.v);  // [tokens, heads, head_dim]
+      attention_inputs(x, layer.input_norm, layer.qkv, mixers.cos, mixers.sin, shape, config_.rms_norm_eps, operands_);
+  const at::Tensor attended = mixers.attention(inputs.q, inputs.k, inputs.v);  // [tokens, heads, head_dim]
   WEFT_CHECK(attended.sizes() == inputs.q.sizes());
-  const at::Tensor y = attention_output(inputs.residual, attended, layer.o, operands_);
-  return mlp(y, layer.post_norm, layer.gate_up, layer.down, config_.rms_norm_eps, operands_);
+  return attention_output(inputs.residual, attended, layer.o, operands_);
 }
 
-at::Tensor Llama::hidden(const at::Tensor& ids, const at::Tensor& positions, const AttentionFunction& attention) const {
+at::Tensor Llama::hidden(const at::Tensor& ids, const at::Tensor& positions, const AttentionFunction& attention,
+                         const LinearFunction& linear) const {
   const auto [cos, sin] = rotary_tables(positions, inverse_frequencies_, wide(compute_));
+  const Mixers mixers{attention, linear, cos, sin};
   at::Tensor x = at::embedding(embedding_, ids).to(compute_);  // [tokens, hidden]
-  for (const Layer& one : layers_) x = layer(one, x, cos, sin, attention);
+  for (const DecoderLayer& one : layers_) {
+    const at::Tensor y = mix(one, x, mixers);
+    x = mlp(y, one.post_norm, one.gate_up, one.down, config_.rms_norm_eps, operands_);
+  }
   return rms_norm(x, final_norm_, config_.rms_norm_eps);
 }
 

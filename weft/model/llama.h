@@ -1,4 +1,4 @@
-// The Llama family on this rank's rows of a packed sequence.
+// The Llama family, and hybrids with linear layers in it, on this rank's rows of a packed sequence.
 //
 //   Llama model(config, weights, gradients, at::kBFloat16);  // views of flat arrays
 //   at::Tensor x = model.hidden(ids, positions, attention);  // [tokens, hidden]
@@ -6,17 +6,19 @@
 //   loss.backward();                                         // adds to `gradients`
 //
 // RMSNorm, rotary embedding by the given position ids, grouped-query attention through an
-// AttentionFunction, SwiGLU, tied or untied embeddings. Nothing else than attention mixes rows, so
-// any split of the rows over ranks gives the same numbers.
+// AttentionFunction, linear layers (linear_block.h) where the config has them, SwiGLU, tied or untied embeddings. Nothing else
+// than attention and recurrences mixes rows, so any split of the rows over ranks gives the same numbers.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
 #include <vector>
 
 #include "weft/model/attention.h"
 #include "weft/model/blocks.h"
 #include "weft/model/config.h"
+#include "weft/model/linear_block.h"
 #include "weft/model/parameters.h"
 
 namespace weft {
@@ -33,23 +35,30 @@ class Llama {
   const ModelConfig& config() const { return config_; }
 
   // Final hidden states, normalised: [tokens, hidden] from int64 ids and positions [tokens].
-  at::Tensor hidden(const at::Tensor& ids, const at::Tensor& positions, const AttentionFunction& attention) const;
+  // `linear` for models with linear layers.
+  at::Tensor hidden(const at::Tensor& ids, const at::Tensor& positions, const AttentionFunction& attention,
+                    const LinearFunction& linear = {}) const;
 
   // scale * sum of the cross entropy over rows whose label is not -100, in fp32 (fp64 if the weights
   // are). labels: int64 [tokens]. Logits exist for a bounded number of rows at a time.
   at::Tensor loss(const at::Tensor& hidden, const at::Tensor& labels, double scale) const;
 
  private:
-  struct Layer {
+  struct DecoderLayer {
     at::Tensor input_norm, qkv, o, post_norm, gate_up, down;
+    std::optional<LinearWeights> linear;  // in place of qkv and o
   };
-  at::Tensor layer(const Layer& layer, const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin,
-                   const AttentionFunction& attention) const;
+  struct Mixers {
+    const AttentionFunction& attention;
+    const LinearFunction& linear;
+    at::Tensor cos, sin;
+  };
+  at::Tensor mix(const DecoderLayer& layer, const at::Tensor& x, const Mixers& mixers) const;
 
   ModelConfig config_;
   at::ScalarType compute_, operands_;
   at::Tensor embedding_, final_norm_, output_;
-  std::vector<Layer> layers_;
+  std::vector<DecoderLayer> layers_;
   at::Tensor inverse_frequencies_;
 };
 

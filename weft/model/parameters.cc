@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -76,38 +77,76 @@ std::vector<std::string> weight_files(const std::string& folder) {
   return {names.begin(), names.end()};
 }
 
+double first_value(Start start, Random& random) {
+  switch (start) {
+    case Start::normal: return kDeviation * random.normal();
+    case Start::ones: return 1;
+    case Start::zeros: return 0;
+    case Start::log_rate: return std::log(1 + 15 * random.uniform());
+    case Start::time_step: {
+      const double step = 0.001 * std::pow(100, random.uniform());
+      return step + std::log(-std::expm1(-step));
+    }
+  }
+  throw Error(ErrorCode::internal, "a parameter begins in no known way");
+}
+
 }  // namespace
 
 ParameterMap::ParameterMap(const ModelConfig& config) {
   config.check();
   const auto align = [&] { size_ = (size_ + kAlignment - 1) / kAlignment * kAlignment; };
-  const auto add_next = [&](std::string name, std::vector<int64_t> shape, bool decays) {
+  const auto add_next = [&](std::string name, std::vector<int64_t> shape, bool decays, Start start = Start::normal) {
     int64_t count = 1;  // cannot overflow: the config was checked
     for (const int64_t extent : shape) count *= extent;
-    parameters_.push_back({std::move(name), std::move(shape), size_, count, decays});
+    parameters_.push_back({std::move(name), std::move(shape), size_, count, decays, start});
     size_ += count;
   };
-  const auto add = [&](std::string name, std::vector<int64_t> shape, bool decays) {
-    add_next(std::move(name), std::move(shape), decays);
+  const auto add = [&](std::string name, std::vector<int64_t> shape, bool decays, Start start = Start::normal) {
+    add_next(std::move(name), std::move(shape), decays, start);
     align();
   };
+  const auto add_norm = [&](std::string name, int64_t columns) { add(std::move(name), {columns}, false, Start::ones); };
   const int64_t hidden = config.hidden_size;
   const int64_t q_size = config.num_attention_heads * config.head_dim;
   const int64_t kv_size = config.num_key_value_heads * config.head_dim;
   add("model.embed_tokens.weight", {config.vocab_size, hidden}, false);
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     const std::string layer = "model.layers." + std::to_string(i) + ".";
-    add(layer + "input_layernorm.weight", {hidden}, false);
-    add_next(layer + "self_attn.q_proj.weight", {q_size, hidden}, true);
-    add_next(layer + "self_attn.k_proj.weight", {kv_size, hidden}, true);
-    add(layer + "self_attn.v_proj.weight", {kv_size, hidden}, true);
-    add(layer + "self_attn.o_proj.weight", {hidden, q_size}, true);
-    add(layer + "post_attention_layernorm.weight", {hidden}, false);
+    add_norm(layer + "input_layernorm.weight", hidden);
+    if (config.is_linear(i)) {
+      const LinearConfig& linear = *config.linear;
+      const std::string l = layer + "linear_attn.";
+      const int64_t heads = linear.num_heads, keys = heads * linear.key_head_dim,
+                    values = heads * linear.value_head_dim;
+      add_next(l + "q_proj.weight", {keys, hidden}, true);
+      add_next(l + "k_proj.weight", {keys, hidden}, true);
+      add_next(l + "v_proj.weight", {values, hidden}, true);
+      add_next(l + "g_proj.weight", {values, hidden}, true);
+      if (linear.layer == Layer::gla) {
+        add(l + "gk_proj.0.weight", {linear.gate_low_rank_dim, hidden}, true);
+        add(l + "gk_proj.1.weight", {keys, linear.gate_low_rank_dim}, true);
+        add(l + "gk_proj.1.bias", {keys}, false, Start::zeros);
+      } else {
+        add_next(l + "b_proj.weight", {heads, hidden}, true);
+        add(l + "a_proj.weight", {heads, hidden}, true);
+        add(l + "A_log", {heads}, false, Start::log_rate);
+        add(l + "dt_bias", {heads}, false, Start::time_step);
+      }
+      add_norm(l + "norm.weight", linear.value_head_dim);
+      add(l + "o_proj.weight", {hidden, values}, true);
+    } else {
+      add_next(layer + "self_attn.q_proj.weight", {q_size, hidden}, true);
+      add_next(layer + "self_attn.k_proj.weight", {kv_size, hidden}, true);
+      add(layer + "self_attn.v_proj.weight", {kv_size, hidden}, true);
+      add(layer + "self_attn.o_proj.weight", {hidden, q_size}, true);
+    }
+    add_norm(layer + "post_attention_layernorm.weight", hidden);
     add_next(layer + "mlp.gate_proj.weight", {config.intermediate_size, hidden}, true);
     add(layer + "mlp.up_proj.weight", {config.intermediate_size, hidden}, true);
     add(layer + "mlp.down_proj.weight", {hidden, config.intermediate_size}, true);
   }
-  add("model.norm.weight", {hidden}, false);
+  add_norm("model.norm.weight", hidden);
   if (!config.tie_word_embeddings) add("lm_head.weight", {config.vocab_size, hidden}, true);
 }
 
@@ -124,12 +163,8 @@ void ParameterMap::initialise(std::span<float> weights, uint64_t seed) const {
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const Parameter& parameter = parameters_[i];
     const auto part = weights.subspan(static_cast<size_t>(parameter.offset), static_cast<size_t>(parameter.count));
-    if (parameter.shape.size() == 1) {
-      std::fill(part.begin(), part.end(), 1.0f);
-      continue;
-    }
     Random random(seed, i);
-    for (float& weight : part) weight = static_cast<float>(kDeviation * random.normal());
+    for (float& weight : part) weight = static_cast<float>(first_value(parameter.start, random));
   }
 }
 

@@ -7,7 +7,8 @@
 //
 // Tensor names are Hugging Face's. q, k and v of a layer follow each other without gaps, and so do gate and up: as one
 // matrix each they need one product. Other tensors begin at a multiple of 16 elements, so that they are aligned for vector
-// loads; the gaps are zero and stay zero. No torch here.
+// loads; the gaps are zero and stay zero. Linear layers of hybrid models have q, k, v, the output's gate and what makes their
+// gates one below the other, too. No torch here.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +21,15 @@
 
 namespace weft {
 
+// How a parameter begins.
+enum class Start : uint8_t {
+  normal,     // deviation 0.02
+  ones,       // norms
+  zeros,      // biases
+  log_rate,   // A_log of a gated delta rule: log of a number between 1 and 16
+  time_step,  // dt_bias: what softplus makes a number between 0.001 and 0.1 of, evenly in its logarithm
+};
+
 struct Parameter {
   std::string name;
   std::vector<int64_t> shape;
@@ -28,6 +38,7 @@ struct Parameter {
   // Weight decay applies to the matrices inside the layers and to an untied output matrix, not to
   // norms and not to the embedding table (tied or not).
   bool decays = false;
+  Start start = Start::normal;
 };
 
 class ParameterMap {
@@ -40,7 +51,7 @@ class ParameterMap {
   // Elements of the flat array, gaps included.
   int64_t size() const { return size_; }
 
-  // Norms 1, everything else normal with deviation 0.02; each tensor has its own random stream.
+  // As each says (Start); each tensor has its own random stream.
   void initialise(std::span<float> weights, uint64_t seed) const;
 
   // Reads model.safetensors, or the files that model.safetensors.index.json names, from `folder`.

@@ -70,6 +70,7 @@ EvalResult evaluate(const EvalOptions& options, const PlanFactory& factory, cons
   const int first = static_cast<int>(group.here().begin);
   if (processes) {
     group.agree(first, Digest().add(corpus.fingerprint()).value(), "text");
+    group.agree(first, Digest().add(config_json(config)).value(), "model");
     const std::string_view bytes(static_cast<const char*>(weights.const_data_ptr()), weights.nbytes());
     group.agree(first, Digest().add(bytes).value(), "weights");
   }
@@ -88,16 +89,11 @@ EvalResult evaluate(const EvalOptions& options, const PlanFactory& factory, cons
     double loss = 0;
     int64_t labels = 0;
     for (size_t i = 0; i < sequences.size(); ++i) {
-      const SequenceShape shape{.document_lengths = sequences[i].document_lengths,
-                                .ranks = options.ranks,
-                                .heads = config.num_attention_heads,
-                                .kv_heads = config.num_key_value_heads,
-                                .head_dim = config.head_dim,
-                                .dtype = options.dtype,
-                                .backward = false};
+      const SequenceShape shape =
+          sequence_shape(config, sequences[i].document_lengths, options.ranks, options.dtype, false);
       const auto plan = board.take(rank, static_cast<int64_t>(i), shape);
       const LocalRows rows(sequences[i], plan->token_indices(rank));
-      const at::Tensor hidden = model.hidden(rows.ids, rows.positions, plan->attention(rank));
+      const at::Tensor hidden = hidden_by_plan(model, rows, *plan, rank);
       loss += model.loss(hidden, rows.labels, 1 / static_cast<double>(count)).item<double>();
       labels += rows.label_count;
     }

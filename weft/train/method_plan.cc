@@ -2,6 +2,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "weft/base/error.h"
@@ -18,8 +20,12 @@ using Pools = std::vector<std::unique_ptr<BufferPool>>;
 
 class MethodPlan final : public SequencePlan, public std::enable_shared_from_this<MethodPlan> {
  public:
-  MethodPlan(Schedule schedule, std::shared_ptr<Pools> pools, Processes* processes)
-      : schedule_(std::move(schedule)), pools_(std::move(pools)), processes_(processes) {
+  MethodPlan(Schedule schedule, std::optional<Schedule> linear, std::shared_ptr<Pools> pools, Processes* processes)
+      : schedule_(std::move(schedule)),
+        linear_(std::move(linear)),
+        pools_(std::move(pools)),
+        processes_(processes),
+        seats_(static_cast<size_t>(schedule_.ranks())) {
     if (!processes) threads_ = std::make_unique<ThreadTransport>(schedule_.ranks());
   }
 
@@ -27,27 +33,16 @@ class MethodPlan final : public SequencePlan, public std::enable_shared_from_thi
     return schedule_.problem().query_layout.positions(rank);
   }
 
+  // The graph keeps the seat, and with it the plan, until backward is over.
   AttentionFunction attention(int rank) override {
-    // A rank that has let go of its function posts nothing more; others that wait for it shall know.
-    struct Seat {
-      std::shared_ptr<MethodPlan> plan;
-      int rank;
-      std::shared_ptr<Executor> executor;
-      Seat(std::shared_ptr<MethodPlan> p, int r) : plan(std::move(p)), rank(r) {}
-      Seat(const Seat&) = delete;
-      Seat& operator=(const Seat&) = delete;
-      ~Seat() {
-        executor.reset();
-        if (plan->threads_) plan->threads_->leave(rank);
-      }
+    return [seat = seat_of(rank)](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+      return weft::attention(q, k, v, std::shared_ptr<Executor>(seat, seat->attention.get()));
     };
-    if (processes_) waited_before_ = endpoint(rank).waiting_seconds();
-    auto seat = std::make_shared<Seat>(shared_from_this(), rank);
-    seat->executor = std::make_shared<Executor>(schedule_, rank, endpoint(rank), kernels::cpu_kernels(),
-                                                *(*pools_)[static_cast<size_t>(rank)]);
-    return [seat](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-      // The graph keeps the seat, and with it the plan, until backward is over.
-      return weft::attention(q, k, v, std::shared_ptr<Executor>(seat, seat->executor.get()));
+  }
+  LinearFunction linear_attention(int rank) override {
+    if (!linear_) return SequencePlan::linear_attention(rank);
+    return [seat = seat_of(rank)](const LinearInputs& inputs) {
+      return weft::linear_attention(inputs, std::shared_ptr<Executor>(seat, seat->linear.get())).out;
     };
   }
 
@@ -58,30 +53,73 @@ class MethodPlan final : public SequencePlan, public std::enable_shared_from_thi
  private:
   Endpoint& endpoint(int rank) const { return processes_ ? processes_->endpoint() : threads_->endpoint(rank); }
 
+  // A rank that has let go of its functions posts nothing more; others that wait for it shall know.
+  struct Seat {
+    std::shared_ptr<MethodPlan> plan;
+    int rank;
+    std::unique_ptr<Executor> attention, linear;
+    Seat(std::shared_ptr<MethodPlan> p, int r) : plan(std::move(p)), rank(r) {}
+    Seat(const Seat&) = delete;
+    Seat& operator=(const Seat&) = delete;
+    ~Seat() {
+      attention.reset(), linear.reset();
+      if (plan->threads_) plan->threads_->leave(rank);
+    }
+  };
+
+  // Of the rank's thread.
+  std::shared_ptr<Seat> seat_of(int rank) {
+    std::weak_ptr<Seat>& kept = seats_[static_cast<size_t>(rank)];
+    std::shared_ptr<Seat> seat = kept.lock();
+    if (seat) return seat;
+    if (processes_) waited_before_ = endpoint(rank).waiting_seconds();
+    seat = std::make_shared<Seat>(shared_from_this(), rank);
+    const auto executor = [&](const Schedule& schedule) {
+      return std::make_unique<Executor>(schedule, rank, endpoint(rank), kernels::cpu_kernels(),
+                                        *(*pools_)[static_cast<size_t>(rank)]);
+    };
+    seat->attention = executor(schedule_);
+    if (linear_) seat->linear = executor(*linear_);
+    kept = seat;
+    return seat;
+  }
+
   Schedule schedule_;
+  std::optional<Schedule> linear_;
   std::shared_ptr<Pools> pools_;
   Processes* processes_;
   std::unique_ptr<ThreadTransport> threads_;  // where there are no processes
   double waited_before_ = 0;                  // by the process, for anything
+  std::vector<std::weak_ptr<Seat>> seats_;    // of ranks
 };
 
 }  // namespace
 
+Schedule layer_schedule(const MethodPlanOptions& options, const SequenceShape& shape, bool linear) {
+  Layout layout =
+      choose_layout(options.layout, options.method, shape.document_lengths, shape.ranks, options.method_options);
+  Problem problem = self_attention(Mask::documents(shape.document_lengths, {.causal = true}), std::move(layout),
+                                   shape.heads, shape.kv_heads, shape.head_dim);
+  problem.backward = shape.backward;
+  problem.element = shape.dtype;
+  problem.wire = problem.accumulator();
+  if (!linear) return make_schedule(options.method, std::move(problem), options.method_options);
+  problem.layer = shape.linear->layer;
+  problem.heads = problem.kv_heads = shape.linear->num_heads;
+  problem.dim = shape.linear->key_head_dim, problem.dim_v = shape.linear->value_head_dim;
+  return make_schedule(options.linear_method, std::move(problem), options.linear_options);
+}
+
 PlanFactory method_plans(const MethodPlanOptions& options, Processes* processes) {
-  find_method(options.method);
+  find_method(options.method), find_method(options.linear_method);
   auto pools = std::make_shared<Pools>();
   return [options, pools, processes](const SequenceShape& shape) -> std::shared_ptr<SequencePlan> {
     while (static_cast<int>(pools->size()) < shape.ranks) pools->push_back(std::make_unique<BufferPool>());
-    Layout layout =
-        choose_layout(options.layout, options.method, shape.document_lengths, shape.ranks, options.method_options);
-    Problem problem = self_attention(Mask::documents(shape.document_lengths, {.causal = true}), std::move(layout),
-                                     shape.heads, shape.kv_heads, shape.head_dim);
-    problem.backward = shape.backward;
-    problem.element = shape.dtype;
-    problem.wire = problem.accumulator();
-    Schedule schedule = make_schedule(options.method, std::move(problem), options.method_options);
+    Schedule schedule = layer_schedule(options, shape, false);
     verify_or_throw(schedule);
-    return std::make_shared<MethodPlan>(std::move(schedule), pools, processes);
+    std::optional<Schedule> linear;
+    if (shape.linear) verify_or_throw(linear.emplace(layer_schedule(options, shape, true)));
+    return std::make_shared<MethodPlan>(std::move(schedule), std::move(linear), pools, processes);
   };
 }
 

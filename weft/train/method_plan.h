@@ -10,6 +10,7 @@
 #include <map>
 #include <string>
 
+#include "weft/schedule/schedule.h"
 #include "weft/train/sequence_plan.h"
 #include "weft/transport/processes.h"
 
@@ -19,7 +20,12 @@ struct MethodPlanOptions {
   std::string method = "zigzag";
   std::string layout = {};  // empty: the method's own
   std::map<std::string, std::string> method_options = {};
+  std::string linear_method = "all-scan";  // of the linear layers of hybrid models, on the same layout
+  std::map<std::string, std::string> linear_options = {};
 };
+
+// What layers of a kind run for a sequence. Throws what the method refuses.
+Schedule layer_schedule(const MethodPlanOptions& options, const SequenceShape& shape, bool linear);
 
 // Throws Error(usage) for unknown names at once, and from the factory what the method refuses.
 PlanFactory method_plans(const MethodPlanOptions& options, Processes* processes = nullptr);

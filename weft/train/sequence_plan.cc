@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "weft/base/error.h"
+#include "weft/model/llama.h"
+#include "weft/train/local_rows.h"
 
 namespace weft {
 
@@ -26,6 +28,30 @@ class DensePlan : public SequencePlan {
 };
 
 }  // namespace
+
+LinearFunction SequencePlan::linear_attention(int) {
+  throw Error(ErrorCode::unsupported, "this plan has attention only, and the model has linear layers; choose a method");
+}
+
+SequenceShape sequence_shape(const ModelConfig& model, const std::vector<int64_t>& document_lengths, int ranks,
+                             DType dtype, bool backward) {
+  SequenceShape shape;
+  shape.document_lengths = document_lengths;
+  shape.ranks = ranks;
+  shape.heads = model.num_attention_heads;
+  shape.kv_heads = model.num_key_value_heads;
+  shape.head_dim = model.head_dim;
+  shape.dtype = dtype;
+  shape.backward = backward;
+  shape.linear = model.linear;
+  return shape;
+}
+
+at::Tensor hidden_by_plan(const Llama& model, const LocalRows& rows, SequencePlan& plan, int rank) {
+  const AttentionFunction attention = plan.attention(rank);
+  const LinearFunction linear = model.config().linear ? plan.linear_attention(rank) : LinearFunction();
+  return model.hidden(rows.ids, rows.positions, attention, linear);
+}
 
 PlanFactory dense_plan() {
   return [](const SequenceShape& shape) -> std::shared_ptr<SequencePlan> {

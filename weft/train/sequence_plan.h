@@ -15,10 +15,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "weft/base/dtype.h"
 #include "weft/model/attention.h"
+#include "weft/model/config.h"
 
 namespace weft {
 
@@ -33,6 +35,10 @@ class SequencePlan {
   // The attention of `rank` on those rows; used from that rank's thread only. Every rank calls it
   // equally often (once a layer), and runs backward of all calls in reverse order.
   virtual AttentionFunction attention(int rank) = 0;
+
+  // The same for the linear layers of a hybrid model, where the shape has them. Asked for together with attention, which lives
+  // as long. Throws Error(unsupported) when the plan has none.
+  virtual LinearFunction linear_attention(int rank);
 
   // Another rank failed, or the user interrupted: every call of attention, running or to come, must
   // throw Error(stopped) soon. Called from any thread, perhaps more than once.
@@ -49,9 +55,18 @@ struct SequenceShape {
   int64_t heads = 0;
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
-  DType dtype = DType::fp32;  // of q, k and v
-  bool backward = true;       // false: attention is only called with grad mode off
+  DType dtype = DType::fp32;                // of q, k and v
+  bool backward = true;                     // false: attention is only called with grad mode off
+  std::optional<LinearConfig> linear = {};  // of a hybrid model
 };
+
+SequenceShape sequence_shape(const ModelConfig& model, const std::vector<int64_t>& document_lengths, int ranks,
+                             DType dtype, bool backward);
+
+// The final hidden states of a rank's rows by the plan.
+class Llama;
+struct LocalRows;
+at::Tensor hidden_by_plan(const Llama& model, const LocalRows& rows, SequencePlan& plan, int rank);
 
 // Throws weft::Error for what the method refuses.
 using PlanFactory = std::function<std::shared_ptr<SequencePlan>(const SequenceShape& shape)>;

@@ -159,6 +159,7 @@ class TrainingRun {
   void agree() {
     const int rank = static_cast<int>(here_.begin);
     group_->agree(rank, Digest().add(corpus_.fingerprint()).value(), "text");
+    group_->agree(rank, Digest().add(config_json(options_.model)).value(), "model");
     const std::span<float> weights = span_of(weights_);
     const std::string_view bytes(reinterpret_cast<const char*>(weights.data()), weights.size_bytes());
     group_->agree(rank, Digest().add(start_.step).add(options_.steps).add(bytes).value(), "weights or steps");
@@ -197,7 +198,7 @@ class TrainingRun {
         const int64_t number = step * options_.sequences_per_step + static_cast<int64_t>(i);
         const auto plan = board_.take(rank, number, shape_of(sequences_[i]));
         const LocalRows rows(sequences_[i], plan->token_indices(rank));
-        const at::Tensor hidden = model.hidden(rows.ids, rows.positions, plan->attention(rank));
+        const at::Tensor hidden = hidden_by_plan(model, rows, *plan, rank);
         const at::Tensor part = model.loss(hidden, rows.labels, 1 / static_cast<double>(std::max<int64_t>(labels_, 1)));
         part.backward();
         loss += part.item<double>();
@@ -215,14 +216,7 @@ class TrainingRun {
   }
 
   SequenceShape shape_of(const PackedSequence& sequence) const {
-    SequenceShape shape;
-    shape.document_lengths = sequence.document_lengths;
-    shape.ranks = options_.ranks;
-    shape.heads = options_.model.num_attention_heads;
-    shape.kv_heads = options_.model.num_key_value_heads;
-    shape.head_dim = options_.model.head_dim;
-    shape.dtype = options_.dtype;
-    return shape;
+    return sequence_shape(options_.model, sequence.document_lengths, options_.ranks, options_.dtype, true);
   }
 
   void pack_step() {

@@ -1,0 +1,53 @@
+// For tests: linear layers token by token, in torch operators.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+
+#include <vector>
+
+#include "weft/schedule/problem.h"
+#include "weft/torch/attention.h"
+
+namespace weft {
+
+// Only what the recurrence says (docs/linear.md), differentiable, for the whole sequence; without initial states these are 0.
+inline LinearResult linear_token_loop(const AttentionShape& shape, double scale, const std::vector<int64_t>& lengths,
+                                      const LinearInputs& in) {
+  // A state is [heads, dim, dim_v], a row [heads, columns].
+  const auto read = [](const at::Tensor& state, const at::Tensor& row) { return state.mul(row.unsqueeze(2)).sum(1); };
+  const auto outer = [](const at::Tensor& k, const at::Tensor& v) { return k.unsqueeze(2).mul(v.unsqueeze(1)); };
+  const LayerTraits& layer = traits_of(shape.layer);
+  std::vector<at::Tensor> outs, finals;
+  int64_t t = 0;
+  for (size_t document = 0; document < lengths.size(); ++document) {
+    at::Tensor state = in.initial_state.defined()
+                           ? in.initial_state[static_cast<int64_t>(document)]
+                           : at::zeros({shape.heads, shape.dim, shape.dim_v}, in.q.options().requires_grad(false));
+    for (const int64_t end = t + lengths[document]; t < end; ++t) {
+      const at::Tensor q = in.q[t], k = in.k[t], before = state;
+      at::Tensor write = in.v[t];
+      if (layer.bonus) outs.push_back(read(state, q).add(q.mul(in.u).mul(k).sum(1, true).mul(write)));
+      if (in.g.defined()) state = state.mul(in.g[t].exp().unsqueeze(2));
+      if (!shape.log_decay.empty()) {
+        state =
+            state.mul(at::tensor(shape.log_decay, in.q.options().requires_grad(false)).exp().view({shape.heads, 1, 1}));
+      }
+      if (in.beta.defined()) write = in.beta[t].mul(write.sub(read(state, k)));
+      if (in.a.defined()) state = state.add(outer(in.b[t], read(before, in.a[t])));
+      state = state.add(outer(k, write));
+      if (!layer.bonus) outs.push_back(read(state, q));
+    }
+    finals.push_back(state);
+  }
+  return {at::stack(outs, 0).mul(scale), at::stack(finals, 0)};
+}
+
+inline LinearResult linear_token_loop(const Problem& problem, const std::vector<int64_t>& lengths,
+                                      const LinearInputs& in) {
+  return linear_token_loop(problem, problem.softmax_scale(), lengths, in);
+}
+
+}  // namespace weft
