@@ -60,6 +60,9 @@ class Examples(unittest.TestCase):
     def test_small_gpt(self):
         self.assert_close(numbers(example("small_gpt.py", 1)), numbers(example("small_gpt.py", 2)), 1e-4)
 
+    def test_hybrid(self):
+        self.assert_close(numbers(example("hybrid.py", 1)), numbers(example("hybrid.py", 2)), 1e-4)
+
     @unittest.skipIf(transformers is None, "transformers or accelerate is not installed")
     def test_huggingface(self):
         losses = [numbers(example("huggingface.py", processes).split("losses")[-1]) for processes in (1, 2)]
