@@ -253,25 +253,30 @@ def timed(rank, ranks, arguments, tokens, mask):
 
 
 def call_overhead(rank, calls=200):
-    """Microseconds of one call over a cached plan for 64 tokens of one head: what is not attention."""
+    """Microseconds of one call over a cached plan for 64 tokens of one head, which is hardly attention; and of torch's own
+    operation on as many tokens, called in turn."""
     import weft
 
     plan = weft.plan(tokens=64, heads=1, head_dim=8, method="zigzag")
     q, k, v = (plan.shard(torch.randn(1, 64, 1, 8)) for _ in range(3))
     leaves = [t.clone().requires_grad_() for t in (q, k, v)]
     dout = torch.ones_like(q)
-    times = {}
-    for name, call in (("forward", lambda: weft.attention(q, k, v, plan)),
-                       ("forward and backward", lambda: weft.attention(*leaves, plan).backward(dout))):
-        for _ in range(20):
-            call()
-        each = []
-        for _ in range(calls):
+
+    def by_torch(*tensors):
+        return F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in tensors), is_causal=True).transpose(1, 2)
+
+    work = {"forward": lambda: weft.attention(q, k, v, plan),
+            "forward and backward": lambda: weft.attention(*leaves, plan).backward(dout),
+            "torch forward": lambda: by_torch(q, k, v),
+            "torch forward and backward": lambda: by_torch(*leaves).backward(dout)}
+    times = {name: [] for name in work}
+    for turn in range(20 + calls):
+        for name, call in work.items():
             begin = time.perf_counter()
             call()
-            each.append(time.perf_counter() - begin)
-        times[name] = 1e6 * statistics.median(each)
-    return times
+            if turn >= 20:
+                times[name].append(time.perf_counter() - begin)
+    return {name: 1e6 * statistics.median(each) for name, each in times.items()}
 
 
 def process(rank, ranks, folder, arguments):

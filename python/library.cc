@@ -181,6 +181,9 @@ class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
     static const auto op =
         c10::Dispatcher::singleton().findSchemaOrThrow("weft::attention_backward", "").typed<decltype(backward_real)>();
     const auto saved = context->get_saved_variables();
+    // Nobody asks for gradients of gradients: then no operation here need look after them. Else the operator says that it has none.
+    std::optional<at::AutoDispatchBelowADInplaceOrView> below;
+    if (!at::GradMode::is_enabled()) below.emplace();
     // All ranks run the whole backward, also one whose result nobody used.
     const Tensor dout = grads[0].defined() ? grads[0] : at::zeros_like(saved[3]);
     const std::optional<Tensor> dlse = grads[1].defined() ? std::optional<Tensor>(grads[1]) : std::nullopt;
