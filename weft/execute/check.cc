@@ -8,6 +8,7 @@
 #include "weft/base/random.h"
 #include "weft/execute/dense.h"
 #include "weft/execute/dense_recurrence.h"
+#include "weft/execute/member_of.h"
 #include "weft/execute/mirror.h"
 #include "weft/transport/run_threads.h"
 #include "weft/transport/stop_watcher.h"
@@ -328,32 +329,8 @@ void fill_mixing(const Problem& problem, uint64_t seed, CheckTensors& tensors) {
 }  // namespace
 
 HostTensor& CheckTensors::of(Field field) {
-  switch (field) {
-    case Field::q: return q;
-    case Field::k: return k;
-    case Field::v: return v;
-    case Field::g: return g;
-    case Field::beta: return beta;
-    case Field::a: return a;
-    case Field::b: return b;
-    case Field::out: return out;
-    case Field::lse: return lse;
-    case Field::dout: return dout;
-    case Field::dq: return dq;
-    case Field::dk: return dk;
-    case Field::dv: return dv;
-    case Field::dg: return dg;
-    case Field::dbeta: return dbeta;
-    case Field::da: return da;
-    case Field::db: return db;
-    case Field::u: return u;
-    case Field::du: return du;
-    case Field::initial_state: return initial_state;
-    case Field::final_state: return final_state;
-    case Field::dfinal_state: return dfinal_state;
-    case Field::dinitial_state: return dinitial_state;
-    default: throw Error(ErrorCode::internal, std::string(name_of(field)) + " is no tensor of a check");
-  }
+  if (HostTensor* member = member_of(*this, field)) return *member;
+  throw Error(ErrorCode::internal, std::string(name_of(field)) + " is no tensor of a check");
 }
 
 CheckTensors random_inputs(const Problem& problem, uint64_t seed) {

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "weft/base/error.h"
+#include "weft/execute/member_of.h"
 
 namespace weft {
 namespace {
@@ -248,20 +249,8 @@ class Sequence {
 }  // namespace
 
 const std::vector<double>& DenseRecurrence::of(Field field) const {
-  switch (field) {
-    case Field::out: return out;
-    case Field::dq: return dq;
-    case Field::dk: return dk;
-    case Field::dv: return dv;
-    case Field::dg: return dg;
-    case Field::dbeta: return dbeta;
-    case Field::da: return da;
-    case Field::db: return db;
-    case Field::final_state: return final_state;
-    case Field::dinitial_state: return dinitial_state;
-    case Field::du: return du;
-    default: throw Error(ErrorCode::internal, std::string(name_of(field)) + " is no result of a recurrence");
-  }
+  if (const std::vector<double>* member = member_of(*this, field)) return *member;
+  throw Error(ErrorCode::internal, std::string(name_of(field)) + " is no result of a recurrence");
 }
 
 DenseRecurrence dense_recurrence(const Problem& problem, const RecurrenceInputs& inputs, DType precision,

@@ -16,27 +16,17 @@ class Backward {
 
   // For all heads that read one kv head.
   void run(const HeadGroup& group, const Block& block) {
-    const BandRectangle band = shrink(block.band);
-    for (int64_t key = band.k.begin; key < band.k.end; key += kBackwardKeyBlock) {
-      const BandRectangle part = shrink(cut(band, band.q, {key, key + kBackwardKeyBlock}));
-      if (part.q.empty()) continue;
-      pack_keys(group.kv_head, part.k);
-      for (int32_t head : group.heads) {
-        for (int64_t query = part.q.begin; query < part.q.end; query += kBackwardQueryTile) {
-          const BandRectangle tile = cut(part, {query, query + kBackwardQueryTile}, part.k);
-          if (args_.stop) args_.stop->poll();
-          const bool finite = pack_queries(head, block, tile.q) && keys_finite_;
-          if (finite || !has_edge(tile)) {
-            run_tile(head, block, tile);
-          } else {
-            add_key_gradients(group.kv_head, block, part.k);
-            run_rows(group.kv_head, head, block, tile);
-            pack_keys(group.kv_head, part.k);
-          }
-        }
-      }
-      add_key_gradients(group.kv_head, block, part.k);
-    }
+    const auto run_or_go_row_by_row = [&](int32_t head, const BandRectangle& tile) {
+      const bool finite = pack_queries(head, block, tile.q) && keys_finite_;
+      if (finite || !has_edge(tile)) return run_tile(head, block, tile);
+      add_key_gradients(group.kv_head, block, tile.k);
+      run_rows(group.kv_head, head, block, tile);
+      pack_keys(group.kv_head, tile.k);
+    };
+    for_each_tile(
+        group, shrink(block.band), {kBackwardKeyBlock, kBackwardQueryTile}, args_.stop,
+        [&](Range keys) { pack_keys(group.kv_head, keys); }, run_or_go_row_by_row,
+        [&](Range keys) { add_key_gradients(group.kv_head, block, keys); });
   }
 
  private:

@@ -58,6 +58,30 @@ inline Block part_of(const Block& block, const BandRectangle& tile) {
   return part;
 }
 
+// Keys that are packed at once, and queries that meet them together.
+struct TileSteps {
+  int64_t keys, queries;
+};
+
+// For every block of keys that some query of the band sees: begin(keys), then tile(head, pairs) for all heads of the group and
+// all queries that see some, then end(keys).
+template <typename Begin, typename Tile, typename End>
+void for_each_tile(const HeadGroup& group, const BandRectangle& band, TileSteps steps, const StopFlag* stop,
+                   const Begin& begin, const Tile& tile, const End& end) {
+  for (int64_t key = band.k.begin; key < band.k.end; key += steps.keys) {
+    const BandRectangle part = shrink(cut(band, band.q, {key, key + steps.keys}));
+    if (part.q.empty()) continue;
+    begin(part.k);
+    for (int32_t head : group.heads) {
+      for (int64_t query = part.q.begin; query < part.q.end; query += steps.queries) {
+        if (stop) stop->poll();
+        tile(head, cut(part, {query, query + steps.queries}, part.k));
+      }
+    }
+    end(part.k);
+  }
+}
+
 // Calls work(group, block) for every pair. Without a pool, blocks outside: of short documents, the rows of all heads lie
 // side by side. With one, each group is an item: groups share no output, so the bits are the same.
 template <typename Work>

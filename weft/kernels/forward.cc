@@ -14,24 +14,14 @@ class Forward {
 
   // The queries of `piece` among those of the block, for all heads that read one kv head.
   void run(const HeadGroup& group, const Block& block, Range piece) {
-    const BandRectangle band = shrink(cut(block.band, piece, block.band.k));
-    for (int64_t key = band.k.begin; key < band.k.end; key += kForwardKeyBlock) {
-      const BandRectangle part = shrink(cut(band, band.q, {key, key + kForwardKeyBlock}));
-      if (part.q.empty()) continue;
-      pack_keys(group.kv_head, part.k);
-      for (int32_t head : group.heads) {
-        for (int64_t query = part.q.begin; query < part.q.end; query += kForwardQueryTile) {
-          const BandRectangle tile = cut(part, {query, query + kForwardQueryTile}, part.k);
-          if (args_.stop) args_.stop->poll();
-          if (values_finite_ || !has_edge(tile)) {
-            run_tile(head, block, tile);
-          } else {
-            run_rows(group.kv_head, head, block, tile);
-            pack_keys(group.kv_head, part.k);
-          }
-        }
-      }
-    }
+    const auto run_or_go_row_by_row = [&](int32_t head, const BandRectangle& tile) {
+      if (values_finite_ || !has_edge(tile)) return run_tile(head, block, tile);
+      run_rows(group.kv_head, head, block, tile);
+      pack_keys(group.kv_head, tile.k);
+    };
+    for_each_tile(
+        group, shrink(cut(block.band, piece, block.band.k)), {kForwardKeyBlock, kForwardQueryTile}, args_.stop,
+        [&](Range keys) { pack_keys(group.kv_head, keys); }, run_or_go_row_by_row, [](Range) {});
   }
 
  private:

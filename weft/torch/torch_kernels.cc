@@ -92,18 +92,10 @@ class TorchKernels final : public kernels::KernelSet {
     const std::vector<PieceCall> calls = piece_calls(a.blocks, device_, false);
     const BlockAttention& attention = attention_for(a.q.type, a.dim, a.dim_v);
     for (const HeadGroup& heads : head_groups(a.kv_head)) {
-      const int64_t count = heads.end - heads.begin, kv_count = heads.kv_end - heads.kv_begin;
+      const int64_t count = heads.end - heads.begin;
       for (const PieceCall& call : calls) {
         if (a.stop) a.stop->poll();
-        const PackedResult result =
-            attention.forward({.q = call.q.select(tensor(a.q, call.q.end, heads.begin, count, a.dim)),
-                               .k = call.k.select(tensor(a.k, call.k.end, heads.kv_begin, kv_count, a.dim)),
-                               .v = call.k.select(tensor(a.v, call.k.end, heads.kv_begin, kv_count, a.dim_v)),
-                               .q_ends = call.q.ends,
-                               .k_ends = call.k.ends,
-                               .causal = call.triangles,
-                               .scale = a.scale,
-                               .stop = a.stop});
+        const PackedResult result = attention.forward(packed_call(a, call, heads));
         const at::Tensor o = tensor(a.o, call.out.end, heads.begin, count, a.dim_v);
         const at::Tensor lse = tensor(a.lse, call.out.end, heads.begin, count, 1);
         const at::Tensor mine_o = call.out.select(o), mine_lse = call.out.select(lse);
@@ -126,14 +118,7 @@ class TorchKernels final : public kernels::KernelSet {
           return call.bundle.select(tensor(view, call.bundle.end, heads.begin, count, 1)).squeeze(-1);
         };
         const PackedGradients grads =
-            attention.backward({.q = call.q.select(tensor(a.q, call.q.end, heads.begin, count, a.dim)),
-                                .k = call.k.select(tensor(a.k, call.k.end, heads.kv_begin, kv_count, a.dim)),
-                                .v = call.k.select(tensor(a.v, call.k.end, heads.kv_begin, kv_count, a.dim_v)),
-                                .q_ends = call.q.ends,
-                                .k_ends = call.k.ends,
-                                .causal = call.triangles,
-                                .scale = a.scale,
-                                .stop = a.stop},
+            attention.backward(packed_call(a, call, heads),
                                call.bundle.select(tensor(a.dout, call.bundle.end, heads.begin, count, a.dim_v)),
                                of_row(a.lse), of_row(a.delta));
         const auto sum = [](const PackedRows& rows, const at::Tensor& all, const at::Tensor& more) {
@@ -189,6 +174,20 @@ class TorchKernels final : public kernels::KernelSet {
     ConstView from = view;
     from.data = static_cast<const std::byte*>(view.data) + head * view.head_stride * size_of(view.type);
     return tensor(from, {end, heads, columns});
+  }
+
+  // What both directions take, for some heads of the pieces.
+  template <typename Args>
+  PackedCall packed_call(const Args& a, const PieceCall& call, const HeadGroup& heads) const {
+    const int64_t count = heads.end - heads.begin, kv_count = heads.kv_end - heads.kv_begin;
+    return {.q = call.q.select(tensor(a.q, call.q.end, heads.begin, count, a.dim)),
+            .k = call.k.select(tensor(a.k, call.k.end, heads.kv_begin, kv_count, a.dim)),
+            .v = call.k.select(tensor(a.v, call.k.end, heads.kv_begin, kv_count, a.dim_v)),
+            .q_ends = call.q.ends,
+            .k_ends = call.k.ends,
+            .causal = call.triangles,
+            .scale = a.scale,
+            .stop = a.stop};
   }
 
   // All [rows, heads, columns], lse with one column; the first two are written.

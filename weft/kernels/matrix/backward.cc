@@ -7,40 +7,29 @@
 namespace weft::kernels {
 namespace {
 
-class Backward {
+class MatrixBackward {
  public:
-  Backward(const MatrixOps& matrix, const TileOps& ops, const AttendBackwardArgs& args)
+  MatrixBackward(const MatrixOps& matrix, const TileOps& ops, const AttendBackwardArgs& args)
       : matrix_(matrix), ops_(ops), args_(args), scratch_(thread_scratch()) {}
 
   // For all heads that read one kv head.
   void run(const HeadGroup& group, const Block& block) {
-    const BandRectangle band = shrink(block.band);
-    for (int64_t key = band.k.begin; key < band.k.end; key += kMatrixBackwardKeyBlock) {
-      const BandRectangle part = shrink(cut(band, band.q, {key, key + kMatrixBackwardKeyBlock}));
-      if (part.q.empty()) continue;
-      pack_keys(group.kv_head, part.k);
-      for (int32_t head : group.heads) {
-        for (int64_t query = part.q.begin; query < part.q.end; query += kMatrixBackwardQueryTile) {
-          const BandRectangle tile = cut(part, {query, query + kMatrixBackwardQueryTile}, part.k);
-          if (args_.stop) args_.stop->poll();
-          const bool finite = pack_queries(head, block, tile.q) && keys_finite_;
-          if (finite || !has_edge(tile)) {
-            run_tile(head, block, tile);
-          } else {
-            attend_in_fp32(head, block, tile);
-          }
-        }
-      }
-      add_key_gradients(group.kv_head, block, part.k);
-    }
+    const auto run_here_or_in_fp32 = [&](int32_t head, const BandRectangle& tile) {
+      const bool finite = pack_queries(head, block, tile.q) && keys_finite_;
+      if (finite || !has_edge(tile)) return run_tile(head, block, tile);
+      attend_in_fp32(group.kv_head, head, block, tile);
+    };
+    for_each_tile(
+        group, shrink(block.band), {kMatrixBackwardKeyBlock, kMatrixBackwardQueryTile}, args_.stop,
+        [&](Range keys) { pack_keys(group.kv_head, keys); }, run_here_or_in_fp32,
+        [&](Range keys) { add_key_gradients(group.kv_head, block, keys); });
   }
 
  private:
   // The fp32 path knows what to do where something is not a number and some pairs do not count. Its working memory is that
   // of this thread, too: what is summed here is written before, and keys are packed again after.
-  void attend_in_fp32(int32_t head, const Block& block, const BandRectangle& tile) {
-    const int32_t kv_head = args_.kv_head[static_cast<size_t>(head)];
-    add_key_gradients(kv_head, block, packed_keys_);
+  void attend_in_fp32(int64_t kv_head, int32_t head, const Block& block, const BandRectangle& tile) {
+    add_key_gradients(kv_head, block, tile.k);
     const Block part = part_of(block, tile);
     AttendBackwardArgs args = args_;
     args.q.data = address(args_.q, 0, head);
@@ -53,7 +42,7 @@ class Backward {
     args.blocks = {&part, 1};
     args.pool = nullptr;
     cpu_attend_backward(ops_, args);
-    pack_keys(kv_head, packed_keys_);
+    pack_keys(kv_head, tile.k);
   }
 
   void pack_keys(int64_t kv_head, Range keys) {
@@ -61,7 +50,6 @@ class Backward {
     const MatrixRows v = matrix_rows_of(args_.v, keys, kv_head, args_.dim_v);
     const int64_t padded = round_up(keys.size(), kMatrixBlock);
     const int64_t padded_dim = round_up(args_.dim, kMatrixBlock), padded_v = round_up(args_.dim_v, kMatrixBlock);
-    packed_keys_ = keys;
     k_ = packed(scratch_.k, keys.size(), args_.dim);
     v_ = packed(scratch_.v, keys.size(), args_.dim_v);
     matrix_.pack_rows(k, k_);
@@ -159,7 +147,6 @@ class Backward {
   const AttendBackwardArgs& args_;
   Scratch& scratch_;
   // Packed keys, and the sums of their gradients.
-  Range packed_keys_;
   uint16_t *k_ = nullptr, *v_ = nullptr, *k_columns_ = nullptr;
   float *dk_ = nullptr, *dv_ = nullptr;
   bool keys_finite_ = true;
@@ -174,8 +161,9 @@ class Backward {
 void matrix_attend_backward(const MatrixOps& matrix, const TileOps& ops, const AttendBackwardArgs& args) {
   if (args.scale <= 0) return cpu_attend_backward(ops, args);
   check(args);
-  for_each_group(args.pool, group_heads(args.kv_head), args.blocks,
-                 [&](const HeadGroup& group, const Block& block) { Backward(matrix, ops, args).run(group, block); });
+  for_each_group(args.pool, group_heads(args.kv_head), args.blocks, [&](const HeadGroup& group, const Block& block) {
+    MatrixBackward(matrix, ops, args).run(group, block);
+  });
 }
 
 }  // namespace weft::kernels

@@ -6,30 +6,20 @@
 namespace weft::kernels {
 namespace {
 
-class Forward {
+class MatrixForward {
  public:
-  Forward(const MatrixOps& matrix, const TileOps& ops, const AttendArgs& args)
+  MatrixForward(const MatrixOps& matrix, const TileOps& ops, const AttendArgs& args)
       : matrix_(matrix), ops_(ops), args_(args), scratch_(thread_scratch()) {}
 
   // The queries of `piece` among those of the block, for all heads that read one kv head.
   void run(const HeadGroup& group, const Block& block, Range piece) {
-    const BandRectangle band = shrink(cut(block.band, piece, block.band.k));
-    for (int64_t key = band.k.begin; key < band.k.end; key += kMatrixForwardKeyBlock) {
-      const BandRectangle part = shrink(cut(band, band.q, {key, key + kMatrixForwardKeyBlock}));
-      if (part.q.empty()) continue;
-      pack_keys(group.kv_head, part.k);
-      for (int32_t head : group.heads) {
-        for (int64_t query = part.q.begin; query < part.q.end; query += kMatrixForwardQueryTile) {
-          const BandRectangle tile = cut(part, {query, query + kMatrixForwardQueryTile}, part.k);
-          if (args_.stop) args_.stop->poll();
-          if (values_finite_ || !has_edge(tile)) {
-            run_tile(head, block, tile);
-          } else {
-            attend_in_fp32(group.kv_head, head, block, tile);
-          }
-        }
-      }
-    }
+    const auto run_here_or_in_fp32 = [&](int32_t head, const BandRectangle& tile) {
+      if (values_finite_ || !has_edge(tile)) return run_tile(head, block, tile);
+      attend_in_fp32(group.kv_head, head, block, tile);
+    };
+    for_each_tile(
+        group, shrink(cut(block.band, piece, block.band.k)), {kMatrixForwardKeyBlock, kMatrixForwardQueryTile},
+        args_.stop, [&](Range keys) { pack_keys(group.kv_head, keys); }, run_here_or_in_fp32, [](Range) {});
   }
 
  private:
@@ -46,12 +36,11 @@ class Forward {
     args.blocks = {&part, 1};
     args.pool = nullptr;
     cpu_attend(ops_, args);
-    pack_keys(kv_head, packed_keys_);
+    pack_keys(kv_head, tile.k);
   }
 
   void pack_keys(int64_t kv_head, Range keys) {
     const int64_t padded_v = round_up(args_.dim_v, kMatrixBlock);
-    packed_keys_ = keys;
     k_ = packed(scratch_.k, keys.size(), args_.dim);
     v_ = packed(scratch_.v, keys.size(), args_.dim_v);
     matrix_.pack_rows(matrix_rows_of(args_.k, keys, kv_head, args_.dim), k_);
@@ -107,7 +96,6 @@ class Forward {
   const TileOps& ops_;
   const AttendArgs& args_;
   Scratch& scratch_;
-  Range packed_keys_;
   uint16_t* k_ = nullptr;
   uint16_t* v_ = nullptr;
   bool values_finite_ = true;
@@ -120,7 +108,7 @@ void matrix_attend(const MatrixOps& matrix, const TileOps& ops, const AttendArgs
   check(args);
   for_each_piece(args, kMatrixQueryBlock, [&](const HeadGroup& group, const Block& block, Range queries) {
     if (block.band.q.size() <= kFewQueries) return cpu_attend_few(ops, args, group, block);
-    Forward(matrix, ops, args).run(group, block, queries);
+    MatrixForward(matrix, ops, args).run(group, block, queries);
   });
 }
 
