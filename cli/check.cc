@@ -15,7 +15,7 @@
 namespace weft::cli {
 namespace {
 
-struct Options {
+struct CheckArguments {
   std::string method;
   std::string save;
   ProblemOptions problem;
@@ -80,8 +80,8 @@ std::string digest_of(const CheckTensors& tensors) {
   return digest.hex();
 }
 
-int run(const Options& given, Context& context) {
-  Options options = given;
+int run(const CheckArguments& given, Context& context) {
+  CheckArguments options = given;
   require_method(options.method, "check");
   options.problem.check();
   const Schedule schedule = schedule_for(options.method, options.problem, true, true);
@@ -114,7 +114,7 @@ int run(const Options& given, Context& context) {
 }  // namespace
 
 Command check_command() {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<CheckArguments>();
   Command command(
       "check",
       "run a method, forward and backward, and compare it with dense attention, or a linear layer with its recurrence");

@@ -10,7 +10,7 @@
 namespace weft::cli {
 namespace {
 
-struct Options {
+struct EvalArguments {
   std::string model, text, dump, dtype = "fp32";
   std::string method = "zigzag", linear_method = "all-scan";
   std::string layout;
@@ -19,7 +19,7 @@ struct Options {
   bool json = false;
 };
 
-int run(const Options& options, Context& context) {
+int run(const EvalArguments& options, Context& context) {
   if (options.model.empty()) throw Error(ErrorCode::usage, "--model is missing; give a Hugging Face folder");
   if (options.text.empty()) throw Error(ErrorCode::usage, "--text is missing; give a folder of text");
   const EvalResult result = evaluate({.model = options.model,
@@ -48,7 +48,7 @@ int run(const Options& options, Context& context) {
 }  // namespace
 
 Command eval_command() {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<EvalArguments>();
   Command command("eval", kEvalSummary);
   command.example("weft eval --model runs/first/model --text docs --tokens 4096 --ranks 3 --method zigzag");
   command.text("--model", "DIR", "Hugging Face folder, e.g. the model/ that weft train wrote", &options->model);

@@ -15,7 +15,7 @@ namespace {
 
 using json = nlohmann::json;
 
-const std::string kSmall = " --ranks 3 --tokens 50 --heads 2 --key-dim 4 --value-dim 6";
+const std::string kFewTokens = " --ranks 3 --tokens 50 --heads 2 --key-dim 4 --value-dim 6";
 
 TEST(Linear, MethodsListsTheFamily) {
   std::vector<std::string> linear;
@@ -35,7 +35,7 @@ TEST(Linear, EveryMethodAndLayerIsVerifiedAndChecked) {
       {"gla", {"dg"}},          {"deltanet", {"dbeta"}}, {"gdn", {"dbeta", "dg"}},
       {"kda", {"dbeta", "dg"}}, {"rwkv6", {"dg", "du"}}, {"rwkv7", {"da", "db", "dg"}}};
   for (const auto& [layer, gradients] : inputs) {
-    const std::string words = " --layer " + layer + kSmall + " --backward";
+    const std::string words = " --layer " + layer + kFewTokens + " --backward";
     const json all = json::parse(run_line("verify all" + words + " --json").out);
     EXPECT_EQ(all["ok"], true);
     EXPECT_EQ(all["results"].size(), 6u);
@@ -54,25 +54,26 @@ TEST(Linear, EveryMethodAndLayerIsVerifiedAndChecked) {
 }
 
 TEST(Linear, MethodMayBeNamedByItsOption) {
-  EXPECT_EQ(run_line("show --method chain --layer gla" + kSmall + " --verbose").out,
-            run_line("show chain --layer gla" + kSmall + " --verbose").out);
-  EXPECT_TRUE(has(run_line("show chain --layer gla" + kSmall + " --verbose").out, "summarise kvg#1 0..16 into state#"));
-  EXPECT_EQ(run_line("show chain --layer mamba2" + kSmall).code, kExitFine);
+  EXPECT_EQ(run_line("show --method chain --layer gla" + kFewTokens + " --verbose").out,
+            run_line("show chain --layer gla" + kFewTokens + " --verbose").out);
+  EXPECT_TRUE(
+      has(run_line("show chain --layer gla" + kFewTokens + " --verbose").out, "summarise kvg#1 0..16 into state#"));
+  EXPECT_EQ(run_line("show chain --layer mamba2" + kFewTokens).code, kExitFine);
 }
 
 TEST(Linear, CheckSavesInputsAndResults) {
   const std::string folder = ::testing::TempDir() + "linear_" + std::to_string(::getpid());
-  EXPECT_EQ(run_line("check log-step --layer gla" + kSmall + " --dtype bf16 --save " + folder).code, kExitFine);
+  EXPECT_EQ(run_line("check log-step --layer gla" + kFewTokens + " --dtype bf16 --save " + folder).code, kExitFine);
   const std::string inputs = read_file(folder + "/inputs.safetensors"),
                     outputs = read_file(folder + "/outputs.safetensors");
   EXPECT_TRUE(has(inputs, R"("g":{"dtype":"F32","shape":[50,2,4])")) << inputs.substr(0, 400);
   EXPECT_TRUE(has(inputs, R"("v":{"dtype":"BF16","shape":[50,2,6])"));
   EXPECT_TRUE(has(outputs, R"("dg":{"dtype":"F32","shape":[50,2,4])")) << outputs.substr(0, 400);
   EXPECT_FALSE(has(outputs, R"("lse")"));
-  EXPECT_EQ(run_line("check chain --layer rwkv7" + kSmall + " --dtype bf16 --save " + folder).code, kExitFine);
+  EXPECT_EQ(run_line("check chain --layer rwkv7" + kFewTokens + " --dtype bf16 --save " + folder).code, kExitFine);
   EXPECT_TRUE(has(read_file(folder + "/inputs.safetensors"), R"("a":{"dtype":"BF16","shape":[50,2,4])"));
   EXPECT_TRUE(has(read_file(folder + "/outputs.safetensors"), R"("db":{"dtype":"BF16","shape":[50,2,4])"));
-  EXPECT_EQ(run_line("check chain --layer gdn" + kSmall + " --dtype bf16 --save " + folder).code, kExitFine);
+  EXPECT_EQ(run_line("check chain --layer gdn" + kFewTokens + " --dtype bf16 --save " + folder).code, kExitFine);
   EXPECT_TRUE(has(read_file(folder + "/inputs.safetensors"), R"("beta":{"dtype":"F32","shape":[50,2,1])"));
   EXPECT_TRUE(has(read_file(folder + "/outputs.safetensors"), R"("dbeta":{"dtype":"F32","shape":[50,2,1])"));
   std::filesystem::remove_all(folder);
@@ -80,7 +81,7 @@ TEST(Linear, CheckSavesInputsAndResults) {
 
 TEST(Linear, ParametersAreSaved) {
   const std::string folder = ::testing::TempDir() + "linear_u_" + std::to_string(::getpid());
-  EXPECT_EQ(run_line("check chain --layer rwkv6" + kSmall + " --dtype bf16 --save " + folder).code, kExitFine);
+  EXPECT_EQ(run_line("check chain --layer rwkv6" + kFewTokens + " --dtype bf16 --save " + folder).code, kExitFine);
   EXPECT_TRUE(has(read_file(folder + "/inputs.safetensors"), R"("u":{"dtype":"F32","shape":[2,4])"));
   EXPECT_TRUE(has(read_file(folder + "/outputs.safetensors"), R"("du":{"dtype":"F32","shape":[2,4])"));
   std::filesystem::remove_all(folder);
@@ -106,16 +107,19 @@ TEST(Linear, StatesOfDocumentsAreSaved) {
 
 TEST(Linear, SaysWhatDoesNotFit) {
   EXPECT_TRUE(has(complaint("verify ring --final-states --ranks 2 --tokens 20"), "layer softmax has no state"));
-  EXPECT_TRUE(has(complaint("verify ring --layer gla" + kSmall),
+  EXPECT_TRUE(has(complaint("verify ring --layer gla" + kFewTokens),
                   "method ring computes softmax attention, not layer gla; use chain, "));
-  EXPECT_TRUE(has(complaint("verify chain" + kSmall), "chain computes linear layers; give --layer linear, retnet, "));
-  EXPECT_TRUE(has(complaint("verify chain --layer glu" + kSmall), "did you mean 'gla'?"));
-  EXPECT_TRUE(has(complaint("verify chain --layer gla --mask full" + kSmall), "it needs a causal mask"));
-  EXPECT_TRUE(has(complaint("verify chain --layer gla --mask causal+window:8" + kSmall), "it needs a causal mask"));
-  EXPECT_TRUE(has(complaint("verify chain --layer gla --layout striped" + kSmall), "use layout contiguous or zigzag"));
-  EXPECT_TRUE(has(complaint("verify chain --layer gla --kv-heads 1" + kSmall), "kv-heads 1 must equal heads 2"));
-  EXPECT_TRUE(has(complaint("check chain --layer gla --canonical" + kSmall), "no canonical results yet"));
-  EXPECT_TRUE(has(complaint("verify all-scan --layer gla --option blocks=3" + kSmall), "use at most as many blocks"));
+  EXPECT_TRUE(
+      has(complaint("verify chain" + kFewTokens), "chain computes linear layers; give --layer linear, retnet, "));
+  EXPECT_TRUE(has(complaint("verify chain --layer glu" + kFewTokens), "did you mean 'gla'?"));
+  EXPECT_TRUE(has(complaint("verify chain --layer gla --mask full" + kFewTokens), "it needs a causal mask"));
+  EXPECT_TRUE(has(complaint("verify chain --layer gla --mask causal+window:8" + kFewTokens), "it needs a causal mask"));
+  EXPECT_TRUE(
+      has(complaint("verify chain --layer gla --layout striped" + kFewTokens), "use layout contiguous or zigzag"));
+  EXPECT_TRUE(has(complaint("verify chain --layer gla --kv-heads 1" + kFewTokens), "kv-heads 1 must equal heads 2"));
+  EXPECT_TRUE(has(complaint("check chain --layer gla --canonical" + kFewTokens), "no canonical results yet"));
+  EXPECT_TRUE(
+      has(complaint("verify all-scan --layer gla --option blocks=3" + kFewTokens), "use at most as many blocks"));
 }
 
 }  // namespace

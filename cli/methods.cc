@@ -13,7 +13,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-struct Options {
+struct MethodsArguments {
   bool json = false;
 };
 
@@ -85,7 +85,7 @@ std::string as_text() {
          "\nAliases:\n" + aliases;
 }
 
-int run(const Options& options, Context& context) {
+int run(const MethodsArguments& options, Context& context) {
   context.out.write(options.json ? as_json() : as_text());
   return kExitFine;
 }
@@ -93,7 +93,7 @@ int run(const Options& options, Context& context) {
 }  // namespace
 
 Command methods_command() {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<MethodsArguments>();
   Command command("methods", "list the methods and what each can do");
   command.example("weft methods");
   command.example("weft methods --json");

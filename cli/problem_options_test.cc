@@ -16,7 +16,7 @@ ProblemOptions read(const std::vector<std::string>& arguments) {
   return options;
 }
 
-std::string refusal(const std::vector<std::string>& arguments) {
+std::string refusal_of_problem(const std::vector<std::string>& arguments) {
   try {
     read(arguments);
   } catch (const Error& error) {
@@ -72,14 +72,16 @@ TEST(ProblemOptions, KeysOfAnotherSequence) {
   EXPECT_EQ(two.mask(), Mask::cross_documents({5, 2}, {9, 1}));
   EXPECT_EQ(two.kv_lengths(), (std::vector<int64_t>{9, 1}));
   EXPECT_FALSE(read({"--ranks", "2", "--tokens", "5"}).cross());
-  EXPECT_EQ(refusal({"--ranks", "2", "--tokens", "5", "--kv-tokens", "9"}),
+  EXPECT_EQ(refusal_of_problem({"--ranks", "2", "--tokens", "5", "--kv-tokens", "9"}),
             "--mask causal compares positions of one sequence, and keys of --kv-tokens or --kv-docs are another; give "
             "--mask full");
-  EXPECT_EQ(refusal({"--ranks", "2", "--docs", "5,2", "--kv-tokens", "9", "--mask", "full"}),
+  EXPECT_EQ(refusal_of_problem({"--ranks", "2", "--docs", "5,2", "--kv-tokens", "9", "--mask", "full"}),
             "--docs and --kv-docs: 2 query and 1 key documents; give as many of both, the first sees the first");
-  EXPECT_NE(refusal({"--ranks", "2", "--tokens", "5", "--kv-docs", "9", "--kv-tokens", "8", "--mask", "full"}),
-            "accepted");
-  EXPECT_NE(refusal({"--ranks", "2", "--tokens", "5", "--kv-tokens", "2000M", "--heads", "65536", "--mask", "full"}),
+  EXPECT_NE(
+      refusal_of_problem({"--ranks", "2", "--tokens", "5", "--kv-docs", "9", "--kv-tokens", "8", "--mask", "full"}),
+      "accepted");
+  EXPECT_NE(refusal_of_problem(
+                {"--ranks", "2", "--tokens", "5", "--kv-tokens", "2000M", "--heads", "65536", "--mask", "full"}),
             "accepted");
 }
 
@@ -114,8 +116,8 @@ TEST(ProblemOptions, Refusals) {
       {"--ranks", "2", "--tokens", "2000M", "--heads", "65536"},
       {"--ranks", "2", "--tokens", "2000M", "--heads", "8", "--mask", "full", "--head-dim", "1"},
   };
-  for (const auto& arguments : bad) EXPECT_NE(refusal(arguments), "accepted") << join(arguments, " ");
-  EXPECT_EQ(refusal({"--ranks", "2", "--tokens", "8", "--heads", "6", "--kv-heads", "4"}),
+  for (const auto& arguments : bad) EXPECT_NE(refusal_of_problem(arguments), "accepted") << join(arguments, " ");
+  EXPECT_EQ(refusal_of_problem({"--ranks", "2", "--tokens", "8", "--heads", "6", "--kv-heads", "4"}),
             "--heads 6 is not a multiple of --kv-heads 4; each key-value head serves the same "
             "number of query heads");
 }

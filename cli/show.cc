@@ -14,7 +14,7 @@
 namespace weft::cli {
 namespace {
 
-struct Options {
+struct ShowArguments {
   std::string method;
   std::string svg;
   bool verbose = false;
@@ -41,8 +41,8 @@ void list_instructions(const Schedule& schedule, Context& context) {
   }
 }
 
-int run(const Options& given, Context& context) {
-  Options options = given;
+int run(const ShowArguments& given, Context& context) {
+  ShowArguments options = given;
   require_method(options.method, "show");
   options.problem.check();
   if (options.problem.json + options.verbose + !options.svg.empty() > 1) {
@@ -72,7 +72,7 @@ int run(const Options& given, Context& context) {
 }  // namespace
 
 Command show_command() {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ShowArguments>();
   Command command("show", "print or draw the schedule that a method writes");
   command.example("weft show zigzag --ranks 4 --tokens 4096 --mask causal");
   command.example("weft show usp --ranks 4 --tokens 4096 --backward --svg usp.svg");

@@ -22,7 +22,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // Values that were not given keep what a resumed run had, or the trainer's defaults.
-struct Options {
+struct TrainArguments {
   std::string text, out, resume, init, log, method, linear_method, layout, dtype, model, model_config;
   std::map<std::string, std::string> method_options;
   int64_t ranks = 0, tokens = 0, steps = 0, seed = -1, sequences = 0, checkpoint_every = -1, warmup = -1;
@@ -43,7 +43,7 @@ std::string note_of(const TrainOptions& options, const std::string& key) {
   return found == options.notes.end() ? "" : found->second;
 }
 
-TrainOptions train_options(const Options& given) {
+TrainOptions train_options(const TrainArguments& given) {
   TrainOptions options;
   if (!given.resume.empty()) {
     options = options_of_checkpoint(given.resume);
@@ -76,7 +76,7 @@ TrainOptions train_options(const Options& given) {
   return options;
 }
 
-MethodPlanOptions plan_options(const Options& given, TrainOptions& options) {
+MethodPlanOptions plan_options(const TrainArguments& given, TrainOptions& options) {
   const auto choose = [&](const std::string& value, const char* key, const char* fallback) {
     std::string chosen = !value.empty() ? value : note_of(options, key);
     if (chosen.empty()) chosen = fallback;
@@ -182,7 +182,7 @@ std::string summary_text(const TrainOptions& options, const TrainSummary& done, 
          "\nmeasure   weft eval --model " + done.model_folder + " --text " + options.text + "\n";
 }
 
-int run(const Options& given, Context& context) {
+int run(const TrainArguments& given, Context& context) {
   TrainOptions options = train_options(given);
   options.ranks = static_cast<int>(ranks_of(context, given.ranks, options.ranks));
   const bool writes = !context.processes || context.processes->endpoint().rank() == 0;
@@ -226,7 +226,7 @@ int run(const Options& given, Context& context) {
 }  // namespace
 
 Command train_command() {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<TrainArguments>();
   Command command("train", kTrainSummary);
   command.details(
       "Bytes are the tokens; documents are packed without padding. Ranks are threads, or, started by mpirun, one in "

@@ -18,7 +18,7 @@
 namespace weft::cli {
 namespace {
 
-struct Options {
+struct VerifyArguments {
   std::string method;
   std::string file;
   bool large = false;
@@ -28,7 +28,7 @@ struct Options {
 
 using Json = nlohmann::ordered_json;
 
-Report prove(const Schedule& schedule, const Options& options, Context& context) {
+Report prove(const Schedule& schedule, const VerifyArguments& options, Context& context) {
   Progress progress("verify " + schedule.method(), 1000);
   return verify(schedule, {.threads = static_cast<int>(options.threads),
                            .stop = &context.stop,
@@ -53,7 +53,7 @@ Json as_json(const Cost& cost) {
 }
 
 // What a schedule's method says without it; a schedule from a file may be of any method and any options.
-Formula formula_for(const Schedule& schedule, const Options& options) {
+Formula formula_for(const Schedule& schedule, const VerifyArguments& options) {
   if (!options.file.empty()) return no_formula("the schedule comes from a file");
   const Method& method = find_method(schedule.method());
   const MethodOptions method_options(method.name, method.options, options.problem.method_options);
@@ -159,7 +159,7 @@ std::string sentence(std::string reason) {
   return reason + ".\n";
 }
 
-int verify_one(const Schedule& schedule, const Options& options, bool cross, Context& context) {
+int verify_one(const Schedule& schedule, const VerifyArguments& options, bool cross, Context& context) {
   const Report report = prove(schedule, options, context);
   const Formula formula = formula_for(schedule, options);
   if (options.problem.json) {
@@ -175,7 +175,7 @@ int verify_one(const Schedule& schedule, const Options& options, bool cross, Con
   return report.ok() ? kExitFine : kExitWrong;
 }
 
-int verify_all(const Options& options, Context& context) {
+int verify_all(const VerifyArguments& options, Context& context) {
   Json results = Json::array();
   Table table = result_table();
   std::string refusals, problems;
@@ -201,8 +201,8 @@ int verify_all(const Options& options, Context& context) {
   return ok ? kExitFine : kExitWrong;
 }
 
-int run(const Options& given, Context& context) {
-  Options options = given;
+int run(const VerifyArguments& given, Context& context) {
+  VerifyArguments options = given;
   if (!options.file.empty()) {
     if (!options.method.empty()) {
       throw Error(ErrorCode::usage, "a method and --file are both given; the file says which method wrote it");
@@ -229,7 +229,7 @@ int run(const Options& given, Context& context) {
 }  // namespace
 
 Command verify_command() {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<VerifyArguments>();
   Command command("verify", "prove that a schedule is right: coverage, messages, no deadlock, lifetimes");
   command.details(
       "Exit code 0: proved. 1: a problem was found; each is told with rank, instruction and "

@@ -17,10 +17,12 @@ jobs=$(nproc 2>/dev/null || echo 1)
 [ "$jobs" -le 2 ] || jobs=2
 
 # configure FOLDER CMAKE_ARGUMENT...: runs cmake unless the folder is configured with these very arguments.
-# Ninja itself configures again when a CMake file changes.
+# Ninja itself configures again when a CMake file changes. Several sources are compiled at once (a unity build): all of it
+# takes half the time so, and what is left out of a source's includes is found by `make test-full`.
 configure() {
   local folder=$1
   shift
+  set -- -DCMAKE_UNITY_BUILD=ON "$@"
   if [ -f "$folder/build.ninja" ] && [ "$(cat "$folder/weft-arguments" 2>/dev/null)" = "$root $*" ]; then
     return
   fi

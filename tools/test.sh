@@ -2,7 +2,8 @@
 # Builds everything and runs the tests; ctest's summary of the main build comes last.
 #
 #   test.sh         all tests, and under sanitizers the quick part of what has no torch
-#   test.sh full    the same without shortcuts: cross products, and everything without torch under both sanitizers
+#   test.sh full    the same without shortcuts: cross products, everything without torch under both sanitizers, and every
+#                   source compiled by itself
 #
 # Tests see WEFT_TEST_LEVEL: 0 quick (sanitizers in a normal run), 1 normal, 2 full (weft/base/test_level.h).
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -44,6 +45,11 @@ compile build-asan "${asan_targets[@]}"
 say "building the thread sanitizer tests into build-tsan/"
 configure build-tsan -DWEFT_TORCH=OFF -DWEFT_SANITIZE=thread
 compile build-tsan "${tsan_targets[@]}"
+if [ "$mode" = full ]; then
+  say "compiling every source by itself into build-plain/, so that each includes what it uses"
+  configure build-plain -DWEFT_BENCH=ON -DCMAKE_UNITY_BUILD=OFF
+  compile build-plain
+fi
 say "everything is built after $(minutes_since $begin)"
 
 say "running tests under the address and undefined-behaviour sanitizers"

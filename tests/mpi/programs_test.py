@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -75,8 +76,8 @@ class Programs(unittest.TestCase):
         self.assertEqual(done.stderr.count("step 1/4"), 1, done.stderr)
         self.fine(run(ARGUMENTS.program, *first, "--out", threads, "--log", self.folder / "t.log", "--ranks", 3))
         self.expect_same_files(processes, threads)
-        losses = [[(row["step"], row["loss"], row["grad_norm"]) for row in map(json.loads, open(self.folder / name))]
-                  for name in ("p.log", "t.log")]
+        logs = [map(json.loads, (self.folder / name).read_text().splitlines()) for name in ("p.log", "t.log")]
+        losses = [[(row["step"], row["loss"], row["grad_norm"]) for row in log] for log in logs]
         self.assertEqual(len(losses[0]), 4)
         self.assertEqual(losses[0], losses[1])
         more = ["--steps", 6, "--method", "ulysses"]
@@ -144,7 +145,8 @@ class Programs(unittest.TestCase):
         self.assertGreater(min(done["forward_seconds"], done["backward_seconds"], done["efficiency"]), 0)
         self.assertGreater(done["canonical_cost"]["time"], 0)
         table = self.fine(run(*command(2, "bench", "methods", "--methods", "ring,ulysses", "--tokens", 256)))
-        self.assertEqual(table.count("ulysses"), 2)
+        # Rows only: the last line may name a method, too, on a busy machine.
+        self.assertEqual(len(re.findall(r"(?m)^(?:sequence|packed) +ulysses ", table)), 2)
 
     def test_a_killed_rank_ends_the_others(self):
         words = command(3, "bench", "attention", "--tokens", "1K", "--seconds", 100)

@@ -8,6 +8,7 @@ import tempfile
 import traceback
 
 import torch
+import torch._dynamo  # noqa: F401  (seconds, and DDP, FSDP and compilers want it: here once, not in each process)
 import torch.distributed as dist
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "python"))

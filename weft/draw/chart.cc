@@ -25,13 +25,13 @@ constexpr size_t kMostPoints = 2000;  // of one line; more cannot be seen
 std::string line_colour(size_t i) { return oklch(0.58, 0.13, 255 - 115.0 * static_cast<double>(i)); }
 
 // One axis: which values it shows, and where its ticks stand.
-struct Axis {
+struct ChartAxis {
   double low = 0, high = 1;
   bool logarithmic = false;
   std::vector<double> ticks;
 
-  static Axis over(double low, double high, bool logarithmic) {
-    Axis axis{low, high, logarithmic, {}};
+  static ChartAxis over(double low, double high, bool logarithmic) {
+    ChartAxis axis{low, high, logarithmic, {}};
     if (logarithmic) {
       // 1, 2, 5, 10, ... as far as they enclose the values; over many decades only powers of ten.
       const bool wide = high / low > 1e3;
@@ -97,8 +97,8 @@ class Plot {
     empty_ = !(low_x <= high_x);
     if (empty_) low_x = low_y = 0, high_x = high_y = 1;
     logarithmic_ = chart.log_y && low_y > 0;
-    x_ = Axis::over(low_x, high_x, false);
-    y_ = Axis::over(low_y, high_y, logarithmic_);
+    x_ = ChartAxis::over(low_x, high_x, false);
+    y_ = ChartAxis::over(low_y, high_y, logarithmic_);
     x_.low = low_x < high_x ? low_x : x_.low;  // lines begin and end at the frame
     x_.high = low_x < high_x ? high_x : x_.high;
   }
@@ -178,7 +178,7 @@ class Plot {
 
   const Chart& chart_;
   Canvas canvas_;
-  Axis x_, y_;
+  ChartAxis x_, y_;
   bool empty_ = false, logarithmic_ = false;
 };
 

@@ -4,8 +4,6 @@
 namespace weft::execute_internal {
 namespace {
 
-constexpr Fields kPartial = Field::out | Field::lse;
-
 // By how many rows `part` lies further down among `to` than among `from`, if everywhere by as many.
 std::optional<int64_t> constant_shift(const SetPool& sets, SetId part, SetId from, SetId to) {
   if (from == to) return 0;
@@ -29,7 +27,7 @@ void Run::attend(const Instruction& i) {
         continue;
       }
       into = &accumulator(target, "attend: partial");
-      if (target.fields != kPartial) refuse("the target holds " + to_string(target.fields));
+      if (target.fields != kPartialFields) refuse("the target holds " + to_string(target.fields));
       break;
     }
     if (!into) refuse("no partial result for queries " + describe(q));
@@ -294,7 +292,7 @@ void Run::finish(const Instruction& i) {
   }
   fill_identity(from);
   write(to, targets[0]);
-  if (from.all.fields == kPartial) {
+  if (from.all.fields == kPartialFields) {
     finish_partial(to, from, targets[0]);
   } else {
     convert(to, from, targets[0]);
@@ -307,7 +305,7 @@ void Run::combine(const Instruction& i) {
   const RankValue& from = accumulator(sources[0], "source");
   RankValue& to = accumulator(targets[0], "target");
   need_same_rows(sources[0], targets[0], name_of(i.op));
-  if (sources[0].fields != targets[0].fields || (targets[0].fields == kPartial) != (i.op == Op::merge) ||
+  if (sources[0].fields != targets[0].fields || (targets[0].fields == kPartialFields) != (i.op == Op::merge) ||
       !(targets[0].fields & kScoreFields).empty()) {
     refuse("partial results merge, sums add; these are " + to_string(sources[0].fields) + " and " +
            to_string(targets[0].fields));

@@ -6,7 +6,6 @@
 namespace weft::execute_internal {
 namespace {
 
-constexpr Fields kPartial = Field::out | Field::lse;
 constexpr ValueId kNeverDropped{0xffffffffu};
 
 }  // namespace
@@ -57,7 +56,7 @@ void Run::check_parts(std::span<const Part> out, std::span<const Part> in) {
   for (const Part& part : in) {
     check(part, "receive");
     RankValue& value = find(part.slice, "receive");
-    const bool partial = part.slice.fields == kPartial;
+    const bool partial = part.slice.fields == kPartialFields;
     if (part.combine != Combine::copy && (value.form == Form::whole || partial != (part.combine == Combine::merge))) {
       refuse(std::string("receive: ") + name_of(part.combine) + " of " + to_string(part.slice.fields) +
              "; partial results merge, sums add, whole values are copied");

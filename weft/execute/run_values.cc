@@ -7,7 +7,6 @@
 namespace weft::execute_internal {
 namespace {
 
-constexpr Fields kPartial = Field::out | Field::lse;
 constexpr size_t kMaxValues = 1u << 24;
 
 bool is_key_side(Fields fields) { return !(fields & kKeyFields).empty(); }

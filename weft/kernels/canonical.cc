@@ -46,13 +46,6 @@ void with_bins(DType type, F&& f) {
   f(std::integral_constant<int, 3>());
 }
 
-template <typename F>
-void for_each_row(const Shape& shape, F&& f) {
-  for (int64_t row = 0; row < shape.rows; ++row) {
-    for (int64_t head = 0; head < shape.heads; ++head) f(row, head);
-  }
-}
-
 template <int kBins>
 void shift_row(int64_t* row, int64_t columns, int64_t bins) {
   if (bins == 0) return;

@@ -31,9 +31,9 @@ void add_sums(const TileOps& ops, const float* from, bool finite, double factor,
 
 // Many tiles of keys are packed at once, and each few queries meet all of them in turn, so that their sums, which are large,
 // stay in the cache.
-class Forward {
+class CanonicalForward {
  public:
-  Forward(const TileOps& ops, const AttendArgs& args)
+  CanonicalForward(const TileOps& ops, const AttendArgs& args)
       : ops_(ops), args_(args), scratch_(thread_scratch()), padded_v_(round_up(args.dim_v, ops.panel)) {}
 
   void run() {
@@ -153,9 +153,10 @@ class Forward {
 
 // ---- backward
 
-class Backward {
+class CanonicalBackward {
  public:
-  Backward(const TileOps& ops, const AttendBackwardArgs& args) : ops_(ops), args_(args), scratch_(thread_scratch()) {}
+  CanonicalBackward(const TileOps& ops, const AttendBackwardArgs& args)
+      : ops_(ops), args_(args), scratch_(thread_scratch()) {}
 
   void run() {
     for (const HeadGroup& group : group_heads(args_.kv_head)) {
@@ -314,7 +315,9 @@ class Backward {
 
 }  // namespace
 
-void canonical_cpu_attend(const TileOps& ops, const AttendArgs& args) { Forward(ops, args).run(); }
-void canonical_cpu_attend_backward(const TileOps& ops, const AttendBackwardArgs& args) { Backward(ops, args).run(); }
+void canonical_cpu_attend(const TileOps& ops, const AttendArgs& args) { CanonicalForward(ops, args).run(); }
+void canonical_cpu_attend_backward(const TileOps& ops, const AttendBackwardArgs& args) {
+  CanonicalBackward(ops, args).run();
+}
 
 }  // namespace weft::kernels

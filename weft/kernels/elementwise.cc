@@ -31,14 +31,6 @@ Shape joined(Shape shape, std::initializer_list<ConstView> views) {
   return shape;
 }
 
-// Calls body(row, head) for every row and head, heads inside.
-template <typename Body>
-void for_each_row(const Shape& shape, Body body) {
-  for (int64_t row = 0; row < shape.rows; ++row) {
-    for (int64_t head = 0; head < shape.heads; ++head) body(row, head);
-  }
-}
-
 }  // namespace
 
 void cpu_prepare_backward(const TileOps& ops, View delta, ConstView out, ConstView dout, ConstView dlse, Shape shape) {

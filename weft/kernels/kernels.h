@@ -106,6 +106,14 @@ struct Shape {
   int64_t columns = 0;
 };
 
+// Calls body(row, head) for every row and head, heads inside.
+template <typename Body>
+void for_each_row(const Shape& shape, const Body& body) {
+  for (int64_t row = 0; row < shape.rows; ++row) {
+    for (int64_t head = 0; head < shape.heads; ++head) body(row, head);
+  }
+}
+
 // One implementation of every kernel for one device. Stateless and safe to use from several threads at once.
 class KernelSet {
  public:

@@ -64,9 +64,9 @@ struct Tokens {
   }
 };
 
-struct Block {
+struct Buffer {
   std::vector<double> data;
-  explicit Block(int64_t size) : data(static_cast<size_t>(size), 0.0) {}
+  explicit Buffer(int64_t size) : data(static_cast<size_t>(size), 0.0) {}
   View view(int64_t width, int64_t row = 0) { return {data.data() + row * width, DType::fp64, width, width}; }
 };
 
@@ -93,11 +93,11 @@ TEST(Recurrence, PartsOfARunAddUp) {
     for (const int64_t cut : {1, 16, 64, 77, 149}) {
       const TokenRun all = t.run(0, t.rows), left = t.run(0, cut), right = t.run(cut, t.rows);
       const int64_t size = t.dim * t.dim_v, columns = std::max<int64_t>(1, t.gates);
-      Block state(size), dstate(size);
+      Buffer state(size), dstate(size);
       summarise(left, state.view(size));
       summarise_backward(right, Tokens::view(t.dout, cut, t.dim_v), {}, dstate.view(size));
 
-      Block out(t.rows * t.dim_v), parts(t.rows * t.dim_v);
+      Buffer out(t.rows * t.dim_v), parts(t.rows * t.dim_v);
       scan(all, out.view(t.dim_v), {});
       scan(left, parts.view(t.dim_v), {});
       scan(right, parts.view(t.dim_v, cut), {});
@@ -106,7 +106,7 @@ TEST(Recurrence, PartsOfARunAddUp) {
 
       const ConstView dout = Tokens::view(t.dout, 0, t.dim_v), dout_right = Tokens::view(t.dout, cut, t.dim_v);
       struct Sums {
-        Block dq, dk, dv, dg, dbeta, da, db;
+        Buffer dq, dk, dv, dg, dbeta, da, db;
         Sums(const Tokens& at, int64_t gates)
             : dq(at.rows * at.dim),
               dk(dq),
@@ -148,17 +148,17 @@ TEST(Recurrence, MapsCompose) {
     const bool mixes = t.mixing != Mixing::none;
     const TokenRun all = t.run(0, t.rows), left = t.run(0, cut), right = t.run(cut, t.rows);
     const auto summary = [&](const TokenRun& run) {
-      Block to(size);
+      Buffer to(size);
       summarise(run, to.view(size));
       return to;
     };
     const auto passed = [&](const TokenRun& run) {
-      Block to(columns);
+      Buffer to(columns);
       transition(run, to.view(columns));
       return to;
     };
-    Block earlier = summary(left), later = summary(right), joined(size);
-    Block first = passed(left), second = passed(right), both(columns);
+    Buffer earlier = summary(left), later = summary(right), joined(size);
+    Buffer first = passed(left), second = passed(right), both(columns);
     compose_states({.near = earlier.view(size),
                     .far = later.view(size),
                     .transition = t.gates == 0 && !mixes ? ConstView{} : ConstView(second.view(columns)),
@@ -180,7 +180,7 @@ TEST(Recurrence, GradientsPassByTheTransposedTransition) {
     const int64_t size = t.dim * t.dim_v, cut = 61;
     const bool mixes = t.mixing != Mixing::none;
     const TokenRun all = t.run(0, t.rows), left = t.run(0, cut), right = t.run(cut, t.rows);
-    Block whole(size), near(size), far(size), joined(size), passed(t.passed());
+    Buffer whole(size), near(size), far(size), joined(size), passed(t.passed());
     summarise_backward(all, Tokens::view(t.dout, 0, t.dim_v), {}, whole.view(size));
     summarise_backward(left, Tokens::view(t.dout, 0, t.dim_v), {}, far.view(size));
     summarise_backward(right, Tokens::view(t.dout, cut, t.dim_v), {}, near.view(size));
@@ -205,7 +205,7 @@ TEST(Recurrence, SummariseBackwardIsTheAdjoint) {
     const int64_t size = t.dim * t.dim_v;
     const TokenRun run = t.run(0, t.rows);
     Random random(4, 0);
-    Block entering(size), gradient(size), out(t.rows * t.dim_v);
+    Buffer entering(size), gradient(size), out(t.rows * t.dim_v);
     for (double& x : entering.data) x = random.normal();
     apply_state(run, entering.view(size), out.view(t.dim_v), {});
     summarise_backward(run, Tokens::view(t.dout, 0, t.dim_v), {}, gradient.view(size));
@@ -222,7 +222,7 @@ TEST(Recurrence, DocumentsReset) {
   const int64_t size = t.dim * t.dim_v, start = 17;
   const std::vector<int64_t> starts = {start};
   const TokenRun run = t.run(0, 40, starts);
-  Block state(size), alone(size), passed(3), gradient(size), head(size);
+  Buffer state(size), alone(size), passed(3), gradient(size), head(size);
   summarise(run, state.view(size));
   summarise(t.run(start, 40), alone.view(size));
   EXPECT_EQ(state.data, alone.data);

@@ -8,7 +8,7 @@
 namespace weft {
 namespace {
 
-constexpr MaskRule kRules[] = {{}, {.causal = true}, {.window = 40}, {.causal = true, .window = 100}};
+constexpr MaskRule kPlacedRules[] = {{}, {.causal = true}, {.window = 40}, {.causal = true, .window = 100}};
 
 std::vector<Range> cuts(int64_t tokens, int64_t size) {
   std::vector<Range> cuts;
@@ -17,7 +17,7 @@ std::vector<Range> cuts(int64_t tokens, int64_t size) {
 }
 
 // Most documents short, a few long, none with more than a quarter of the tokens.
-std::vector<int64_t> long_tail(Random& random, int64_t tokens) {
+std::vector<int64_t> capped_long_tail(Random& random, int64_t tokens) {
   std::vector<int64_t> lengths;
   for (int64_t left = tokens; left > 0; left -= lengths.back()) {
     const int64_t length = random.uniform(1, 2 + (int64_t{1} << random.uniform(0, random.uniform(1, 13))));
@@ -31,7 +31,7 @@ TEST(Placement, CostIsWhatRanksNeedOfEachOther) {
   Random random(3);
   for (int trial = 0; trial < 200; ++trial) {
     const std::vector<int64_t> lengths = random_lengths(random, random.uniform(1, 150));
-    const Mask mask = Mask::documents(lengths, kRules[trial % 4]);
+    const Mask mask = Mask::documents(lengths, kPlacedRules[trial % 4]);
     const int ranks = static_cast<int>(random.uniform(1, 7));
     const Layout layout = Layout::from_runs(mask.keys(), random_runs(random, mask.keys(), ranks));
     const AllowedPairs pairs(mask, layout.axis(), layout.axis());
@@ -69,8 +69,8 @@ TEST(Placement, NothingKnownIsBetter) {
   Random random(4);
   for (int trial = 0; trial < 60; ++trial) {
     const int ranks = static_cast<int>(random.uniform(1, 13));
-    const std::vector<int64_t> lengths = long_tail(random, random.uniform(1, 9000));
-    const MaskRule rule = kRules[trial % 4];
+    const std::vector<int64_t> lengths = capped_long_tail(random, random.uniform(1, 9000));
+    const MaskRule rule = kPlacedRules[trial % 4];
     const Mask mask = Mask::documents(lengths, rule);
     const int64_t size = std::max<int64_t>(1, mask.keys() / ranks / random.uniform(1, 20));
     const std::vector<Range> chunks = cuts(mask.keys(), size);
@@ -96,8 +96,8 @@ TEST(Placement, TrafficFallsFarForLongTails) {
   Random random(5);
   for (int trial = 0; trial < 8; ++trial) {
     const int ranks = trial % 2 == 0 ? 8 : 16;
-    const std::vector<int64_t> lengths = long_tail(random, ranks * 4096);
-    const Mask mask = Mask::documents(lengths, kRules[trial / 2]);
+    const std::vector<int64_t> lengths = capped_long_tail(random, ranks * 4096);
+    const Mask mask = Mask::documents(lengths, kPlacedRules[trial / 2]);
     const std::vector<Range> chunks = cuts(mask.keys(), 256);
     const int64_t near = cost_of(mask, place_by_traffic(mask, lengths, chunks, ranks, 5)).rows;
     EXPECT_LE(3 * near, cost_of(mask, place_by_work(mask, chunks, ranks)).rows) << trial;

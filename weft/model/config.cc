@@ -17,9 +17,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // Reads fields of one JSON object; messages name the file and the field.
-class Fields {
+class ConfigFields {
  public:
-  Fields(const Json& object, std::string path) : object_(object), path_(std::move(path)) {
+  ConfigFields(const Json& object, std::string path) : object_(object), path_(std::move(path)) {
     if (!object.is_object()) throw malformed("is not a JSON object");
   }
 
@@ -69,11 +69,11 @@ class Fields {
 };
 
 // transformers 4 writes rope_theta beside rope_scaling, version 5 both inside rope_parameters.
-void read_rope(const Fields& fields, const std::string& path, ModelConfig& config) {
+void read_rope(const ConfigFields& fields, const std::string& path, ModelConfig& config) {
   config.rope_theta = fields.number("rope_theta", 10000);
   for (const char* key : {"rope_scaling", "rope_parameters"}) {
     if (!fields.has(key)) continue;
-    const Fields rope(fields.at(key), path + " " + key);
+    const ConfigFields rope(fields.at(key), path + " " + key);
     config.rope_theta = rope.number("rope_theta", config.rope_theta);
     if (rope.number("partial_rotary_factor", 1) != 1) {
       throw rope.unsupported("partial_rotary_factor; only whole heads are rotated here");
@@ -101,7 +101,7 @@ constexpr const char* kLinear = "linear_attention";
 constexpr const char* kFull = "full_attention";
 
 // Which layers are linear: listed one by one, or all but every n-th.
-std::vector<bool> read_layer_types(const Fields& fields, int64_t layers) {
+std::vector<bool> read_layer_types(const ConfigFields& fields, int64_t layers) {
   std::vector<bool> linear;
   if (fields.has("layer_types")) {
     for (const Json& type : fields.at("layer_types")) {
@@ -120,7 +120,7 @@ std::vector<bool> read_layer_types(const Fields& fields, int64_t layers) {
   return linear;
 }
 
-void read_linear(const Fields& fields, ModelConfig& config) {
+void read_linear(const ConfigFields& fields, ModelConfig& config) {
   if (fields.text("model_type", "llama") != kHybrid) return;
   LinearConfig& linear = config.linear.emplace();
   linear.layer = layer_of(fields.text("linear_layer", "gdn"));
@@ -138,7 +138,7 @@ void read_linear(const Fields& fields, ModelConfig& config) {
   config.linear_layers = read_layer_types(fields, config.num_hidden_layers);
 }
 
-void refuse_the_rest(const Fields& fields) {
+void refuse_the_rest(const ConfigFields& fields) {
   const std::string type = fields.text("model_type", "llama");
   if (type != "llama" && type != kHybrid) {
     throw fields.unsupported("model_type " + in_quotes(type) + "; llama and " + kHybrid + " are supported");
@@ -294,7 +294,7 @@ ModelConfig model_preset(std::string_view name) {
 ModelConfig parse_config(std::string_view json, const std::string& path) {
   const Json document = Json::parse(json, nullptr, /*allow_exceptions=*/false);
   if (document.is_discarded()) throw Error(ErrorCode::format, path + " is not correct JSON");
-  const Fields fields(document, path);
+  const ConfigFields fields(document, path);
   refuse_the_rest(fields);
   ModelConfig config;
   config.vocab_size = fields.integer("vocab_size");

@@ -90,6 +90,8 @@ class Fields {
 };
 constexpr Fields operator|(Field a, Field b) { return Fields(a) | Fields(b); }
 
+// What attention to some of the keys gives: two of them merge.
+inline constexpr Fields kPartialFields = Field::out | Field::lse;
 // A value holds one of these by itself; it stays on its rank.
 inline constexpr Fields kScoreFields = Field::scores | Field::probs | Field::dprobs | Field::dscores;
 // These have rows for some tokens only, the first or last ones of documents; a value holds one of them by itself.
@@ -134,9 +136,8 @@ constexpr bool may_hold(Form form, Fields fields) {
     const auto& alone = form == Form::accumulating ? kSums : kWhole;
     return fields == Fields(alone[0]) || fields == Fields(alone[1]);
   }
-  constexpr Fields kPartial = Field::out | Field::lse;
-  return form == Form::whole || fields == kPartial || fields == Fields(Field::out) || fields == Fields(Field::dq) ||
-         kKeyGradients.includes(fields);
+  return form == Form::whole || fields == kPartialFields || fields == Fields(Field::out) ||
+         fields == Fields(Field::dq) || kKeyGradients.includes(fields);
 }
 
 // Attention, or a linear layer, apart from its tokens: what one row holds, and what is asked for.

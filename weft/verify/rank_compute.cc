@@ -6,11 +6,7 @@
 #include "weft/verify/rank_run.h"
 
 namespace weft::verify_internal {
-namespace {
-
-constexpr Fields kPartial = Field::out | Field::lse;
-
-}  // namespace
+namespace {}  // namespace
 
 // Calls f(set) for groups of slices without a token in common, each as one set: many keys join what their queries hold
 // at once. Tokens that come twice come in two groups.
@@ -49,7 +45,7 @@ void RankRun::attend(const Instruction& i) {
     for (const Slice& target : block_.targets(i)) {
       if (!pool_.includes(target.tokens, q.tokens) || !pool_.includes(target.heads, q.heads)) continue;
       into = accumulator(target, "attend: partial");
-      if (into && target.fields != kPartial) {
+      if (into && target.fields != kPartialFields) {
         note("operand", "attend: the target holds " + to_string(target.fields) + ", not out+lse");
         into = nullptr;
       }
@@ -69,7 +65,7 @@ void RankRun::attend(const Instruction& i) {
                                " are attended twice");
         }
       });
-      if (trace_ && trace_->concerns(kPartial, pool_, q.heads, q.tokens, group)) {
+      if (trace_ && trace_->concerns(kPartialFields, pool_, q.heads, q.tokens, group)) {
         trace_->events.push_back({rank_, instruction(), "attended"});
       }
     });
@@ -265,7 +261,7 @@ void RankRun::combine(const Instruction& i) {
   ValueState* from = accumulator(sources[0], "source");
   ValueState* to = accumulator(targets[0], "target");
   if (!from || !to || !same_rows(sources[0], targets[0], name_of(i.op))) return;
-  if ((targets[0].fields == kPartial) != (i.op == Op::merge) || !(targets[0].fields & kScoreFields).empty()) {
+  if ((targets[0].fields == kPartialFields) != (i.op == Op::merge) || !(targets[0].fields & kScoreFields).empty()) {
     return note("operand", std::string(name_of(i.op)) + " of " + to_string(targets[0].fields) +
                                "; partial results merge, sums add");
   }

@@ -5,8 +5,6 @@
 namespace weft::verify_internal {
 namespace {
 
-constexpr Fields kPartial = Field::out | Field::lse;
-
 bool works_on_pairs(Op op) {
   return op == Op::attend || op == Op::attend_backward || op == Op::score || op == Op::score_backward ||
          op == Op::weigh || op == Op::weigh_backward || op == Op::scan || op == Op::scan_backward;
@@ -218,7 +216,7 @@ void RankRun::create(const Instruction& i) {
     if (!pool_.includes(rows_of_caller(slice.fields), slice.tokens)) {
       note("operand", "the caller gives only this rank's own tokens, not " + to_string(pool_[slice.tokens]));
     }
-    const Fields produced = slice.fields & kPartial;
+    const Fields produced = slice.fields & kPartialFields;
     if (!produced.empty() && !results_.covers(pool_, {slice.value, slice.tokens, slice.heads, produced})) {
       note("operand", "backward asks for " + to_string(produced) + ", which forward did not give as a result");
     }

@@ -32,11 +32,6 @@ class Distances {
   int64_t ranks_;
 };
 
-// One phase of a rank: bytes of blocks that come, of their sums in memory, on the way, and packed for it.
-struct Side {
-  int64_t block, sums, sent, packed;
-};
-
 class LightSeqPhase {
  public:
   LightSeqPhase(const Shares& shares, Side queries, Side keys)

@@ -6,11 +6,6 @@
 namespace weft::methods {
 namespace {
 
-// Bytes of a row of what is fetched, of its sums in memory, on the way home, and packed for it.
-struct Side {
-  int64_t block, sums, sent, packed;
-};
-
 // Blocks of one rank (u, v) of a grid of `height` rows and `width` columns.
 class Tile {
  public:

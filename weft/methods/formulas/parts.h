@@ -78,4 +78,10 @@ struct RowBytes {
   int64_t backward_inputs() const { return q + kv + out + dout + delta + dq; }
 };
 
+// What travels and what is summed on one side, in bytes of a row: the block that comes, its sums in memory, on their way
+// home, and packed for it.
+struct Side {
+  int64_t block, sums, sent, packed;
+};
+
 }  // namespace weft::methods
