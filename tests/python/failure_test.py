@@ -50,7 +50,7 @@ def silent(rank, ranks, method):
     return error_of(lambda: weft.attention(q, k, v, plan))
 
 
-def refuses(rank, ranks):
+def refuses(rank, ranks, late=0):
     plan = weft.plan(tokens=64, heads=2, head_dim=8, method="zigzag")
     q, k, v = tensors(plan, 64)
     # All ranks alike: nothing is lost.
@@ -60,6 +60,7 @@ def refuses(rank, ranks):
     weft.attention(q, k, v, plan)
     if rank == 0:
         return error_of(lambda: weft.attention(q, k, v[..., :4], plan), ValueError)
+    time.sleep(late)
     return error_of(lambda: weft.attention(q, k, v, plan))
 
 
@@ -153,7 +154,10 @@ class Failure(unittest.TestCase):
                 self.assertRegex(text, r"rank \d, instruction \d+ .*rank 2")
 
     def test_a_rank_refuses(self):
-        mine, *others = run(3, refuses)
+        for late in (0, 0.5):  # then the one that refused has ended, and its connections are closed
+            self.check_refusal(*run(3, refuses, late))
+
+    def check_refusal(self, mine, *others):
         self.assertIn("v is [1, ", mine)
         for text in others:
             self.assertIn("rank 0 did not go through with the call", text)

@@ -194,7 +194,7 @@ class Together {
   const bool on_;
 };
 
-std::unique_ptr<Pending> RealEndpoint::post(Transfer transfer) {
+std::unique_ptr<Pending> RealEndpoint::post(Transfer transfer) try {
   const auto group = state_->group();
   const Memory& memory = *transfer.memory;
   auto pending = std::make_unique<GroupPending>(*this, memory, std::move(transfer.receive));
@@ -238,6 +238,10 @@ std::unique_ptr<Pending> RealEndpoint::post(Transfer transfer) {
     for (Packet& packet : pending->leaving) packet.work = all;
   }
   return pending;
+} catch (const Error&) {
+  throw;
+} catch (const std::exception& error) {  // a connection that its peer has closed refuses at once
+  state_->give_up("the messages of an exchange", error.what());
 }
 
 }  // namespace

@@ -61,15 +61,17 @@ GroupState::~GroupState() {
 }
 
 c10::intrusive_ptr<c10d::ProcessGroup> GroupState::group() const {
-  {
-    const std::lock_guard lock(mutex_);
-    if (!failure_.empty()) throw_failure();
-  }
+  throw_if_failed();
   auto group = resolve(name_);
   if (group->getID() != id_) {
     throw Error(ErrorCode::usage, "process group '" + name_ + "' was made anew; make the plan anew too");
   }
   return group;
+}
+
+void GroupState::throw_if_failed() const {
+  const std::lock_guard lock(mutex_);
+  if (!failure_.empty()) throw_failure();
 }
 
 void GroupState::throw_failure() const {
@@ -89,17 +91,21 @@ void GroupState::wait(c10d::Work& work, const std::string& what, int64_t timeout
   try {
     done = work.wait(timeout < 0 ? kNoTimeout : std::chrono::milliseconds(timeout));
   } catch (const std::exception& error) {
-    trouble = first_line(error.what());
+    trouble = error.what();
   }
-  std::unique_lock lock(mutex_);
-  waited_for_.erase(&work);
-  if (done) return;
-  if (!failure_.empty()) throw_failure();
-  lock.unlock();
+  {
+    const std::lock_guard lock(mutex_);
+    waited_for_.erase(&work);
+  }
+  if (!done) give_up(what, trouble);
+}
+
+void GroupState::give_up(const std::string& what, const std::string& trouble) {
+  throw_if_failed();
   look_for_note();  // who is gone may have said why
-  lock.lock();
-  if (!failure_.empty()) throw_failure();
-  throw Error(ErrorCode::io, what + " did not come through: " + (trouble.empty() ? "aborted" : trouble));
+  throw_if_failed();
+  throw Error(ErrorCode::io,
+              what + " did not come through: " + (trouble.empty() ? "aborted" : first_line(trouble.c_str())));
 }
 
 void GroupState::record(const std::string& text) noexcept {

@@ -39,6 +39,8 @@ class GroupState {
 
   // Waits for one operation. `what` says for errors what it was; `timeout` in milliseconds, below 0: the group's own.
   void wait(c10d::Work& work, const std::string& what, int64_t timeout);
+  // Throws why `what` did not come through: what a rank that is gone has left in a note, or else `trouble`.
+  [[noreturn]] void give_up(const std::string& what, const std::string& trouble);
   // The first failure is kept, here and, in a note, by all ranks.
   void fail(const std::string& text) noexcept;
   // What all ranks, each with its own text, give for a key.
@@ -56,7 +58,8 @@ class GroupState {
   // Fails when some rank has left a note, for all or for the call that this rank is in.
   void look_for_note();
   void record(const std::string& text) noexcept;
-  [[noreturn]] void throw_failure() const;
+  void throw_if_failed() const;
+  [[noreturn]] void throw_failure() const;  // of failure_, which is there; under the lock
 
   std::string name_;
   int64_t id_;
