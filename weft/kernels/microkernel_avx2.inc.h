@@ -8,6 +8,7 @@ namespace {
 
 // Row r of step u: c[r][j] += a[u * step + r * row] * b[u][j], offsets of a in bytes. Two registers in turn, so that a
 // broadcast need not wait for the products of the one before.
+// clang-format off
 #define WEFT_ROW(step, row, u, r, x)                                                                            \
   "vbroadcastss " #step "*" #u "+" #row "*" #r "(%[a]), %%ymm" #x "\n\tvfmadd231ps %%ymm12, %%ymm" #x ", %[c" #r \
   "0]\n\tvfmadd231ps %%ymm13, %%ymm" #x ", %[c" #r "1]\n\t"
@@ -25,6 +26,7 @@ namespace {
                  [a] "+r"(a), [b] "+r"(b)                                                                      \
                : [end] "r"(end)                                                                                \
                : "xmm12", "xmm13", "xmm14", "xmm15", "memory", "cc")
+// clang-format on
 
 WEFT_INLINE void multiply(Tile& c, const float* a, const float* b, int64_t depth) {
   const float* const end = b + depth / 4 * 4 * kStrip;
