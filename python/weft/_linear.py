@@ -10,6 +10,7 @@ from weft._attention import Layout
 from weft._plan import Layer, Plan
 
 _NUMBERS = ("mamba2", "gdn")  # g is a number for each token and head
+_attend = torch.ops.weft.linear_attention.default  # looked up once, as in _attention
 
 
 @overload
@@ -87,8 +88,8 @@ def linear_attention(layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Te
         beta = beta.unsqueeze(-1)
     if initial_state is not None and layout == "thd":
         initial_state = initial_state.unsqueeze(0)
-    out, state = torch.ops.weft.linear_attention(q, k, v, g, beta, a, b, u, initial_state, plan.handle,
-                                                 0.0 if scale is None else float(scale), return_final_state)
+    out, state = _attend(q, k, v, g, beta, a, b, u, initial_state, plan.handle, 0.0 if scale is None else float(scale),
+                         return_final_state)
     if layout == "thd":
         out = out.squeeze(0)
     elif layout == "bhtd":

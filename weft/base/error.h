@@ -7,6 +7,7 @@
 //   WEFT_CHECK(sent == received);   // a bug in weft if it fails
 #pragma once
 
+#include <exception>
 #include <stdexcept>
 #include <string>
 
@@ -31,6 +32,9 @@ class Error : public std::runtime_error {
  private:
   ErrorCode code_;
 };
+
+// Whether it only says that something else failed: an Error(stopped).
+bool is_stopped(const std::exception_ptr& error) noexcept;
 
 namespace internal {
 [[noreturn]] void check_failed(const char* condition, const char* file, int line);

@@ -7,6 +7,7 @@
 namespace weft {
 
 const ConstTensor* Inputs::of(Field field) const { return member_of(*this, field); }
+ConstTensor* Inputs::of(Field field) { return member_of(*this, field); }
 
 void** Destinations::place_of(Field field) { return member_of(*this, field); }
 

@@ -23,7 +23,6 @@
 
 #include <functional>
 #include <memory>
-#include <utility>
 
 #include "weft/execute/buffer_pool.h"
 #include "weft/kernels/kernels.h"
@@ -56,7 +55,7 @@ struct Inputs {
 
   // Null for a field that no caller gives.
   const ConstTensor* of(Field field) const;
-  ConstTensor* of(Field field) { return const_cast<ConstTensor*>(std::as_const(*this).of(field)); }
+  ConstTensor* of(Field field);
 };
 
 // Where results go. Null: the execution provides the memory.

@@ -23,16 +23,6 @@ void check(int result, const std::string& what) {
   throw Error(ErrorCode::io, what + ": " + std::string(text, static_cast<size_t>(length)));
 }
 
-bool is_stopped(const std::exception_ptr& error) {
-  try {
-    std::rethrow_exception(error);
-  } catch (const Error& thrown) {
-    return thrown.code() == ErrorCode::stopped;
-  } catch (...) {
-    return false;
-  }
-}
-
 // A note is the code of the error and its text.
 std::string note_of(const std::exception_ptr& error) {
   try {

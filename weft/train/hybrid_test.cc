@@ -6,15 +6,12 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cmath>
-#include <filesystem>
 #include <numeric>
 
 #include "weft/base/random.h"
 #include "weft/base/test_level.h"
-#include "weft/files/atomic_file.h"
 #include "weft/methods/registry.h"
 #include "weft/model/llama.h"
 #include "weft/torch/testing.h"
@@ -22,12 +19,11 @@
 #include "weft/train/local_rows.h"
 #include "weft/train/method_plan.h"
 #include "weft/train/ranks.h"
+#include "weft/train/testing.h"
 #include "weft/train/trainer.h"
 
 namespace weft {
 namespace {
-
-namespace fs = std::filesystem;
 
 // Everything on one rank, plainly.
 class LoopPlan : public SequencePlan {
@@ -62,20 +58,9 @@ ModelConfig hybrid_model(Layer layer) {
   return config;
 }
 
-class Hybrids : public ::testing::Test {
+class Hybrids : public LetterFolder {
  protected:
-  Hybrids() {
-    folder_ = ::testing::TempDir() + "hybrid_test_" + std::to_string(::getpid());
-    fs::remove_all(folder_);
-    make_folder(folder_ + "/text");
-    Random random(3);
-    for (int document = 0; document < 40; ++document) {
-      std::string text;
-      for (int64_t n = 1 + random.uniform(60); n > 0; --n) text += static_cast<char>('a' + random.uniform(20));
-      write_file(folder_ + "/text/" + std::to_string(document), text);
-    }
-  }
-  ~Hybrids() override { fs::remove_all(folder_); }
+  Hybrids() : LetterFolder("hybrid_test", 60) {}
 
   TrainOptions options(Layer layer, int ranks, int64_t steps) const {
     TrainOptions options;
@@ -97,8 +82,6 @@ class Hybrids : public ::testing::Test {
         options, factory, [&](const StepReport& r) { result.push_back(r.loss); }, stop);
     return result;
   }
-
-  std::string folder_;
 };
 
 TEST_F(Hybrids, LossesAreThoseOfOneRankTokenByToken) {

@@ -4,39 +4,23 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <filesystem>
 #include <thread>
 
 #include "weft/base/error.h"
-#include "weft/base/random.h"
 #include "weft/base/test_level.h"
-#include "weft/files/atomic_file.h"
 #include "weft/methods/registry.h"
 #include "weft/train/evaluate.h"
 #include "weft/train/ranks.h"
+#include "weft/train/testing.h"
 #include "weft/train/trainer.h"
 
 namespace weft {
 namespace {
 
-namespace fs = std::filesystem;
-
-class MethodPlans : public ::testing::Test {
+class MethodPlans : public LetterFolder {
  protected:
-  MethodPlans() {
-    folder_ = ::testing::TempDir() + "method_plan_test_" + std::to_string(::getpid());
-    fs::remove_all(folder_);
-    make_folder(folder_ + "/text");
-    Random random(3);
-    for (int document = 0; document < 40; ++document) {
-      std::string text;
-      for (int64_t n = 1 + random.uniform(120); n > 0; --n) text += static_cast<char>('a' + random.uniform(20));
-      write_file(folder_ + "/text/" + std::to_string(document), text);
-    }
-  }
-  ~MethodPlans() override { fs::remove_all(folder_); }
+  MethodPlans() : LetterFolder("method_plan_test", 120) {}
 
   std::vector<double> losses(const PlanFactory& factory, int ranks, int64_t steps) {
     TrainOptions options;
@@ -52,8 +36,6 @@ class MethodPlans : public ::testing::Test {
         options, factory, [&](const StepReport& r) { result.push_back(r.loss); }, stop);
     return result;
   }
-
-  std::string folder_;
 };
 
 TEST_F(MethodPlans, LossesAreThoseOfOneDenseRank) {

@@ -156,6 +156,26 @@ inline PlanFactory gather_plan() {
   return [](const SequenceShape& shape) { return std::make_shared<GatherPlan>(shape); };
 }
 
+// A folder for a test, with text/ in it: documents of random letters. Gone at the end.
+class LetterFolder : public ::testing::Test {
+ protected:
+  // `longest`: letters of a document.
+  LetterFolder(const std::string& name, int64_t longest)
+      : folder_(::testing::TempDir() + name + "_" + std::to_string(::getpid())) {
+    std::filesystem::remove_all(folder_);
+    make_folder(folder_ + "/text");
+    Random random(3);
+    for (int document = 0; document < 40; ++document) {
+      std::string text;
+      for (int64_t n = 1 + random.uniform(longest); n > 0; --n) text += static_cast<char>('a' + random.uniform(20));
+      write_file(folder_ + "/text/" + std::to_string(document), text);
+    }
+  }
+  ~LetterFolder() override { std::filesystem::remove_all(folder_); }
+
+  std::string folder_;
+};
+
 class TrainerTest : public ::testing::Test {
  protected:
   TrainerTest() {

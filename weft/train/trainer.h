@@ -8,8 +8,8 @@
 //
 // Ranks are threads of this process, or one in each of several processes. Threads share one fp32 copy of the weights and of
 // the optimiser's state; processes have one each, and make the same updates. Each rank has its own gradients, which are added
-// in rank order and divided once by the number of labelled tokens of the whole step. So the numbers do not depend on the ranks but for rounding, and
-// the same call gives the same bits again, on threads or processes.
+// in rank order and divided once by the number of labelled tokens of the whole step. So the numbers do not depend on the
+// ranks but for rounding, and the same call gives the same bits again, on threads or processes.
 //
 // Writes out/checkpoints/step-N (see checkpoint.h) and, at the end, out/model (a Hugging Face
 // folder with tokenizer).

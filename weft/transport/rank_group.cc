@@ -9,20 +9,6 @@
 
 namespace weft {
 
-namespace {
-
-bool is_stopped(const std::exception_ptr& error) {
-  try {
-    std::rethrow_exception(error);
-  } catch (const Error& thrown) {
-    return thrown.code() == ErrorCode::stopped;
-  } catch (...) {
-    return false;
-  }
-}
-
-}  // namespace
-
 std::vector<double> RankGroup::all_gather(int rank, double value) {
   std::vector<double> all;
   for (const uint64_t bits : all_gather(rank, std::bit_cast<uint64_t>(value))) {
