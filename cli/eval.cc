@@ -12,7 +12,7 @@ namespace {
 
 struct EvalArguments {
   std::string model, text, dump, dtype = "fp32";
-  std::string method = "zigzag", linear_method = "all-scan";
+  std::string method = "zigzag", linear_method;
   std::string layout;
   std::map<std::string, std::string> method_options;
   int64_t ranks = 0, tokens = 8192, sequences = 1, seed = 0;
@@ -22,6 +22,7 @@ struct EvalArguments {
 int run(const EvalArguments& options, Context& context) {
   if (options.model.empty()) throw Error(ErrorCode::usage, "--model is missing; give a Hugging Face folder");
   if (options.text.empty()) throw Error(ErrorCode::usage, "--text is missing; give a folder of text");
+  require_layers_of(read_config(options.model + "/config.json"), options.linear_method);
   const EvalResult result = evaluate({.model = options.model,
                                       .text = options.text,
                                       .dtype = dtype_of(options.dtype),

@@ -65,6 +65,18 @@ TEST(TorchCommands, TrainAndEvalTakeAHybridByItsConfig) {
   EXPECT_TRUE(has(complaint_of(" --init " + folder), "--model-config and --init"));
   EXPECT_TRUE(has(complaint_of(" --linear-method zigzag"), "computes softmax attention, not layer gla"));
   EXPECT_TRUE(has(complaint_of(" --method striped --ranks 2"), "neighbouring tokens"));
+  // A model without linear layers, however it is given, has nothing to run by such a method.
+  const std::string plain = folder + "/plain", text = " --text " + folder + "/text --tokens 120 ";
+  ASSERT_EQ(run_with(torch_commands(), words_of("train --steps 1 --model tiny --out " + plain + text)).code, 0);
+  for (const std::string& line :
+       {"train --model tiny" + text, "train --init " + plain + "/model" + text,
+        "train --steps 2 --resume " + plain + " ", "eval --model " + plain + "/model" + text}) {
+    const Outcome run = run_with(torch_commands(), words_of(line + "--linear-method chain"));
+    EXPECT_EQ(run.code, 2) << line;
+    ASSERT_EQ(run.complaints.size(), 1u) << line;
+    EXPECT_TRUE(has(run.complaints[0], "--linear-method chain: the model has no linear layers")) << run.complaints[0];
+  }
+  EXPECT_EQ(run_with(torch_commands(), words_of("train --steps 2 --resume " + plain)).code, 0);
   write_file(config, R"({"model_type": "qwen3_next", "vocab_size": 257})");
   EXPECT_TRUE(has(complaint_of(""), "llama and weft_hybrid are supported"));
   std::filesystem::remove_all(folder);

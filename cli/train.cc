@@ -87,7 +87,15 @@ MethodPlanOptions plan_options(const TrainArguments& given, TrainOptions& option
   plan.method = choose(given.method, "method", "zigzag");
   plan.layout = choose(given.layout, "layout", "");
   plan.method_options = given.method_options;
-  plan.linear_method = choose(given.linear_method, "linear_method", "all-scan");
+  // Older checkpoints note a method for models without linear layers, too: only what is given is held against the model.
+  const bool from_init = !given.init.empty() && given.resume.empty();
+  const ModelConfig model = from_init ? read_config(given.init + "/config.json") : options.model;
+  require_layers_of(model, given.linear_method);
+  if (model.linear_layer_count() > 0) {
+    plan.linear_method = choose(given.linear_method, "linear_method", "all-scan");
+  } else {
+    options.notes.erase("linear_method");
+  }
   return plan;
 }
 

@@ -93,6 +93,10 @@ class MethodPlan final : public SequencePlan, public std::enable_shared_from_thi
   std::vector<std::weak_ptr<Seat>> seats_;    // of ranks
 };
 
+std::string linear_method_of(const MethodPlanOptions& options) {
+  return options.linear_method.empty() ? "all-scan" : options.linear_method;
+}
+
 }  // namespace
 
 Schedule layer_schedule(const MethodPlanOptions& options, const SequenceShape& shape, bool linear) {
@@ -107,11 +111,18 @@ Schedule layer_schedule(const MethodPlanOptions& options, const SequenceShape& s
   problem.layer = shape.linear->layer;
   problem.heads = problem.kv_heads = shape.linear->num_heads;
   problem.dim = shape.linear->key_head_dim, problem.dim_v = shape.linear->value_head_dim;
-  return make_schedule(options.linear_method, std::move(problem), options.linear_options);
+  return make_schedule(linear_method_of(options), std::move(problem), options.linear_options);
+}
+
+void require_layers_of(const ModelConfig& model, const std::string& linear_method) {
+  if (linear_method.empty() || model.linear_layer_count() > 0) return;
+  throw Error(ErrorCode::usage, "--linear-method " + linear_method +
+                                    ": the model has no linear layers; leave it out, or give a model that has some "
+                                    "(docs/linear.md, hybrid models)");
 }
 
 PlanFactory method_plans(const MethodPlanOptions& options, Processes* processes) {
-  find_method(options.method), find_method(options.linear_method);
+  find_method(options.method), find_method(linear_method_of(options));
   auto pools = std::make_shared<Pools>();
   return [options, pools, processes](const SequenceShape& shape) -> std::shared_ptr<SequencePlan> {
     while (static_cast<int>(pools->size()) < shape.ranks) pools->push_back(std::make_unique<BufferPool>());
