@@ -126,6 +126,33 @@ int64_t AttentionPlan::local_rows(Field field) const {
   return static_cast<int64_t>(documents_at(rank(), kFirstTokenFields.has(field)).size());
 }
 
+int64_t AttentionPlan::halo_rows(int64_t width) const {
+  int64_t rows = 0;
+  const Halo halo = make_halo(spec_.documents.lengths, layout_, width);
+  for (const HaloMessage& message : halo.ranks[static_cast<size_t>(rank())].receive) rows += message.tokens.size();
+  return rows;
+}
+
+HaloExchange& AttentionPlan::halo_exchange(int64_t width, DType element, int64_t columns) {
+  uint64_t& hash = kinds_of_halos_[{width, element, columns}];
+  std::unique_ptr<HaloExchange>& exchange = halos_[width];
+  if (hash == 0) {
+    const Halo halo = make_halo(spec_.documents.lengths, layout_, width);
+    verify_halo(halo);
+    int64_t largest = 0;
+    for (const Halo::Rank& rank : halo.ranks) {
+      for (const HaloMessage& message : rank.send) largest = std::max(largest, message.tokens.size());
+    }
+    const std::string kind = "a convolution of width " + std::to_string(width) + " of " + std::to_string(columns) +
+                             " columns, " + std::string(name_of(element));
+    endpoint_->agree(kind, largest * columns * size_of(accumulator_of(element)));
+    if (!exchange) exchange = std::make_unique<HaloExchange>(halo, rank(), *endpoint_);
+    hash = Digest().add(kind).value();
+  }
+  endpoint_->set_kind(hash);
+  return *exchange;
+}
+
 Executor& AttentionPlan::executor(const CallKind& kind) {
   Known& known = kinds_[kind];
   if (!known.executor) {

@@ -14,11 +14,13 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "weft/execute/executor.h"
 #include "weft/methods/method.h"
 #include "weft/torch/group_endpoint.h"
+#include "weft/torch/halo_exchange.h"
 #include "weft/verify/verify.h"
 
 namespace weft {
@@ -72,6 +74,10 @@ class AttentionPlan {
   // The executor for a call of a kind, or for its backward; lives as long as the plan. All ranks ask for the same.
   Executor& executor(const CallKind& kind);
   Schedule schedule(const CallKind& kind) const;
+  // For a convolution of so many taps over the plan's tokens, whatever its layer; `columns`: of a row. As executor().
+  HaloExchange& halo_exchange(int64_t width, DType element, int64_t columns);
+  // Rows of other ranks that this rank's tokens read in it.
+  int64_t halo_rows(int64_t width) const;
   // Of one sequence of a batch.
   AttentionShape shape(const CallKind& kind) const;
 
@@ -89,6 +95,8 @@ class AttentionPlan {
     uint64_t hash = 0;  // of the kind, as all ranks have it
   };
   std::map<CallKind, Known> kinds_;
+  std::map<int64_t, std::unique_ptr<HaloExchange>> halos_;                  // by width
+  std::map<std::tuple<int64_t, DType, int64_t>, uint64_t> kinds_of_halos_;  // hashes
 };
 
 }  // namespace weft
