@@ -121,7 +121,8 @@ void Run::for_each_head(const TokenRun& run, F&& f) {
                                 .starts = run.starts,
                                 .initial = view(run.initial, Field::initial_state),
                                 .ends = run.ends,
-                                .stop = &c_.endpoint.stop_flag()});
+                                .stop = &c_.endpoint.stop_flag(),
+                                .kernels = &c_.kernels});
     }
   }
 }
@@ -258,7 +259,7 @@ void Run::compose(const Instruction& i) {
         kernels::multiply_transitions(view_of(&first, Field::transition, 0, head),
                                       view_of(&second, Field::transition, 0, head),
                                       mixes ? problem_.dim : problem_.columns_of(Field::transition), mixes,
-                                      view_of(&to, Field::transition, 0, head));
+                                      view_of(&to, Field::transition, 0, head), &c_.kernels);
         continue;
       }
       const Field field = forward ? Field::state : Field::dstate;
@@ -276,7 +277,8 @@ void Run::compose(const Instruction& i) {
                                .rows = passed.size(),
                                .cut = problem_.document_begins_in(passed),
                                .dim = problem_.dim,
-                               .dim_v = problem_.dim_v},
+                               .dim_v = problem_.dim_v,
+                               .kernels = &c_.kernels},
                               view_of(&to, field, 0, head));
     }
   }

@@ -46,6 +46,7 @@ class CpuKernels final : public KernelSet {
   void convert(View to, ConstView from, Shape shape) const override { cpu_convert(ops_, to, from, shape); }
   const KernelSet* canonical() const override { return canonical_.get(); }
   const FusedKernels& fused() const override { return *fused_; }
+  const BlockOps<float>& blocks() const override { return *ops_.blocks; }
 
  private:
   bool uses_matrix(DType element) const { return matrix_ && element == DType::bf16; }

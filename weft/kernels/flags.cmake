@@ -12,3 +12,5 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     "-O2;-mavx2;-mfma;-mf16c;-fno-math-errno;-Wno-psabi")
 endif()
 set_source_files_properties(kernels/path_portable.cc PROPERTIES COMPILE_OPTIONS "-O2;-fno-math-errno")
+# Sums of gates' gradients are loops over rows of doubles.
+set_source_files_properties(kernels/recurrence_decays.cc PROPERTIES COMPILE_OPTIONS -O3)

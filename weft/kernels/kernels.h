@@ -29,6 +29,8 @@ class WorkerPool;
 namespace weft::kernels {
 
 class FusedKernels;
+template <typename T>
+struct BlockOps;
 
 // One field of a value in memory: element (row, head, column) lies at data + row * row_stride + head * head_stride +
 // column, counted in elements of `type`. Columns are contiguous. lse and delta have one column.
@@ -151,6 +153,8 @@ class KernelSet {
   virtual const KernelSet* canonical() const { return nullptr; }
   // The same path's operations around attention (fused.h).
   virtual const FusedKernels& fused() const;
+  // The same path's products in fp32 for linear layers (recurrence.h): plain loops where it has none.
+  virtual const BlockOps<float>& blocks() const;
 };
 
 // Plain loops, accumulating in fp64 and rounding once to the output type: what everything else is compared with.

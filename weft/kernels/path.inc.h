@@ -22,6 +22,7 @@
 #include "weft/kernels/swiglu.inc.h"
 #include "weft/kernels/cross_entropy.inc.h"
 #include "weft/kernels/adamw.inc.h"
+#include "weft/kernels/blocks.inc.h"
 // clang-format on
 
 namespace weft::kernels {
@@ -37,7 +38,7 @@ constexpr FusedOps kFusedOps = {merge_partials,  delta,    rms_norm, rms_norm_ba
 constexpr TileOps tile_ops(const char* name) {
   return {name,        kStrip,          kPanel,        pack_rows,   pack_columns, forward_tile, finish_forward,
           forward_few, merge_row,       backward_tile, add_strips,  add_panels,   add_row,      to_float,
-          from_float,  transpose_strip, all_finite,    add_exactly, &kFusedOps};
+          from_float,  transpose_strip, all_finite,    add_exactly, &kFusedOps,   &kBlockOps};
 }
 
 }  // namespace

@@ -11,15 +11,25 @@ using namespace recurrence_internal;
 
 const LocalWork& work_of(const TokenRun& run) { return run.beta.data || run.a.data ? low_rank_work : diagonal_work; }
 
-// to += transition * near, both whole matrices.
+// to (+)= a b or a^T b, a [dim, dim] and the others [dim, columns], contiguous.
 template <typename T>
-void add_mixed(const Composition& p, T* to) {
-  const T *transition = numbers<T>(p.transition), *near = numbers<T>(p.near);
-  if (p.transposed) {
-    add_transposed_product(to, transition, near, p.dim, p.dim, p.dim_v);
+void multiply_whole(const KernelSet* kernels, const T* a, bool transposed, const T* b, int64_t dim, int64_t columns,
+                    bool add, T* to) {
+  const Blocks<T> blocks(block_ops_of<T>(kernels));
+  BlockMatrix<T> left, right, product;
+  const auto read = [&](const T* from, int64_t width, BlockMatrix<T>& matrix) {
+    matrix.shape(dim, width);
+    for (int64_t r = 0; r < dim; ++r) std::copy_n(from + r * width, width, matrix.row(r));
+  };
+  read(a, dim, left);
+  read(b, columns, right);
+  if (transposed) {
+    blocks.transposed_product(left, right, product);
   } else {
-    add_product(to, transition, near, p.dim, p.dim, p.dim_v);
+    blocks.product(left, right, product);
   }
+  if (!add) std::fill_n(to, dim * columns, T{0});
+  blocks.ops.add(product, 1, dim, columns, {to, columns});
 }
 
 void add_decayed(const Composition& p, const View& to) {
@@ -70,20 +80,21 @@ void compose_states(const Composition& p, const View& joined) {
   in_type(joined.type, [&](auto t) {
     using T = decltype(t);
     std::copy_n(numbers<T>(p.far), p.dim * p.dim_v, numbers<T>(joined));
-    if (!p.cut && p.mixes_rows) add_mixed(p, numbers<T>(joined));
+    if (p.cut || !p.mixes_rows) return;
+    multiply_whole(p.kernels, numbers<T>(p.transition), p.transposed, numbers<T>(p.near), p.dim, p.dim_v, true,
+                   numbers<T>(joined));
   });
   if (!p.cut && !p.mixes_rows) add_decayed(p, joined);
 }
 
 void multiply_transitions(const ConstView& earlier, const ConstView& later, int64_t columns, bool mixes_rows,
-                          const View& joined) {
+                          const View& joined, const KernelSet* kernels) {
   in_type(joined.type, [&](auto t) {
     using T = decltype(t);
     const T *first = numbers<T>(earlier), *second = numbers<T>(later);
     T* const to = numbers<T>(joined);
     if (mixes_rows) {
-      std::fill_n(to, columns * columns, T{0});
-      add_product(to, second, first, columns, columns, columns);
+      multiply_whole(kernels, second, false, first, columns, columns, false, to);
     } else {
       for (int64_t c = 0; c < columns; ++c) to[c] = first[c] * second[c];
     }

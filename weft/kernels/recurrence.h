@@ -1,4 +1,4 @@
-// The local work of a linear layer on one run of neighbouring tokens: plain chunked loops, exact for every decay.
+// The local work of a linear layer on one run of neighbouring tokens, chunk by chunk, exact for every decay.
 //
 // Per head, R_t = F_t R_{t-1} + k_t v_t^T and out_t = scale * R_t^T q_t, with R = 0 where a document begins, and F_t the
 // diagonal of exp g_t, alone or with a matrix of rank one (schedule/layer.h: Mixing). A run is an affine map of the state
@@ -44,6 +44,7 @@ struct TokenRun {
   ConstView initial;                // the state that each of them begins with, a row [dim, dim_v] for each; null: zero
   bool ends = false;                // the last row ends its document, as rows before starts always do
   const StopFlag* stop = nullptr;   // polled per chunk; raises Error(stopped)
+  const KernelSet* kernels = nullptr;  // whose products fp32 sums are made of; null: cpu_kernels()
 };
 
 // States are [dim, dim_v] and transitions [1 or dim], or [dim, dim] where rows mix; contiguous, fp32 (fp64). They are
@@ -83,10 +84,11 @@ struct Composition {
   int64_t rows = 0;  // tokens of far's run
   bool cut = false;  // a document begins in far's run, so nothing passes
   int64_t dim = 0, dim_v = 0;
+  const KernelSet* kernels = nullptr;  // as in TokenRun
 };
 void compose_states(const Composition& composition, const View& joined);
 // The transition of two runs that follow one another, from theirs: `columns` numbers, or [columns, columns] where rows mix.
 void multiply_transitions(const ConstView& earlier, const ConstView& later, int64_t columns, bool mixes_rows,
-                          const View& joined);
+                          const View& joined, const KernelSet* kernels = nullptr);
 
 }  // namespace weft::kernels

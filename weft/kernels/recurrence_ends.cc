@@ -1,6 +1,6 @@
-// What a run takes from and gives to its ends where F is diagonal: states and their gradients, each with the decays between a token and the
-// end, as sums of logarithms from that end, in fp64.
-#include "weft/kernels/recurrence_math.h"
+// What a run takes from and gives to its ends where F is diagonal: states and their gradients, chunk by chunk, each with the
+// decays between a chunk and the end as sums of logarithms from that end, in fp64.
+#include "weft/kernels/recurrence_decays.h"
 
 namespace weft::kernels::recurrence_internal {
 namespace {
@@ -8,34 +8,91 @@ namespace {
 template <typename T>
 class RunEnds : RunMath<T> {
  public:
-  using RunMath<T>::RunMath;
-  void summarise(T* state) const;
+  explicit RunEnds(const TokenRun& run)
+      : RunMath<T>(run),
+        reading_(reads_before() ? Reading::before : Reading::after),
+        decays_(blocks_, gates_, dk_, reads_before()),
+        logs_to_end_(static_cast<size_t>(gates_), 0.0) {}
+  void summarise(T* state);
   void transition(T* to) const;
-  void summarise_backward(const ConstView& dout, const ConstView& dfinal, T* dstate) const;
-  void apply_state(const T* state, const View& out, const View& final) const;
-  void add_entering_gradients(const ConstView& dout, const ConstView& dfinal, const T* state,
-                              const RunGradients& to) const;
-  void apply_dstate(const T* dstate, const T* state, const RunGradients& to) const;
+  void summarise_backward(const ConstView& dout, const ConstView& dfinal, T* dstate);
+  void apply_state(const T* state, const View& out, const View& final);
+  void add_entering_gradients(const ConstView& dout, const ConstView& dfinal, const T* state, const RunGradients& to);
+  void apply_dstate(const T* dstate, const T* state, const RunGradients& to);
 
  private:
-  // Adds the logarithms of a token's decays.
-  void pass(int64_t t, std::vector<double>& logs) const {
-    for (int64_t gate = 0; gate < gates_; ++gate) logs[static_cast<size_t>(gate)] += log_decay(t, gate);
-  }
-  // A state times what is left of its rows.
-  Matrix<T> decayed(const T* state, const std::vector<double>& logs) const {
-    Matrix<T> kept(state, state + state_size());
-    for (int64_t c = 0; c < dk_; ++c) {
-      const T factor = static_cast<T>(std::exp(logs[gate_at(c)]));
-      for (int64_t d = 0; d < dv_; ++d) kept[at(c, dv_, d)] *= factor;
-    }
-    return kept;
-  }
   using Base = RunMath<T>;
-  using Base::add_to_document, Base::at, Base::dk_, Base::document_state, Base::dv_, Base::gate_at, Base::gate_of,
-      Base::gates_, Base::log_decay, Base::poll, Base::read, Base::reads_before, Base::run_, Base::initial_state,
-      Base::state_size, Base::sums;
+  using Base::add_rows, Base::add_state, Base::at, Base::blocks_, Base::dk_, Base::dv_, Base::final_of, Base::gate_at,
+      Base::gate_of, Base::gates_, Base::initial_of, Base::kTokens, Base::log_decay, Base::poll, Base::read,
+      Base::read_logs, Base::read_state, Base::reads_before, Base::run_, Base::sums, Base::write_state;
+  using typename Base::M;
+
+  // Goes from an end of a segment, chunk by chunk: f() with the chunk's decays loaded and, in `kept_`, what is left of each
+  // row of a state between the chunk and that end; logs_to_end_ are then of all tokens.
+  template <typename F>
+  void from_first_chunk(const Segment& segment, F&& f);
+  template <typename F>
+  void from_last_chunk(const Segment& segment, F&& f);
+  void load(int64_t begin, int64_t end);
+  void pass();
+  // A state times what is left of its rows after all chunks.
+  void decay_rows(M& state) { blocks_.scale_rows(state, kept_.data(), state); }
+  // Sums over rows of the state of x_t dx_t, of the chunk's tokens.
+  void add_shares(const M& x, const M& dx, double* shares);
+  T scale() const { return static_cast<T>(run_.scale); }
+  RowsOf<const T> kept() const { return {kept_.data(), 0}; }
+
+  const Reading reading_;
+  ChunkDecays<T> decays_;
+  std::vector<double> logs_to_end_;
+  M logs_;
+  std::vector<T> kept_, dots_;
+  int64_t begin_ = 0, rows_ = 0;
+  M rows_k_, rows_v_, decayed_, sum_, state_, transposed_;
 };
+
+template <typename T>
+void RunEnds<T>::load(int64_t begin, int64_t end) {
+  poll();
+  begin_ = begin, rows_ = end - begin;
+  read_logs(begin_, rows_, logs_);
+  decays_.load(logs_, run_.decays.columns == 0);
+}
+
+// What is left behind the chunks up to now.
+template <typename T>
+void RunEnds<T>::pass() {
+  kept_.resize(static_cast<size_t>(dk_));
+  for (size_t c = 0; c < kept_.size(); ++c)
+    kept_[c] = gates_ == 1 && c > 0 ? kept_[0] : static_cast<T>(std::exp(logs_to_end_[gates_ == 1 ? 0 : c]));
+}
+
+template <typename T>
+template <typename F>
+void RunEnds<T>::from_first_chunk(const Segment& segment, F&& f) {
+  std::fill(logs_to_end_.begin(), logs_to_end_.end(), 0.0);
+  pass();
+  for (int64_t t = segment.begin; t < segment.end; t += kTokens) {
+    load(t, std::min(t + kTokens, segment.end));
+    f();
+    for (size_t gate = 0; gate < logs_to_end_.size(); ++gate) logs_to_end_[gate] += decays_.sums()[gate];
+    pass();
+  }
+}
+
+template <typename T>
+template <typename F>
+void RunEnds<T>::from_last_chunk(const Segment& segment, F&& f) {
+  std::fill(logs_to_end_.begin(), logs_to_end_.end(), 0.0);
+  pass();
+  for (int64_t n = (segment.rows() + kTokens - 1) / kTokens; n-- > 0;) {
+    const int64_t begin = segment.begin + n * kTokens;
+    load(begin, std::min(begin + kTokens, segment.end));
+    f();
+    for (size_t gate = 0; gate < logs_to_end_.size(); ++gate) logs_to_end_[gate] += decays_.sums()[gate];
+    pass();
+  }
+}
 
 template <typename T>
 void RunEnds<T>::transition(T* to) const {
@@ -47,93 +104,97 @@ void RunEnds<T>::transition(T* to) const {
 }
 
 template <typename T>
-void RunEnds<T>::summarise(T* state) const {
-  std::fill_n(state, state_size(), T{0});
+void RunEnds<T>::summarise(T* state) {
   const Segment last = segments_of(run_).back();
-  std::vector<double> later(static_cast<size_t>(gates_), 0.0);  // of the tokens after t
-  std::vector<T> k, v;
-  for (int64_t t = last.end; t-- > last.begin;) {
-    if (t % kPollEvery == 0) poll();
-    read(run_.k, t, 1, dk_, k);
-    read(run_.v, t, 1, dv_, v);
-    for (int64_t c = 0; c < dk_; ++c) {
-      const T factor = k[static_cast<size_t>(c)] * static_cast<T>(std::exp(later[gate_at(c)]));
-      add_scaled(state + c * dv_, v.data(), factor, dv_);
-    }
-    pass(t, later);
-  }
-  add_scaled(state, decayed(initial_state(last).data(), later).data(), T{1}, dk_ * dv_);
+  read_state(nullptr, sum_);
+  from_last_chunk(last, [&] {
+    read(run_.k, begin_, rows_, dk_, rows_k_);
+    read(run_.v, begin_, rows_, dv_, rows_v_);
+    decays_.to_end(rows_k_, decayed_);
+    blocks_.times_in_place(decayed_, kept());
+    blocks_.add_transposed_product(decayed_, rows_v_, sum_);
+  });
+  read_state(initial_of(last), state_);
+  decay_rows(state_);
+  blocks_.add(state_, sum_);
+  write_state(sum_, state);
 }
 
 template <typename T>
-void RunEnds<T>::summarise_backward(const ConstView& dout, const ConstView& dfinal, T* dstate) const {
-  std::fill_n(dstate, state_size(), T{0});
+void RunEnds<T>::summarise_backward(const ConstView& dout, const ConstView& dfinal, T* dstate) {
   const Segment first = segments_of(run_).front();
-  if (!first.enters) return;
-  std::vector<double> earlier(static_cast<size_t>(gates_), 0.0);  // up to t
-  std::vector<T> q, d;
-  for (int64_t t = first.begin; t < first.end; ++t) {
-    if (t % kPollEvery == 0) poll();
-    if (!reads_before()) pass(t, earlier);
-    read(run_.q, t, 1, dk_, q);
-    read(dout, t, 1, dv_, d);
-    for (int64_t c = 0; c < dk_; ++c) {
-      const double factor = run_.scale * std::exp(earlier[gate_at(c)]);
-      add_scaled(dstate + c * dv_, d.data(), q[static_cast<size_t>(c)] * static_cast<T>(factor), dv_);
-    }
-    if (reads_before()) pass(t, earlier);
+  read_state(nullptr, sum_);
+  if (first.enters) {
+    from_first_chunk(first, [&] {
+      read(run_.q, begin_, rows_, dk_, rows_k_);
+      read(dout, begin_, rows_, dv_, rows_v_);
+      decays_.from_begin(rows_k_, reading_, decayed_);
+      blocks_.times_in_place(decayed_, kept());
+      blocks_.add_transposed_product(decayed_, rows_v_, sum_, scale());
+    });
+    read_state(final_of(dfinal, first), state_);
+    decay_rows(state_);
+    blocks_.add(state_, sum_);
   }
-  if (!dfinal.data || first.final < 0) return;
-  add_scaled(dstate, decayed(document_state(dfinal, first.final).data(), earlier).data(), T{1}, dk_ * dv_);
+  write_state(sum_, dstate);
 }
 
 template <typename T>
-void RunEnds<T>::apply_state(const T* state, const View& out, const View& final) const {
+void RunEnds<T>::apply_state(const T* entering, const View& out, const View& final) {
   const Segment first = segments_of(run_).front();
   if (!first.enters) return;
-  std::vector<double> earlier(static_cast<size_t>(gates_), 0.0);
-  std::vector<T> q;
-  for (int64_t t = first.begin; t < first.end; ++t) {
-    if (t % kPollEvery == 0) poll();
-    if (!reads_before()) pass(t, earlier);
-    read(run_.q, t, 1, dk_, q);
-    for (int64_t c = 0; c < dk_; ++c) {
-      const double factor = run_.scale * std::exp(earlier[gate_at(c)]);
-      add_scaled(sums(out, t), state + c * dv_, q[static_cast<size_t>(c)] * static_cast<T>(factor), dv_);
-    }
-    if (reads_before()) pass(t, earlier);
+  read_state(entering, state_);
+  from_first_chunk(first, [&] {
+    read(run_.q, begin_, rows_, dk_, rows_k_);
+    decays_.from_begin(rows_k_, reading_, decayed_);
+    blocks_.times_in_place(decayed_, kept());
+    blocks_.product(decayed_, state_, sum_);
+    add_rows(out, begin_, sum_, scale());
+  });
+  decay_rows(state_);
+  add_state(final, first.final, state_);
+}
+
+template <typename T>
+void RunEnds<T>::add_shares(const M& x, const M& dx, double* shares) {
+  if (gates_ == 1) {
+    dots_.resize(static_cast<size_t>(rows_));
+    blocks_.ops.dots(x, dx, rows_, dk_, dots_.data());
+    for (size_t i = 0; i < dots_.size(); ++i) shares[i] = double{dots_[i]};
+    return;
   }
-  if (final.data && first.final >= 0) add_to_document(final, first.final, decayed(state, earlier).data());
+  for (int64_t i = 0; i < rows_; ++i) {
+    for (int64_t c = 0; c < dk_; ++c) shares[at(i, dk_, c)] = double{x.row(i)[c] * dx.row(i)[c]};
+  }
 }
 
 // What an entering state gives dq, and dg of what it passes before it is read: q_i dq_i for all i from t on.
 template <typename T>
 void RunEnds<T>::add_entering_gradients(const ConstView& dout, const ConstView& dfinal, const T* state,
-                                        const RunGradients& to) const {
+                                        const RunGradients& to) {
   const Segment segment = segments_of(run_).front();
   if (!segment.enters) return;
-  std::vector<double> earlier(static_cast<size_t>(gates_), 0.0);
-  std::vector<T> q, d;
   std::vector<double> shares(static_cast<size_t>(segment.rows() * gates_), 0.0);
-  for (int64_t t = segment.begin; t < segment.end; ++t) {
-    if (t % kPollEvery == 0) poll();
-    if (!reads_before()) pass(t, earlier);
-    read(run_.q, t, 1, dk_, q);
-    read(dout, t, 1, dv_, d);
-    for (int64_t c = 0; c < dk_; ++c) {
-      const double factor = run_.scale * std::exp(earlier[gate_at(c)]);
-      const T dq = static_cast<T>(factor) * dot(state + c * dv_, d.data(), dv_);
-      if (to.dq.data) sums(to.dq, t)[c] += dq;
-      shares[at(t - segment.begin, gates_, gate_of(c))] += double{q[static_cast<size_t>(c)]} * double{dq};
-    }
-    if (reads_before()) pass(t, earlier);
-  }
+  read_state(state, state_);
+  blocks_.transpose(state_, transposed_);
+  from_first_chunk(segment, [&] {
+    read(run_.q, begin_, rows_, dk_, rows_k_);
+    read(dout, begin_, rows_, dv_, rows_v_);
+    blocks_.product(rows_v_, transposed_, sum_, scale());
+    decays_.from_begin(sum_, reading_, decayed_);
+    blocks_.times_in_place(decayed_, kept());
+    add_rows(to.dq, begin_, decayed_);
+    add_shares(rows_k_, decayed_, &shares[at(begin_ - segment.begin, gates_, 0)]);
+  });
   if (!to.dg.data) return;
   std::vector<double> through(static_cast<size_t>(gates_), 0.0);  // to the gradient of the final state
-  if (dfinal.data && segment.final >= 0) {
-    const Matrix<T> left = decayed(state, earlier), gradient = document_state(dfinal, segment.final);
-    for (int64_t c = 0; c < dk_; ++c)
-      through[gate_at(c)] += double{dot(&left[at(c, dv_, 0)], &gradient[at(c, dv_, 0)], dv_)};
+  if (const T* const dfinal_state = final_of(dfinal, segment)) {
+    M gradient;
+    read_state(dfinal_state, gradient);
+    decay_rows(state_);
+    dots_.resize(static_cast<size_t>(dk_));
+    blocks_.ops.dots(state_, gradient, dk_, dv_, dots_.data());
+    for (int64_t c = 0; c < dk_; ++c) through[gate_at(c)] += double{dots_[static_cast<size_t>(c)]};
   }
   for (int64_t gate = 0; gate < gates_; ++gate) {
     double sum = through[static_cast<size_t>(gate)];
@@ -147,34 +208,37 @@ void RunEnds<T>::add_entering_gradients(const ConstView& dout, const ConstView& 
 
 // What the gradient of the leaving state gives: dk, dv, and dg of what every key and the entering state pass on their way.
 template <typename T>
-void RunEnds<T>::apply_dstate(const T* dstate, const T* state, const RunGradients& to) const {
+void RunEnds<T>::apply_dstate(const T* dstate, const T* state, const RunGradients& to) {
   const Segment last = segments_of(run_).back();
-  std::vector<double> later(static_cast<size_t>(gates_), 0.0);  // of the tokens after t
-  std::vector<T> k, v;
   std::vector<double> shares(static_cast<size_t>(last.rows() * gates_), 0.0);  // k_t dk_t
-  for (int64_t t = last.end; t-- > last.begin;) {
-    if (t % kPollEvery == 0) poll();
-    read(run_.k, t, 1, dk_, k);
-    read(run_.v, t, 1, dv_, v);
-    for (int64_t c = 0; c < dk_; ++c) {
-      const T factor = static_cast<T>(std::exp(later[gate_at(c)]));
-      const T dk = factor * dot(dstate + c * dv_, v.data(), dv_);
-      if (to.dk.data) sums(to.dk, t)[c] += dk;
-      if (to.dv.data) add_scaled(sums(to.dv, t), dstate + c * dv_, factor * k[static_cast<size_t>(c)], dv_);
-      shares[at(t - last.begin, gates_, gate_of(c))] += double{k[static_cast<size_t>(c)]} * double{dk};
+  read_state(dstate, state_);
+  blocks_.transpose(state_, transposed_);
+  from_last_chunk(last, [&] {
+    read(run_.k, begin_, rows_, dk_, rows_k_);
+    read(run_.v, begin_, rows_, dv_, rows_v_);
+    if (to.dv.data) {
+      decays_.to_end(rows_k_, decayed_);
+      blocks_.times_in_place(decayed_, kept());
+      blocks_.product(decayed_, state_, sum_);
+      add_rows(to.dv, begin_, sum_);
     }
-    pass(t, later);
-  }
-  add_to_document(to.dinitial, last.initial, decayed(dstate, later).data());
+    blocks_.product(rows_v_, transposed_, sum_);
+    decays_.to_end(sum_, decayed_);
+    blocks_.times_in_place(decayed_, kept());
+    add_rows(to.dk, begin_, decayed_);
+    add_shares(rows_k_, decayed_, &shares[at(begin_ - last.begin, gates_, 0)]);
+  });
+  decay_rows(state_);  // as it reaches the run's begin
+  add_state(to.dinitial, last.initial, state_);
   if (!to.dg.data) return;
-  const Matrix<T> initial = initial_state(last);
-  if (!last.enters) state = initial.data();
+  if (!last.enters) state = initial_of(last);
   std::vector<double> sum(static_cast<size_t>(gates_), 0.0);  // of everything before t
   if (state) {
-    for (int64_t c = 0; c < dk_; ++c) {
-      const size_t gate = gate_at(c);
-      sum[gate] += std::exp(later[gate]) * double{dot(state + c * dv_, dstate + c * dv_, dv_)};
-    }
+    M entering;
+    read_state(state, entering);
+    dots_.resize(static_cast<size_t>(dk_));
+    blocks_.ops.dots(entering, state_, dk_, dv_, dots_.data());
+    for (int64_t c = 0; c < dk_; ++c) sum[gate_at(c)] += double{dots_[static_cast<size_t>(c)]};
   }
   for (int64_t t = last.begin; t < last.end; ++t) {
     for (int64_t gate = 0; gate < gates_; ++gate) {

@@ -17,194 +17,139 @@
 //   G  <- diag(exp c_C) G + s (q exp c_i)^T dout + (a exp c_{i-1})^T Y
 //   dqk = s dout V^T    dqb = s dout X^T    dak = Y V^T    dab = Y X^T      where j <= i, j < i
 //
-// The delta rule (I - beta k k^T) diag(exp g) R + beta k v^T is the case a = exp(g) k, b = -beta k, with beta v for v.
+// The delta rule (I - beta k k^T) diag(exp g) R + beta k v^T is the case a = exp(g) k, b = -beta k, with beta v for v: k reads
+// after the decay, so exp c_i stands where the formulas have exp c_{i-1}, and all that is written goes under k,
+//
+//   W = beta (V - X)    out = s ((q exp c_i) R + qk W)    R <- diag(exp c_C) R + (k exp(c_C - c_j))^T W
+//   dW = s qk^T dout + (k exp(c_C - c_j)) G + ak^T Y    dqk = s dout W^T    dak = Y W^T    dv = beta dW    dbeta = (v - x) dW
 //
 // This header has what one chunk needs in both directions. Private to this folder.
 #pragma once
 
-#include "weft/kernels/recurrence_math.h"
+#include "weft/kernels/block_solve.h"
+#include "weft/kernels/recurrence_decays.h"
 
 namespace weft::kernels::recurrence_internal {
 
 template <typename T>
 class LowRankChunks : protected RunMath<T> {
  public:
-  explicit LowRankChunks(const TokenRun& run) : RunMath<T>(run), delta_(run.beta.data != nullptr) {}
+  explicit LowRankChunks(const TokenRun& run)
+      : RunMath<T>(run),
+        delta_(run.beta.data != nullptr),
+        reading_(delta_ ? Reading::after : Reading::before),
+        decays_(blocks_, gates_, dk_, !delta_),
+        solver_(blocks_) {}
 
  protected:
   using Base = RunMath<T>;
-  using Base::add_to_document, Base::at, Base::dk_, Base::document_state, Base::dv_, Base::initial_state, Base::gates_,
-      Base::log_decay, Base::poll, Base::read, Base::run_, Base::state_size, Base::sums;
-  static constexpr int64_t kChunk = 16;  // tokens
+  using Base::blocks_, Base::dk_, Base::dv_, Base::gates_, Base::poll, Base::read, Base::read_logs, Base::run_;
+  using typename Base::M;
+  using Part = typename Blocks<T>::Part;
+  // Of a chunk: in longer ones more is lost where keys of few columns lie close to one another.
+  static constexpr int64_t kTokens = 32;
+  enum class Own { left_out, added };     // what the tokens write themselves
+  enum class Queries { left_out, read };  // what out is made of
 
-  struct Chunk {
-    int64_t begin = 0, rows = 0;
-    Matrix<T> q, k, v, a, b;   // of the low-rank form
-    Matrix<T> beta, values;    // of the delta rule: as given
-    Matrix<T> dout;            // empty: there is none
-    Matrix<T> decay;           // exp g of the token, for each row of R
-    Matrix<T> passed;          // exp c_i: of all tokens up to this one
-    Matrix<T> left;            // exp(c_C - c_i): of all tokens after it
-    Matrix<T> qe, ae, ke, be;  // with the decays on the way from the chunk's begin, or to its end
-    Matrix<T> qk, qb, ak, ab;
-    Matrix<T> inverse;  // (I - ab)^-1
-  };
-  enum class Own { left_out, added };  // what the tokens write themselves
-
-  void load(Chunk& chunk, int64_t begin, int64_t rows, const ConstView& dout) const;
-  // X. The state has any number of columns when it passes by itself.
-  Matrix<T> read_by_a(const Chunk& chunk, const T* state, int64_t columns, Own own) const;
-  // What the delta rule writes under its keys, beta (v - x): one product where k and b lie along one another.
-  Matrix<T> written(const Chunk& chunk, const Matrix<T>& x) const;
+  // The chunk from `begin` on, and its products.
+  void load(int64_t begin, int64_t end, Queries queries);
+  // x_, and of the delta rule w_. The state has any number of columns when it passes by itself.
+  void read_by_a(const M& state, Own own);
   // The state after the chunk from that before it.
-  void advance(const Chunk& chunk, const Matrix<T>& x, Own own, int64_t columns, T* state) const;
+  void advance(Own own, M& state);
 
-  static size_t size(int64_t rows, int64_t columns) { return static_cast<size_t>(rows * columns); }
-  static Matrix<T> zeros(int64_t rows, int64_t columns) { return Matrix<T>(size(rows, columns), T{0}); }
-  // Calls f(begin, rows) for the chunks of a segment in order, or against it.
+  // Calls f(begin) for the chunks of a segment in order, or against it.
   template <typename F>
   static void for_each_chunk(const Segment& segment, F&& f) {
-    for (int64_t t = segment.begin; t < segment.end; t += kChunk) f(t, std::min(kChunk, segment.end - t));
+    for (int64_t t = segment.begin; t < segment.end; t += kTokens) f(t);
   }
   template <typename F>
   static void for_each_chunk_back(const Segment& segment, F&& f) {
-    for (int64_t n = (segment.rows() + kChunk - 1) / kChunk; n-- > 0;) {
-      const int64_t begin = segment.begin + n * kChunk;
-      f(begin, std::min(kChunk, segment.end - begin));
-    }
+    for (int64_t n = (segment.rows() + kTokens - 1) / kTokens; n-- > 0;) f(segment.begin + n * kTokens);
   }
+  const M& a() const { return delta_ ? k_ : a_; }
+  T scale() const { return static_cast<T>(run_.scale); }
 
   const bool delta_;
+  const Reading reading_;  // by a
+  ChunkDecays<T> decays_;
+  UnitLower<T> solver_;
+  int64_t begin_ = 0, rows_ = 0;
+  M q_, k_, v_, a_, b_;  // v_ of the delta rule times beta; a_ and b_ only without it
+  M values_;             // of the delta rule: v as given
+  std::vector<T> beta_, minus_beta_;
+  M qe_, ae_, ke_, be_;  // with the decays on the way from the chunk's begin, or to its end
+  M qk_, qb_, ak_, ab_;
+  M x_, w_;
+  M rhs_;  // scratch
 
  private:
-  void load_decays(Chunk& chunk) const;
-  void load_scores(Chunk& chunk) const;
-  void invert(Chunk& chunk) const;
+  void load_delta();
+  void load_low_rank(Queries queries);
+  M logs_;
+  M beta_rows_;
 };
 
 template <typename T>
-void LowRankChunks<T>::load(Chunk& chunk, int64_t begin, int64_t rows, const ConstView& dout) const {
+void LowRankChunks<T>::load(int64_t begin, int64_t end, Queries queries) {
   poll();
-  chunk.begin = begin, chunk.rows = rows;
-  if (run_.q.data) {
-    read(run_.q, begin, rows, dk_, chunk.q);
-  } else {
-    chunk.q.assign(size(rows, dk_), T{0});
+  begin_ = begin, rows_ = std::min(kTokens, end - begin);
+  read(run_.k, begin_, rows_, dk_, k_);
+  read(run_.v, begin_, rows_, dv_, v_);
+  read_logs(begin_, rows_, logs_);
+  decays_.load(logs_, run_.decays.columns == 0);
+  if (queries == Queries::read) {
+    read(run_.q, begin_, rows_, dk_, q_);
+    decays_.from_begin(q_, Reading::after, qe_);
+    decays_.scores(q_, k_, Reading::after, qk_);
   }
-  read(run_.k, begin, rows, dk_, chunk.k);
-  read(run_.v, begin, rows, dv_, chunk.v);
-  chunk.dout.clear();
-  if (dout.data) read(dout, begin, rows, dv_, chunk.dout);
-  load_decays(chunk);
+  decays_.to_end(k_, ke_);
   if (delta_) {
-    read(run_.beta, begin, rows, 1, chunk.beta);
-    chunk.values = chunk.v;
-    chunk.a = chunk.b = chunk.k;
-    for (int64_t i = 0; i < rows; ++i) {
-      const T beta = chunk.beta[at(i, 1, 0)];
-      for (int64_t c = 0; c < dk_; ++c) chunk.a[at(i, dk_, c)] *= chunk.decay[at(i, dk_, c)];
-      for (int64_t c = 0; c < dk_; ++c) chunk.b[at(i, dk_, c)] *= -beta;
-      for (int64_t d = 0; d < dv_; ++d) chunk.v[at(i, dv_, d)] *= beta;
-    }
+    load_delta();
   } else {
-    read(run_.a, begin, rows, dk_, chunk.a);
-    read(run_.b, begin, rows, dk_, chunk.b);
+    load_low_rank(queries);
   }
-  chunk.qe = chunk.q, chunk.ae = chunk.a, chunk.ke = chunk.k, chunk.be = chunk.b;
-  for (size_t n = 0; n < chunk.q.size(); ++n) {
-    chunk.qe[n] *= chunk.passed[n];
-    chunk.ke[n] *= chunk.left[n];
-    chunk.be[n] *= chunk.left[n];
-  }
-  for (size_t n = static_cast<size_t>(dk_); n < chunk.a.size(); ++n)
-    chunk.ae[n] *= chunk.passed[n - static_cast<size_t>(dk_)];
-  load_scores(chunk);
-  invert(chunk);
+  decays_.from_begin(a(), reading_, ae_);
+  solver_.load(ab_);
 }
 
 template <typename T>
-void LowRankChunks<T>::load_decays(Chunk& chunk) const {
-  const int64_t rows = chunk.rows;
-  chunk.decay.resize(size(rows, dk_));
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t gate = 0; gate < gates_; ++gate)
-      chunk.decay[at(i, dk_, gate)] = static_cast<T>(std::exp(log_decay(chunk.begin + i, gate)));
-    if (gates_ == 1) std::fill_n(&chunk.decay[at(i, dk_, 0)], dk_, chunk.decay[at(i, dk_, 0)]);
-  }
-  chunk.passed = chunk.decay;
-  for (int64_t i = 1; i < rows; ++i) {
-    for (int64_t c = 0; c < dk_; ++c) chunk.passed[at(i, dk_, c)] *= chunk.passed[at(i - 1, dk_, c)];
-  }
-  chunk.left.assign(size(rows, dk_), T{1});
-  for (int64_t i = rows - 1; i-- > 0;) {
-    for (int64_t c = 0; c < dk_; ++c)
-      chunk.left[at(i, dk_, c)] = chunk.left[at(i + 1, dk_, c)] * chunk.decay[at(i + 1, dk_, c)];
-  }
+void LowRankChunks<T>::load_delta() {
+  read(run_.beta, begin_, rows_, 1, beta_rows_);
+  beta_.clear(), minus_beta_.clear();
+  for (int64_t i = 0; i < rows_; ++i) beta_.push_back(*beta_rows_.row(i)), minus_beta_.push_back(-*beta_rows_.row(i));
+  values_.shape_like(v_);
+  std::swap(values_, v_);
+  blocks_.scale_rows(values_, beta_.data(), v_);
+  decays_.scores(k_, k_, reading_, ak_);
+  for (int64_t i = 0; i < rows_; ++i) ak_.row(i)[i] = 0;
+  blocks_.times(ak_, {minus_beta_.data(), 0}, ab_);
 }
 
 template <typename T>
-void LowRankChunks<T>::load_scores(Chunk& chunk) const {
-  const int64_t rows = chunk.rows;
-  for (Matrix<T>* scores : {&chunk.qk, &chunk.qb, &chunk.ak, &chunk.ab}) scores->assign(size(rows, rows), T{0});
-  Matrix<T> k(static_cast<size_t>(dk_)), b(k);  // of token j, as they reach token i
-  for (int64_t j = 0; j < rows; ++j) {
-    std::copy_n(&chunk.k[at(j, dk_, 0)], dk_, k.data());
-    std::copy_n(&chunk.b[at(j, dk_, 0)], dk_, b.data());
-    for (int64_t i = j; i < rows; ++i) {
-      if (i > j) {  // a reads before this token's decay
-        chunk.ak[at(i, rows, j)] = dot(&chunk.a[at(i, dk_, 0)], k.data(), dk_);
-        chunk.ab[at(i, rows, j)] = dot(&chunk.a[at(i, dk_, 0)], b.data(), dk_);
-        const T* const decay = &chunk.decay[at(i, dk_, 0)];
-        for (int64_t c = 0; c < dk_; ++c) k[static_cast<size_t>(c)] *= decay[c];
-        for (int64_t c = 0; c < dk_; ++c) b[static_cast<size_t>(c)] *= decay[c];
-      }
-      chunk.qk[at(i, rows, j)] = dot(&chunk.q[at(i, dk_, 0)], k.data(), dk_);
-      chunk.qb[at(i, rows, j)] = dot(&chunk.q[at(i, dk_, 0)], b.data(), dk_);
-    }
-  }
+void LowRankChunks<T>::load_low_rank(Queries queries) {
+  read(run_.a, begin_, rows_, dk_, a_);
+  read(run_.b, begin_, rows_, dk_, b_);
+  decays_.to_end(b_, be_);
+  decays_.scores(a_, k_, reading_, ak_);
+  decays_.scores(a_, b_, reading_, ab_);
+  if (queries == Queries::read) decays_.scores(q_, b_, Reading::after, qb_);
 }
 
 template <typename T>
-void LowRankChunks<T>::invert(Chunk& chunk) const {
-  const int64_t rows = chunk.rows;
-  chunk.inverse.assign(size(rows, rows), T{0});
-  for (int64_t i = 0; i < rows; ++i) {
-    T* const row = &chunk.inverse[at(i, rows, 0)];
-    row[i] = 1;
-    for (int64_t j = 0; j < i; ++j) add_scaled(row, &chunk.inverse[at(j, rows, 0)], chunk.ab[at(i, rows, j)], j + 1);
-  }
+void LowRankChunks<T>::read_by_a(const M& state, Own own) {
+  blocks_.product(ae_, state, rhs_);
+  if (own == Own::added) blocks_.add_product(ak_, v_, rhs_, 1, Part::lower_a);
+  solver_.solve(rhs_, x_);
+  if (!delta_) return;
+  blocks_.scale_rows(x_, minus_beta_.data(), w_);
+  if (own == Own::added) blocks_.add(v_, w_);
 }
 
 template <typename T>
-Matrix<T> LowRankChunks<T>::read_by_a(const Chunk& chunk, const T* state, int64_t columns, Own own) const {
-  const int64_t rows = chunk.rows;
-  Matrix<T> seen = zeros(rows, columns), x = zeros(rows, columns);
-  add_product(seen.data(), chunk.ae.data(), state, rows, dk_, columns);
-  if (own == Own::added) add_product(seen.data(), chunk.ak.data(), chunk.v.data(), rows, rows, columns);
-  add_product(x.data(), chunk.inverse.data(), seen.data(), rows, rows, columns);
-  return x;
-}
-
-template <typename T>
-Matrix<T> LowRankChunks<T>::written(const Chunk& chunk, const Matrix<T>& x) const {
-  Matrix<T> y = chunk.v;
-  for (int64_t i = 0; i < chunk.rows; ++i)
-    add_scaled(&y[at(i, dv_, 0)], &x[at(i, dv_, 0)], -chunk.beta[at(i, 1, 0)], dv_);
-  return y;
-}
-
-template <typename T>
-void LowRankChunks<T>::advance(const Chunk& chunk, const Matrix<T>& x, Own own, int64_t columns, T* state) const {
-  const T* const passed = &chunk.passed[at(chunk.rows - 1, dk_, 0)];
-  for (int64_t c = 0; c < dk_; ++c) {
-    for (int64_t d = 0; d < columns; ++d) state[c * columns + d] *= passed[c];
-  }
-  if (delta_ && own == Own::added) {
-    add_transposed_product(state, chunk.ke.data(), written(chunk, x).data(), dk_, chunk.rows, columns);
-    return;
-  }
-  add_transposed_product(state, chunk.be.data(), x.data(), dk_, chunk.rows, columns);
-  if (own == Own::added) add_transposed_product(state, chunk.ke.data(), chunk.v.data(), dk_, chunk.rows, columns);
+void LowRankChunks<T>::advance(Own own, M& state) {
+  blocks_.decay_and_add(decays_.passed(), delta_ ? ke_ : be_, delta_ ? w_ : x_, state);
+  if (!delta_ && own == Own::added) blocks_.add_transposed_product(ke_, v_, state);
 }
 
 // recurrence_low_rank_backward.cc

@@ -7,270 +7,192 @@ namespace {
 template <typename T>
 class LowRankBackward : LowRankChunks<T> {
  public:
-  using LowRankChunks<T>::LowRankChunks;
-  void summarise_backward(const ConstView& dout, const ConstView& dfinal, T* dstate) const;
-  void scan_backward(const ConstView& dout, const ConstView& dfinal, const T* state, const RunGradients& to) const;
-  void apply_dstate(const T* dstate, const T* state, const RunGradients& to) const;
+  explicit LowRankBackward(const TokenRun& run) : LowRankChunks<T>(run), gates_sum_(blocks_, gates_, dk_) {}
+  void summarise_backward(const ConstView& dout, const ConstView& dfinal, T* dstate);
+  void scan_backward(const ConstView& dout, const ConstView& dfinal, const T* state, const RunGradients& to);
+  void apply_dstate(const T* dstate, const T* state, const RunGradients& to);
 
  private:
   using Base = LowRankChunks<T>;
-  using Base::add_to_document, Base::advance, Base::document_state, Base::initial_state, Base::at, Base::delta_,
-      Base::dk_, Base::dv_, Base::for_each_chunk, Base::for_each_chunk_back, Base::gate_at, Base::gates_, Base::load,
-      Base::read_by_a, Base::run_, Base::state_size, Base::sums, Base::zeros;
-  using typename Base::Chunk, typename Base::Own;
-  struct Gradients;  // of one chunk, in the low-rank form
-  Matrix<T> gradient_of_x(const Chunk& chunk, const T* dstate) const;
-  Matrix<T> solved(const Chunk& chunk, const Matrix<T>& dx) const;
-  void retreat(const Chunk& chunk, const Matrix<T>& y, T* dstate) const;
-  void add_gradients(const Chunk& chunk, const T* before, const T* dstate, const Matrix<T>& y,
-                     const RunGradients& to) const;
-  void add_pair_gradients(const Chunk& chunk, const Matrix<T>& x, const Matrix<T>& y, Gradients& sum) const;
-  void add_own_gradients(const Chunk& chunk, const Matrix<T>& x, Gradients& sum) const;
-  void add_gate_gradients_of_ends(const Chunk& chunk, const T* before, const T* dstate, Gradients& sum) const;
-  void give(const Chunk& chunk, const Gradients& sum, const RunGradients& to) const;
+  using Base::a, Base::a_, Base::ae_, Base::ak_, Base::add_rows, Base::add_state, Base::ab_, Base::advance, Base::b_,
+      Base::be_, Base::begin_, Base::beta_, Base::blocks_, Base::decays_, Base::delta_, Base::dk_, Base::dv_,
+      Base::final_of, Base::for_each_chunk, Base::for_each_chunk_back, Base::gates_, Base::initial_of, Base::k_,
+      Base::ke_, Base::load, Base::minus_beta_, Base::q_, Base::qb_, Base::qe_, Base::qk_, Base::read, Base::read_by_a,
+      Base::read_state, Base::reading_, Base::rhs_, Base::rows_, Base::run_, Base::scale, Base::solver_, Base::sums,
+      Base::v_, Base::values_, Base::w_, Base::write_state, Base::x_;
+  using typename Base::M, typename Base::Own, typename Base::Part, typename Base::Queries;
+
+  void solve_backward(const M& dstate, bool with_dout);
+  void retreat(bool with_dout, M& dstate);
+  void add_gradients(M& before, const M& dstate, bool with_dout, const RunGradients& to);
+  void add_ends(const M& before, const M& dstate, bool with_dout, bool with_gates);
+  void add_pairs(const M& dreads, const M& writes, T factor, const M& scores, const M& x, const M& y, Reading reading,
+                 bool with_gates, M& dx, M& dy);
+  void give(const RunGradients& to);
   void segment_backward(const Segment& segment, const ConstView& dout, const T* state, const T* dstate,
-                        const RunGradients& to) const;
+                        const RunGradients& to);
+
+  GateGradients<T> gates_sum_;
+  M dout_, dw_, y_;                    // dw_: the gradient of what is written under k
+  M dq_, dk_sum_, da_, db_, dx_, dy_;  // of the delta rule da_ is of k as it reads
+  M dscores_, transposed_, sum_;
+  std::vector<T> dots_, more_dots_;
 };
 
+// dw_ without what passes by later tokens of the chunk, then Y, and dw_ with it.
 template <typename T>
-Matrix<T> LowRankBackward<T>::gradient_of_x(const Chunk& chunk, const T* dstate) const {
-  const int64_t rows = chunk.rows;
-  Matrix<T> dx = zeros(rows, dv_);
-  add_product(dx.data(), chunk.be.data(), dstate, rows, dk_, dv_);
-  if (!chunk.dout.empty())
-    add_transposed_product(dx.data(), chunk.qb.data(), chunk.dout.data(), rows, rows, dv_, static_cast<T>(run_.scale));
-  return dx;
-}
-
-// Y, the gradient of what a reads before the chunk's tokens are solved for.
-template <typename T>
-Matrix<T> LowRankBackward<T>::solved(const Chunk& chunk, const Matrix<T>& dx) const {
-  Matrix<T> y = zeros(chunk.rows, dv_);
-  add_transposed_product(y.data(), chunk.inverse.data(), dx.data(), chunk.rows, chunk.rows, dv_);
-  return y;
-}
-
-template <typename T>
-void LowRankBackward<T>::retreat(const Chunk& chunk, const Matrix<T>& y, T* dstate) const {
-  const T* const passed = &chunk.passed[at(chunk.rows - 1, dk_, 0)];
-  for (int64_t c = 0; c < dk_; ++c) {
-    for (int64_t d = 0; d < dv_; ++d) dstate[c * dv_ + d] *= passed[c];
+void LowRankBackward<T>::solve_backward(const M& dstate, bool with_dout) {
+  blocks_.product(ke_, dstate, dw_);
+  if (with_dout) blocks_.add_transposed_product(qk_, dout_, dw_, scale(), Part::upper_a);
+  if (delta_) {
+    blocks_.scale_rows(dw_, minus_beta_.data(), rhs_);
+  } else {
+    blocks_.product(be_, dstate, rhs_);
+    if (with_dout) blocks_.add_transposed_product(qb_, dout_, rhs_, scale(), Part::upper_a);
   }
-  add_transposed_product(dstate, chunk.ae.data(), y.data(), dk_, chunk.rows, dv_);
-  if (!chunk.dout.empty()) {
-    add_transposed_product(dstate, chunk.qe.data(), chunk.dout.data(), dk_, chunk.rows, dv_,
-                           static_cast<T>(run_.scale));
-  }
+  solver_.solve_transposed(rhs_, y_);
+  blocks_.add_transposed_product(ak_, y_, dw_, 1, Part::upper_a);
 }
 
 template <typename T>
-void LowRankBackward<T>::summarise_backward(const ConstView& dout, const ConstView& dfinal, T* dstate) const {
-  std::fill_n(dstate, state_size(), T{0});
+void LowRankBackward<T>::retreat(bool with_dout, M& dstate) {
+  blocks_.decay_and_add(decays_.passed(), ae_, y_, dstate);
+  if (with_dout) blocks_.add_transposed_product(qe_, dout_, dstate, scale());
+}
+
+template <typename T>
+void LowRankBackward<T>::summarise_backward(const ConstView& dout, const ConstView& dfinal, T* dstate) {
   const Segment first = segments_of(run_).front();
-  if (!first.enters) return;
-  if (dfinal.data && first.final >= 0) {
-    const Matrix<T> behind = document_state(dfinal, first.final);
-    std::copy(behind.begin(), behind.end(), dstate);
+  M gradient;
+  read_state(first.enters ? final_of(dfinal, first) : nullptr, gradient);
+  if (first.enters) {
+    for_each_chunk_back(first, [&](int64_t begin) {
+      load(begin, first.end, Queries::read);
+      read(dout, begin_, rows_, dv_, dout_);
+      solve_backward(gradient, true);
+      retreat(true, gradient);
+    });
   }
-  Chunk chunk;
-  for_each_chunk_back(first, [&](int64_t begin, int64_t rows) {
-    load(chunk, begin, rows, dout);
-    retreat(chunk, solved(chunk, gradient_of_x(chunk, dstate)), dstate);
-  });
+  write_state(gradient, dstate);
 }
 
+// What comes from before the chunk or goes behind it.
 template <typename T>
-struct LowRankBackward<T>::Gradients {
-  Matrix<T> q, k, v, a, b;
-  Matrix<double> g;  // [rows, gates]
-};
-
-template <typename T>
-void LowRankBackward<T>::add_gradients(const Chunk& chunk, const T* before, const T* dstate, const Matrix<T>& y,
-                                       const RunGradients& to) const {
-  const int64_t rows = chunk.rows;
-  const T scale = static_cast<T>(run_.scale);
-  const Matrix<T> x = read_by_a(chunk, before, dv_, Own::added);
-  Gradients sum{zeros(rows, dk_), zeros(rows, dk_), zeros(rows, dv_),
-                zeros(rows, dk_), zeros(rows, dk_), Matrix<double>(static_cast<size_t>(rows * gates_), 0.0)};
-  add_product_with_transposed(sum.a.data(), y.data(), before, rows, dv_, dk_);
-  add_product_with_transposed(sum.k.data(), chunk.v.data(), dstate, rows, dv_, dk_);
-  add_product_with_transposed(sum.b.data(), x.data(), dstate, rows, dv_, dk_);
-  if (!chunk.dout.empty()) add_product_with_transposed(sum.q.data(), chunk.dout.data(), before, rows, dv_, dk_, scale);
-  for (size_t n = 0; n < sum.q.size(); ++n) {
-    sum.q[n] *= chunk.passed[n];
-    sum.k[n] *= chunk.left[n];
-    sum.b[n] *= chunk.left[n];
+void LowRankBackward<T>::add_ends(const M& before, const M& dstate, bool with_dout, bool with_gates) {
+  blocks_.transpose(before, transposed_);
+  blocks_.product(y_, transposed_, sum_);
+  decays_.from_begin(sum_, reading_, da_);
+  if (with_gates) gates_sum_.add_entering(a(), da_, reading_);
+  if (with_dout) {
+    blocks_.product(dout_, transposed_, sum_, scale());
+    decays_.from_begin(sum_, Reading::after, dq_);
+    if (with_gates) gates_sum_.add_entering(q_, dq_, Reading::after);
   }
-  for (size_t n = static_cast<size_t>(dk_); n < sum.a.size(); ++n)
-    sum.a[n] *= chunk.passed[n - static_cast<size_t>(dk_)];
-  add_gate_gradients_of_ends(chunk, before, dstate, sum);
-  add_pair_gradients(chunk, x, y, sum);
-  if (!chunk.dout.empty()) add_own_gradients(chunk, x, sum);
-  add_product(sum.v.data(), chunk.ke.data(), dstate, rows, dk_, dv_);
-  add_transposed_product(sum.v.data(), chunk.ak.data(), y.data(), rows, rows, dv_);
-  if (!chunk.dout.empty())
-    add_transposed_product(sum.v.data(), chunk.qk.data(), chunk.dout.data(), rows, rows, dv_, scale);
-  give(chunk, sum, to);
+  blocks_.transpose(dstate, transposed_);
+  blocks_.product(delta_ ? w_ : v_, transposed_, sum_);
+  decays_.to_end(sum_, dk_sum_);
+  if (with_gates) gates_sum_.add_leaving(k_, dk_sum_);
+  if (delta_) return;
+  blocks_.product(x_, transposed_, sum_);
+  decays_.to_end(sum_, db_);
+  if (with_gates) gates_sum_.add_leaving(b_, db_);
 }
 
-// What the chunk's tokens read of those before them. On its way from token j to token i a product crosses the decays of all
-// tokens after j up to i, or those before i where a reads the state before it decays.
+// What tokens read by x of what earlier ones wrote by y: the gradient of their product is dreads writes^T.
 template <typename T>
-void LowRankBackward<T>::add_pair_gradients(const Chunk& chunk, const Matrix<T>& x, const Matrix<T>& y,
-                                            Gradients& sum) const {
-  const int64_t rows = chunk.rows;
-  const T scale = static_cast<T>(run_.scale);
-  Matrix<T> passed(static_cast<size_t>((rows + 1) * dk_));  // row i: from token j to before the decay of i
-  std::vector<double> crossing(static_cast<size_t>(gates_));
-  // `factor` is what is left of j's writing when it is read by row i of `reads`.
-  const auto add_pair = [&](const Matrix<T>& reads, Matrix<T>& dreads, const T* factor, int64_t i, int64_t j, T with_k,
-                            T with_b) {
-    const T *const read = &reads[at(i, dk_, 0)], *const k = &chunk.k[at(j, dk_, 0)], *const b = &chunk.b[at(j, dk_, 0)];
-    T *const dread = &dreads[at(i, dk_, 0)], *const dk = &sum.k[at(j, dk_, 0)], *const db = &sum.b[at(j, dk_, 0)];
-    for (int64_t c = 0; c < dk_; ++c) {
-      const T from = factor[c] * (with_k * k[c] + with_b * b[c]);
-      dread[c] += from;
-      dk[c] += with_k * factor[c] * read[c];
-      db[c] += with_b * factor[c] * read[c];
-      crossing[gate_at(c)] += double{from * read[c]};
-    }
-  };
-  for (int64_t j = 0; j < rows; ++j) {
-    const T *const v = &chunk.v[at(j, dv_, 0)], *const read = &x[at(j, dv_, 0)];
-    std::fill_n(&passed[at(j + 1, dk_, 0)], dk_, T{1});
-    for (int64_t i = j + 1; i < rows; ++i) {
-      for (int64_t c = 0; c < dk_; ++c) passed[at(i + 1, dk_, c)] = passed[at(i, dk_, c)] * chunk.decay[at(i, dk_, c)];
-    }
-    std::fill(crossing.begin(), crossing.end(), 0.0);
-    for (int64_t i = rows - 1; i > j; --i) {
-      const T* const dread = &y[at(i, dv_, 0)];
-      const auto add_a = [&] {
-        add_pair(chunk.a, sum.a, &passed[at(i, dk_, 0)], i, j, dot(dread, v, dv_), dot(dread, read, dv_));
-      };
-      if (delta_) add_a();
-      if (!chunk.dout.empty()) {
-        const T* const dout = &chunk.dout[at(i, dv_, 0)];
-        add_pair(chunk.q, sum.q, &passed[at(i + 1, dk_, 0)], i, j, scale * dot(dout, v, dv_),
-                 scale * dot(dout, read, dv_));
-      }
-      for (int64_t gate = 0; gate < gates_; ++gate) sum.g[at(i, gates_, gate)] += crossing[static_cast<size_t>(gate)];
-      if (!delta_) add_a();
-    }
-  }
+void LowRankBackward<T>::add_pairs(const M& dreads, const M& writes, T factor, const M& scores, const M& x, const M& y,
+                                   Reading reading, bool with_gates, M& dx, M& dy) {
+  const bool own = &x == &q_;
+  blocks_.transpose(writes, transposed_);
+  blocks_.product(dreads, transposed_, dscores_, factor, Part::lower_result);
+  for (int64_t i = 0; i < rows_ && !own; ++i) dscores_.row(i)[i] = 0;
+  decays_.gradients(dscores_, x, y, reading, dx_, dy_);
+  if (with_gates) gates_sum_.add_pairs(scores, dscores_, x, dx_, y, dy_, reading);
+  if (own) decays_.add_own_gradients(dscores_, x, y, nullptr, dx_, dy_);
+  blocks_.add(dx_, dx);
+  blocks_.add(dy_, dy);
 }
 
-// What each token reads of its own writing, which passes no decay.
+// Of a chunk that `before` enters, x_ and y_ solved for.
 template <typename T>
-void LowRankBackward<T>::add_own_gradients(const Chunk& chunk, const Matrix<T>& x, Gradients& sum) const {
-  const T scale = static_cast<T>(run_.scale);
-  for (int64_t i = 0; i < chunk.rows; ++i) {
-    const T* const dout = &chunk.dout[at(i, dv_, 0)];
-    const T with_k = scale * dot(dout, &chunk.v[at(i, dv_, 0)], dv_),
-            with_b = scale * dot(dout, &x[at(i, dv_, 0)], dv_);
-    add_scaled(&sum.q[at(i, dk_, 0)], &chunk.k[at(i, dk_, 0)], with_k, dk_);
-    add_scaled(&sum.q[at(i, dk_, 0)], &chunk.b[at(i, dk_, 0)], with_b, dk_);
-    add_scaled(&sum.k[at(i, dk_, 0)], &chunk.q[at(i, dk_, 0)], with_k, dk_);
-    add_scaled(&sum.b[at(i, dk_, 0)], &chunk.q[at(i, dk_, 0)], with_b, dk_);
+void LowRankBackward<T>::add_gradients(M& before, const M& dstate, bool with_dout, const RunGradients& to) {
+  const bool with_gates = to.dg.data != nullptr;
+  gates_sum_.begin(rows_);
+  add_ends(before, dstate, with_dout, with_gates);
+  const M& written = delta_ ? w_ : v_;
+  add_pairs(y_, written, 1, ak_, a(), k_, reading_, with_gates, da_, dk_sum_);
+  if (!delta_) add_pairs(y_, x_, 1, ab_, a_, b_, reading_, with_gates, da_, db_);
+  if (with_dout) {
+    add_pairs(dout_, written, scale(), qk_, q_, k_, Reading::after, with_gates, dq_, dk_sum_);
+    if (!delta_) add_pairs(dout_, x_, scale(), qb_, q_, b_, Reading::after, with_gates, dq_, db_);
+    add_rows(to.dq, begin_, dq_);
   }
-}
-
-// dg of what comes from before the chunk or goes behind it: from the state to what reads, from what writes to the gradient,
-// and from the one to the other. The gradients hold no pair of tokens yet.
-template <typename T>
-void LowRankBackward<T>::add_gate_gradients_of_ends(const Chunk& chunk, const T* before, const T* dstate,
-                                                    Gradients& sum) const {
-  std::vector<double> crossing(static_cast<size_t>(gates_), 0.0);
-  const auto add = [&](const Matrix<T>& input, const Matrix<T>& gradient, int64_t i) {
-    for (int64_t c = 0; c < dk_; ++c) crossing[gate_at(c)] += double{input[at(i, dk_, c)] * gradient[at(i, dk_, c)]};
-  };
-  const auto give = [&](int64_t i) {
-    for (int64_t gate = 0; gate < gates_; ++gate) sum.g[at(i, gates_, gate)] += crossing[static_cast<size_t>(gate)];
-  };
-  for (int64_t i = chunk.rows; i-- > 0;) {
-    add(chunk.q, sum.q, i);
-    if (delta_) add(chunk.a, sum.a, i);
-    give(i);
-    if (!delta_) add(chunk.a, sum.a, i);
-  }
-  std::fill(crossing.begin(), crossing.end(), 0.0);
-  for (int64_t c = 0; c < dk_; ++c) {
-    const T passed = chunk.passed[at(chunk.rows - 1, dk_, c)];
-    crossing[gate_at(c)] += double{passed * dot(before + c * dv_, dstate + c * dv_, dv_)};
-  }
-  for (int64_t j = 0; j < chunk.rows; ++j) {
-    give(j);
-    add(chunk.k, sum.k, j);
-    add(chunk.b, sum.b, j);
-  }
+  if (with_gates) gates_sum_.finish(before, dstate, decays_.passed(), to.dg, begin_);
+  give(to);
 }
 
 // To the inputs as they were given.
 template <typename T>
-void LowRankBackward<T>::give(const Chunk& chunk, const Gradients& sum, const RunGradients& to) const {
-  const auto add_row = [&](const View& view, const Matrix<T>& from, int64_t i, int64_t columns, T factor = 1) {
-    if (view.data) add_scaled(sums(view, chunk.begin + i), &from[at(i, columns, 0)], factor, columns);
-  };
-  for (int64_t i = 0; i < chunk.rows; ++i) {
-    add_row(to.dq, sum.q, i, dk_);
-    add_row(to.dk, sum.k, i, dk_);
-    for (int64_t gate = 0; gate < gates_ && to.dg.data; ++gate)
-      sums(to.dg, chunk.begin + i)[gate] += static_cast<T>(sum.g[at(i, gates_, gate)]);
-    if (!delta_) {
-      add_row(to.dv, sum.v, i, dv_);
-      add_row(to.da, sum.a, i, dk_);
-      add_row(to.db, sum.b, i, dk_);
-      continue;
-    }
-    const T *const k = &chunk.k[at(i, dk_, 0)], *const da = &sum.a[at(i, dk_, 0)], *const db = &sum.b[at(i, dk_, 0)];
-    const T beta = chunk.beta[at(i, 1, 0)];
-    for (int64_t c = 0; c < dk_ && to.dk.data; ++c)
-      sums(to.dk, chunk.begin + i)[c] += chunk.decay[at(i, dk_, c)] * da[c] - beta * db[c];
-    add_row(to.dv, sum.v, i, dv_, beta);
-    if (to.dbeta.data) {
-      sums(to.dbeta, chunk.begin + i)[0] +=
-          dot(&chunk.values[at(i, dv_, 0)], &sum.v[at(i, dv_, 0)], dv_) - dot(k, db, dk_);
-    }
+void LowRankBackward<T>::give(const RunGradients& to) {
+  add_rows(to.dk, begin_, dk_sum_);
+  if (!delta_) {
+    add_rows(to.dv, begin_, dw_);
+    add_rows(to.da, begin_, da_);
+    add_rows(to.db, begin_, db_);
+    return;
   }
+  add_rows(to.dk, begin_, da_);
+  if (to.dbeta.data) {
+    dots_.resize(static_cast<size_t>(rows_)), more_dots_.resize(dots_.size());
+    blocks_.ops.dots(values_, dw_, rows_, dv_, dots_.data());
+    blocks_.ops.dots(x_, dw_, rows_, dv_, more_dots_.data());
+    for (size_t i = 0; i < dots_.size(); ++i)
+      *sums(to.dbeta, begin_ + static_cast<int64_t>(i)) += dots_[i] - more_dots_[i];
+  }
+  blocks_.scale_rows(dw_, beta_.data(), sum_);
+  add_rows(to.dv, begin_, sum_);
 }
 
 // The gradients of a segment that `state` enters, due to its own dout (where there is one) and to `dstate` behind it; either
 // state may be null.
 template <typename T>
 void LowRankBackward<T>::segment_backward(const Segment& segment, const ConstView& dout, const T* state,
-                                          const T* dstate, const RunGradients& to) const {
-  std::vector<Matrix<T>> states;  // before each chunk
-  states.push_back(state ? Matrix<T>(state, state + state_size()) : initial_state(segment));
-  Matrix<T> gradient = dstate ? Matrix<T>(dstate, dstate + state_size()) : Matrix<T>(state_size(), T{0});
-  Chunk chunk;
-  for_each_chunk(segment, [&](int64_t begin, int64_t rows) {
-    if (begin + rows == segment.end) return;
-    load(chunk, begin, rows, {});
-    states.push_back(states.back());
-    advance(chunk, read_by_a(chunk, states.back().data(), dv_, Own::added), Own::added, dv_, states.back().data());
+                                          const T* dstate, const RunGradients& to) {
+  const bool with_dout = dout.data != nullptr;
+  std::vector<M> states(1);  // before each chunk
+  M gradient;
+  read_state(state ? state : initial_of(segment), states[0]);
+  read_state(dstate, gradient);
+  for_each_chunk(segment, [&](int64_t begin) {
+    if (begin + Base::kTokens >= segment.end) return;
+    load(begin, segment.end, Queries::left_out);
+    read_by_a(states.back(), Own::added);
+    M next;
+    next.copy(states.back());
+    advance(Own::added, next);
+    states.push_back(std::move(next));
   });
-  for_each_chunk_back(segment, [&](int64_t begin, int64_t rows) {
-    load(chunk, begin, rows, dout);
-    const Matrix<T> y = solved(chunk, gradient_of_x(chunk, gradient.data()));
-    add_gradients(chunk, states.back().data(), gradient.data(), y, to);
+  for_each_chunk_back(segment, [&](int64_t begin) {
+    load(begin, segment.end, with_dout ? Queries::read : Queries::left_out);
+    if (with_dout) read(dout, begin_, rows_, dv_, dout_);
+    read_by_a(states.back(), Own::added);
+    solve_backward(gradient, with_dout);
+    add_gradients(states.back(), gradient, with_dout, to);
     states.pop_back();
-    retreat(chunk, y, gradient.data());
+    retreat(with_dout, gradient);
   });
-  add_to_document(to.dinitial, segment.initial, gradient.data());
+  add_state(to.dinitial, segment.initial, gradient);
 }
 
 template <typename T>
 void LowRankBackward<T>::scan_backward(const ConstView& dout, const ConstView& dfinal, const T* state,
-                                       const RunGradients& to) const {
-  for (const Segment& segment : segments_of(run_)) {
-    Matrix<T> behind;
-    if (dfinal.data && segment.final >= 0) behind = document_state(dfinal, segment.final);
-    segment_backward(segment, dout, segment.enters ? state : nullptr, behind.empty() ? nullptr : behind.data(), to);
-  }
+                                       const RunGradients& to) {
+  for (const Segment& segment : segments_of(run_))
+    segment_backward(segment, dout, segment.enters ? state : nullptr, final_of(dfinal, segment), to);
 }
 
 template <typename T>
-void LowRankBackward<T>::apply_dstate(const T* dstate, const T* state, const RunGradients& to) const {
+void LowRankBackward<T>::apply_dstate(const T* dstate, const T* state, const RunGradients& to) {
   const Segment last = segments_of(run_).back();
   segment_backward(last, {}, last.enters ? state : nullptr, dstate, to);
 }

@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
+#include "weft/kernels/block_matrix.h"
 #include "weft/kernels/element.h"
 #include "weft/kernels/recurrence.h"
 
@@ -35,29 +37,7 @@ inline std::vector<Segment> segments_of(const TokenRun& run) {
   return segments;
 }
 
-// Decays below exp(-1000) are 0 in every type; so sums of logarithms stay finite, and as exact as those of weak gates.
-inline constexpr double kLeastLogDecay = -1000;
-inline constexpr int64_t kPollEvery = 64;  // tokens
-
-// to += factor * from
-template <typename T>
-void add_scaled(T* to, const T* from, T factor, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) to[i] += factor * from[i];
-}
-
-template <typename T>
-T dot(const T* a, const T* b, int64_t n) {
-  constexpr int64_t kLanes = 8;
-  T lanes[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += a[i + lane] * b[i + lane];
-  }
-  T sum = 0;
-  for (; i < n; ++i) sum += a[i] * b[i];
-  for (const T lane : lanes) sum += lane;
-  return sum;
-}
+inline constexpr double kLeastLogDecay = -1000;  // of what is left: see read_logs
 
 template <typename T>
 const T* numbers(const ConstView& view) {
@@ -68,39 +48,13 @@ T* numbers(const View& view) {
   return static_cast<T*>(view.data);
 }
 
+// What sums in T are made of.
 template <typename T>
-using Matrix = std::vector<T>;  // row-major
-
-// to [m, n] += factor * a b, where a(i, l) = a[i * row + l * column] is [m, k] and b [k, n].
-template <typename T>
-void add_product(T* to, const T* a, int64_t row, int64_t column, const T* b, int64_t m, int64_t k, int64_t n,
-                 T factor) {
-  for (int64_t i = 0; i < m; ++i) {
-    T* const sum = to + i * n;
-    int64_t l = 0;
-    for (; l + 4 <= k; l += 4) {
-      const T *p = a + i * row + l * column, *b0 = b + l * n, *b1 = b0 + n, *b2 = b1 + n, *b3 = b2 + n;
-      const T a0 = factor * p[0], a1 = factor * p[column], a2 = factor * p[2 * column], a3 = factor * p[3 * column];
-      for (int64_t j = 0; j < n; ++j) sum[j] += (a0 * b0[j] + a1 * b1[j]) + (a2 * b2[j] + a3 * b3[j]);
-    }
-    for (; l < k; ++l) add_scaled(sum, b + l * n, factor * a[i * row + l * column], n);
-  }
-}
-// a is [m, k] as it lies.
-template <typename T>
-void add_product(T* to, const T* a, const T* b, int64_t m, int64_t k, int64_t n, T factor = 1) {
-  add_product(to, a, k, int64_t{1}, b, m, k, n, factor);
-}
-// a is [k, m] as it lies: to += factor * a^T b.
-template <typename T>
-void add_transposed_product(T* to, const T* a, const T* b, int64_t m, int64_t k, int64_t n, T factor = 1) {
-  add_product(to, a, int64_t{1}, m, b, m, k, n, factor);
-}
-// to [m, n] += factor * a b^T, b [n, k].
-template <typename T>
-void add_product_with_transposed(T* to, const T* a, const T* b, int64_t m, int64_t k, int64_t n, T factor = 1) {
-  for (int64_t i = 0; i < m; ++i) {
-    for (int64_t j = 0; j < n; ++j) to[i * n + j] += factor * dot(a + i * k, b + j * k, k);
+const BlockOps<T>& block_ops_of(const KernelSet* kernels) {
+  if constexpr (std::is_same_v<T, double>) {
+    return plain_block_ops<double>();
+  } else {
+    return (kernels ? *kernels : cpu_kernels()).blocks();
   }
 }
 
@@ -109,42 +63,68 @@ template <typename T>
 class RunMath {
  public:
   explicit RunMath(const TokenRun& run)
-      : run_(run), dk_(run.dim), dv_(run.dim_v), gates_(std::max<int64_t>(1, run.decays.columns)) {}
+      : run_(run),
+        dk_(run.dim),
+        dv_(run.dim_v),
+        gates_(std::max<int64_t>(1, run.decays.columns)),
+        blocks_(block_ops_of<T>(run.kernels)) {}
 
  protected:
-  void read(const ConstView& view, int64_t begin, int64_t rows, int64_t columns, std::vector<T>& to) const {
-    to.resize(static_cast<size_t>(rows * columns));
-    for (int64_t r = 0; r < rows; ++r) {
-      T* const row = to.data() + r * columns;
-      const void* from = address(view, begin + r, 0);
-      for (int64_t c = 0; c < columns; ++c) row[c] = static_cast<T>(load_element(from, view.type, c));
-    }
+  using M = BlockMatrix<T>;
+  static constexpr int64_t kTokens = 64;  // of a chunk
+
+  void read(const ConstView& view, int64_t begin, int64_t rows, int64_t columns, M& to) const {
+    to.shape(rows, columns);
+    blocks_.ops.read(address(view, begin, 0), view.type, view.row_stride, rows, columns, to);
   }
+  // The logarithms of some tokens' decays.
+  void read_logs(int64_t begin, int64_t rows, M& to) const {
+    if (run_.g.data) {
+      read(run_.g, begin, rows, gates_, to);
+    } else {
+      to.shape(rows, 1);
+      for (int64_t t = 0; t < rows; ++t) *to.row(t) = static_cast<T>(run_.decays.log_decay);
+    }
+    if (gates_ > 1) return;
+    // Decays below exp(-1000) are 0 in every type. So differences of sums of one gate stay finite; others are never formed.
+    for (int64_t t = 0; t < rows; ++t) *to.row(t) = *to.row(t) < T{kLeastLogDecay} ? T{kLeastLogDecay} : *to.row(t);
+  }
+  // A state, or the gradient of one; zero where there is none.
+  void read_state(const T* from, M& to) const {
+    to.shape(dk_, dv_);
+    if (!from) return to.zero();
+    for (int64_t c = 0; c < dk_; ++c) std::copy_n(from + c * dv_, dv_, to.row(c));
+  }
+  void write_state(const M& from, T* to) const {
+    for (int64_t c = 0; c < dk_; ++c) std::copy_n(from.row(c), dv_, to + c * dv_);
+  }
+  // The state that a segment begins with, and the gradient behind it, if they are given.
+  const T* initial_of(const Segment& segment) const { return row_of_document(run_.initial, segment.initial); }
+  const T* final_of(const ConstView& dfinal, const Segment& segment) const {
+    return row_of_document(dfinal, segment.final);
+  }
+  const T* row_of_document(const ConstView& states, int64_t document) const {
+    return states.data && document >= 0 ? static_cast<const T*>(address(states, document, 0)) : nullptr;
+  }
+  // Rows of a sum += factor * from.
+  void add_rows(const View& to, int64_t begin, const M& from, T factor = 1) const {
+    if (to.data) blocks_.ops.add(from, factor, from.rows(), from.columns(), {sums(to, begin), to.row_stride});
+  }
+  void add_state(const View& states, int64_t document, const M& state) const {
+    if (!states.data || document < 0) return;
+    blocks_.ops.add(state, 1, dk_, dv_, {sums(states, document), dv_});
+  }
+
   double log_decay(int64_t row, int64_t gate) const {
     const double log = run_.decays.columns == 0 ? run_.decays.log_decay : load(run_.g, row, 0, gate);
     return log < kLeastLogDecay ? kLeastLogDecay : log;
   }
   // Whether out reads the state before its token's decay and writing.
   bool reads_before() const { return run_.u.data != nullptr; }
-  // How much of its own key a token reads.
-  T own(int64_t c) const { return reads_before() ? numbers<T>(run_.u)[c] : T{1}; }
   // The gate that multiplies row c of the state.
   int64_t gate_of(int64_t c) const { return gates_ == 1 ? 0 : c; }
   size_t gate_at(int64_t c) const { return static_cast<size_t>(gate_of(c)); }
   static size_t at(int64_t row, int64_t columns, int64_t column) { return static_cast<size_t>(row * columns + column); }
-  size_t state_size() const { return static_cast<size_t>(dk_ * dv_); }
-  // The state that a segment begins with, in the columns of a state; zero unless it is given.
-  Matrix<T> initial_state(const Segment& segment) const {
-    if (segment.initial < 0 || !run_.initial.data) return Matrix<T>(state_size(), T{0});
-    return document_state(run_.initial, segment.initial);
-  }
-  Matrix<T> document_state(const ConstView& states, int64_t document) const {
-    const T* const from = static_cast<const T*>(address(states, document, 0));
-    return Matrix<T>(from, from + state_size());
-  }
-  void add_to_document(const View& states, int64_t document, const T* state, T factor = 1) const {
-    if (states.data && document >= 0) add_scaled(sums(states, document), state, factor, dk_ * dv_);
-  }
   // A row of sums.
   static T* sums(const View& view, int64_t row) { return static_cast<T*>(address(view, row, 0)); }
   void poll() const {
@@ -153,6 +133,7 @@ class RunMath {
 
   const TokenRun& run_;
   const int64_t dk_, dv_, gates_;
+  const Blocks<T> blocks_;
 };
 
 // Calls f(T{}) with the type in which a run is computed.

@@ -22,6 +22,7 @@
 #include <cstdint>
 
 #include "weft/base/dtype.h"
+#include "weft/kernels/block_ops.h"
 #include "weft/kernels/exact_bins.h"
 #include "weft/kernels/fused_ops.h"
 
@@ -155,6 +156,7 @@ struct TileOps {
   void (*add_exactly)(const float* from, double factor, int64_t bins, int64_t* sums, int64_t n);
 
   const FusedOps* fused;
+  const BlockOps<float>* blocks;
 };
 
 // ExactSum<2>::add for sum `sums[0]` of a row of n. Not inline, as the paths need it.
