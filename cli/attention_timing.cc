@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
+#include <list>
 #include <memory>
 #include <numeric>
 #include <vector>
@@ -12,6 +14,7 @@
 #include "weft/base/random.h"
 #include "weft/base/text.h"
 #include "weft/execute/executor.h"
+#include "weft/kernels/element.h"
 #include "weft/transport/rank_group.h"
 #include "weft/transport/run_threads.h"
 #include "weft/transport/stop_watcher.h"
@@ -60,12 +63,13 @@ double idle_share(RankGroup& group, int rank) {
 
 // ---- one rank's tensors and runs
 
-// Normal numbers, a few thousand of them over and over: the values do not change the time.
-std::vector<std::byte> random_tensor(DType type, int64_t elements, uint64_t stream) {
+// Normal numbers times a factor, a few thousand of them over and over: the values do not change the time, as long as they
+// stay numbers.
+std::vector<std::byte> random_tensor(DType type, int64_t elements, uint64_t stream, double factor = 1) {
   std::vector<std::byte> bytes(static_cast<size_t>(elements * size_of(type)));
   Random random(1, stream);
   std::vector<double> numbers(4096);
-  for (double& number : numbers) number = random.normal();
+  for (double& number : numbers) number = factor * random.normal();
   for (int64_t i = 0; i < elements; ++i) {
     const double x = numbers[static_cast<size_t>(i) % numbers.size()];
     std::byte* to = bytes.data() + i * size_of(type);
@@ -85,25 +89,25 @@ class RankBench {
  public:
   RankBench(const Schedule& schedule, int rank, Endpoint& endpoint)
       : problem_(schedule.problem()), executor_(schedule, rank, endpoint, timed_kernels(problem_.element), pool_) {
-    const int64_t queries = problem_.query_layout.tokens_of(rank), keys = problem_.key_layout.tokens_of(rank);
-    q_ = random_tensor(problem_.element, queries * problem_.heads * problem_.dim, 0);
-    k_ = random_tensor(problem_.element, keys * problem_.kv_heads * problem_.dim, 1);
-    v_ = random_tensor(problem_.element, keys * problem_.kv_heads * problem_.dim_v, 2);
-    dout_ = random_tensor(problem_.element, queries * problem_.heads * problem_.dim_v, 3);
+    const Fields results = Field::out | Field::lse;  // of forward, which backward takes
+    const Fields given = Fields::from_bits(problem_.inputs_of(problem_.backward).bits() & ~results.bits());
+    given.for_each([&](Field field) {
+      const Layout& layout = kKeyFields.has(field) ? problem_.key_layout : problem_.query_layout;
+      const int64_t rows = layout.tokens_of(rank) * problem_.heads_of(field);
+      give(field, rows * problem_.columns_of(field));
+    });
+    if (traits_of(problem_.layer).bonus) give(Field::u, problem_.heads * problem_.dim);
   }
 
   void forward() {
     execution_ = executor_.start();
-    results_ = execution_->forward({.q = {q_.data()}, .k = {k_.data()}, .v = {v_.data()}});
+    results_ = execution_->forward(inputs_);
   }
   void backward() {
     if (problem_.backward) {
-      execution_->backward({.q = {q_.data()},
-                            .k = {k_.data()},
-                            .v = {v_.data()},
-                            .out = {results_.out.data},
-                            .lse = {results_.lse.data},
-                            .dout = {dout_.data()}});
+      Inputs inputs = inputs_;
+      inputs.out = {results_.out.data}, inputs.lse = {results_.lse.data};
+      execution_->backward(inputs);
     }
     peak_ = std::max(peak_, execution_->peak_bytes());
     phase_end_ = execution_->phase_end_seconds();
@@ -117,10 +121,30 @@ class RankBench {
   double phase_end_seconds() const { return phase_end_; }
 
  private:
+  // Of linear layers: keys of about length 1 where rows of the state mix, decays of a few percent.
+  void give(Field field, int64_t elements) {
+    const double unit = 1 / std::sqrt(static_cast<double>(problem_.dim));
+    double factor = 1;
+    uint64_t stream = static_cast<uint64_t>(field);
+    if (mixes_rows(problem_.layer) && (field == Field::k || field == Field::a)) factor = unit;
+    if (field == Field::b) factor = -0.5 * unit, stream = static_cast<uint64_t>(Field::a);
+    std::vector<std::byte>& bytes = tensors_.emplace_back();
+    if (field == Field::g || field == Field::beta) {
+      const DType type = problem_.accumulator();
+      bytes.resize(static_cast<size_t>(elements * size_of(type)));
+      const double value = field == Field::g ? -0.05 : 0.5;
+      for (int64_t i = 0; i < elements; ++i) kernels::store_element(bytes.data(), type, i, value);
+    } else {
+      bytes = random_tensor(field == Field::u ? problem_.accumulator() : problem_.element, elements, stream, factor);
+    }
+    *inputs_.of(field) = {bytes.data()};
+  }
+
   const Problem& problem_;
   BufferPool pool_;
   Executor executor_;
-  std::vector<std::byte> q_, k_, v_, dout_;
+  std::list<std::vector<std::byte>> tensors_;
+  Inputs inputs_;
   std::unique_ptr<Execution> execution_;
   Results results_;
   int64_t peak_ = 0;
@@ -254,9 +278,11 @@ AttentionTiming time_attention(const Schedule& schedule, const Schedule& alone, 
   timing.efficiency = median(efficiency);
   timing.waiting_seconds = median(waiting);
   timing.idle_seconds = median(idle);
+  const double seconds = timing.forward_seconds + timing.backward_seconds;
   const double per_pair = static_cast<double>(problem.dim + problem.dim_v) / 2 * (problem.backward ? 14 : 4);
-  timing.flops_per_second = static_cast<double>(problem.mask.area()) * static_cast<double>(problem.heads) * per_pair /
-                            (timing.forward_seconds + timing.backward_seconds);
+  timing.flops_per_second =
+      static_cast<double>(problem.mask.area()) * static_cast<double>(problem.heads) * per_pair / seconds;
+  timing.tokens_per_second = static_cast<double>(problem.mask.queries()) / seconds;
   timing.not_valid = doubt(running.on_this_machine(), timing.idle_share);
   return timing;
 }

@@ -12,15 +12,16 @@
 namespace weft::cli {
 
 struct AttentionTiming {
-  double forward_seconds = 0;   // medians
-  double backward_seconds = 0;  // 0 without a backward phase
-  double waiting_seconds = 0;   // mean of the ranks, both phases: blocked for a message with nothing else to do
-  double idle_seconds = 0;      // the same: done with a phase, while others still work
-  double efficiency = 0;        // median over pairs of: one rank's seconds / (ranks x all ranks' seconds)
-  double flops_per_second = 0;  // over the exact area: forward 4, backward 10 per pair, head and column
-  int64_t peak_bytes = 0;       // largest of any rank, inputs and results included
-  double idle_share = 0;        // speed of a compute loop on all threads at once against one alone
-  std::string not_valid;        // why the times mean little: the machine is busy, or has too few processors; else ""
+  double forward_seconds = 0;    // medians
+  double backward_seconds = 0;   // 0 without a backward phase
+  double waiting_seconds = 0;    // mean of the ranks, both phases: blocked for a message with nothing else to do
+  double idle_seconds = 0;       // the same: done with a phase, while others still work
+  double efficiency = 0;         // median over pairs of: one rank's seconds / (ranks x all ranks' seconds)
+  double flops_per_second = 0;   // of softmax, over the exact area: forward 4, backward 10 per pair, head and column
+  double tokens_per_second = 0;  // of the sequence, both phases
+  int64_t peak_bytes = 0;        // largest of any rank, inputs and results included
+  double idle_share = 0;         // speed of a compute loop on all threads at once against one alone
+  std::string not_valid;         // why the times mean little: the machine is busy, or has too few processors; else ""
 };
 
 // How long to measure: at least so many pairs of runs, and until so many seconds are spent.

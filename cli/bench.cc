@@ -48,7 +48,8 @@ CanonicalCost canonical_cost(const BenchOptions& options, const Schedule& schedu
 
 int bench_attention(const BenchOptions& given, Context& context) {
   BenchOptions options = given;
-  if (options.method.empty()) options.method = "zigzag";
+  const bool linear = options.problem.layer != Layer::softmax;
+  if (options.method.empty()) options.method = linear ? "all-scan" : "zigzag";
   if (options.seconds == 0) options.seconds = 5;
   options.problem.ranks = ranks_of(context, options.problem.ranks);
   options.problem.check();
@@ -72,9 +73,11 @@ int bench_attention(const BenchOptions& given, Context& context) {
                                    {"efficiency", timing.efficiency},
                                    {"area", schedule.problem().mask.area()},
                                    {"flops_per_second", timing.flops_per_second},
+                                   {"tokens_per_second", timing.tokens_per_second},
                                    {"peak_bytes", timing.peak_bytes},
                                    {"idle_share", timing.idle_share},
                                    {"valid", timing.not_valid.empty()}};
+    if (linear) json.erase("area"), json.erase("flops_per_second"), json["layer"] = name_of(options.problem.layer);
     if (options.problem.cross()) json["kv_tokens"] = options.problem.kv_tokens;
     if (options.problem.canonical) json["canonical_cost"] = {{"time", cost.time}, {"memory", cost.memory}};
     context.out.write(json.dump(2) + "\n");
@@ -85,11 +88,12 @@ int bench_attention(const BenchOptions& given, Context& context) {
                {"forward", Align::right},
                {"backward", Align::right},
                {"efficiency", Align::right},
-               {"FLOP/s", Align::right},
+               {linear ? "tokens/s" : "FLOP/s", Align::right},
                {"peak memory of a rank", Align::right}});
   table.add_row({options.method, std::to_string(options.problem.ranks), format_duration(timing.forward_seconds),
                  format_duration(timing.backward_seconds), format_fixed(timing.efficiency, 3),
-                 format_count(timing.flops_per_second), format_bytes(timing.peak_bytes)});
+                 format_count(linear ? timing.tokens_per_second : timing.flops_per_second),
+                 format_bytes(timing.peak_bytes)});
   context.out.write(table.text());
   if (options.problem.canonical) {
     context.out.write("--canonical takes " + format_fixed(cost.time, 2) +
@@ -102,9 +106,12 @@ int bench_attention(const BenchOptions& given, Context& context) {
 
 int run(const BenchOptions& options, Context& context) {
   const ProblemOptions& problem = options.problem;
-  refuse_others(options.what, problem.layer != Layer::softmax, "--layer", "linear layers run on plain loops so far");
-  refuse_others(options.what, problem.key_dim + problem.value_dim > 0, "--key-dim or --value-dim",
+  const bool linear = problem.layer != Layer::softmax;
+  refuse_others(options.what, !linear && problem.key_dim + problem.value_dim > 0, "--key-dim or --value-dim",
                 "give one --head-dim");
+  refuse_others(options.what, problem.initial_states || problem.final_states, "--initial-states or --final-states",
+                "documents begin with zero");
+  refuse_others(options.what, linear && options.what == "methods", "--layer", "time one method with bench attention");
   if (options.what == "attention") {
     refuse_others(options.what, !options.methods.empty(), "--methods", "name one with --method");
     refuse_others(options.what, options.repeat > 0, "--repeat", "say how long with --seconds");
@@ -126,7 +133,7 @@ Schedule alone_for(ProblemOptions options) {
   options.ranks = 1;
   options.layout = "contiguous";
   options.method_options.clear();
-  return schedule_for("ring", options, true);
+  return schedule_for(options.layer == Layer::softmax ? "ring" : "chain", options, true);
 }
 
 Command bench_command() {
@@ -137,7 +144,8 @@ Command bench_command() {
       "is the time of one rank with the same kernels, "
       "measured in turn with the method's, over ranks x the method's time. With --canonical, what that costs is timed "
       "too.\n\n"
-      "attention times one method. methods times all but references (rsa), or those of --methods: on one sequence and "
+      "attention times one method, with --layer of a linear layer. methods times all but references (rsa), or those of "
+      "--methods: on one sequence and "
       "on packed documents "
       "whose lengths have a long tail, by default on 2 ranks with 16K tokens each. Each is proved right first. Sent is "
       "what all ranks send; waiting the share of the time in which ranks wait for a message with nothing else to do, "
@@ -145,9 +153,10 @@ Command bench_command() {
   command.example("weft bench attention --method zigzag --ranks 2 --tokens 16K --heads 8 --head-dim 64");
   command.example("weft bench attention --method ring --ranks 2 --tokens 4K --kv-tokens 16K --mask full");
   command.example("weft bench attention --method zigzag --ranks 2 --tokens 8K --canonical");
+  command.example("weft bench attention --layer gla --method chain --ranks 2 --tokens 32K --heads 4 --key-dim 64");
   command.example("weft bench methods --ranks 2 --tokens 16K --methods ring,zigzag,ulysses --repeat 5");
   command.positional("what", "what to time: attention or methods", &options->what);
-  command.text("--method", "NAME", "attention: method (default: zigzag)", &options->method);
+  command.text("--method", "NAME", "attention: method (default: zigzag; of a linear layer all-scan)", &options->method);
   command.count("--seconds", "N", "attention: how long to measure, at least three pairs of runs (default: 5)",
                 &options->seconds, {.min = 1});
   command.text("--methods", "LIST", "methods: names, as ring,zigzag (default: all but rsa)", &options->methods);

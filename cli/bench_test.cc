@@ -125,6 +125,21 @@ TEST(BenchMethods, SaysWhenTimesMeanLittle) {
   EXPECT_TRUE(has(outcome.out, "not valid, first at ring: " + ranks + " ranks share ")) << outcome.out;
 }
 
+TEST(BenchAttention, TimesLinearLayers) {
+  for (const char* layer : {"retnet", "rwkv6", "kda", "rwkv7"}) {
+    const std::string line =
+        "bench attention --ranks 2 --tokens 300 --heads 2 --key-dim 8 --value-dim 5 --seconds 1 --layer ";
+    const Outcome outcome = run_line(line + layer + " --json");
+    ASSERT_EQ(outcome.code, kExitFine) << (outcome.complaints.empty() ? "" : outcome.complaints[0]);
+    const json result = json::parse(outcome.out);
+    EXPECT_EQ(result["layer"], layer);
+    EXPECT_EQ(result["method"], "all-scan");
+    for (const char* key : {"forward_seconds", "backward_seconds", "efficiency", "tokens_per_second"})
+      EXPECT_GT(result[key].get<double>(), 0) << key;
+    EXPECT_FALSE(result.contains("flops_per_second"));
+  }
+}
+
 TEST(BenchMethods, Refuses) {
   const std::string start = "bench methods --ranks 2 --tokens 8 ";
   EXPECT_TRUE(has(complaint(start + "--methods ring,zigzg"), "did you mean 'zigzag'?"));
@@ -140,6 +155,11 @@ TEST(BenchMethods, Refuses) {
   EXPECT_TRUE(has(complaint("bench methods --tokens 8 --docs 4,5"), "leave --tokens out"));
   EXPECT_TRUE(has(complaint("bench attention --ranks 2 --tokens 8 --methods ring"), "--method"));
   EXPECT_TRUE(has(complaint("bench attention --ranks 2 --tokens 8 --repeat 3"), "--seconds"));
+  EXPECT_TRUE(
+      has(complaint(start + "--layer gla"), "--layer does not go with it; time one method with bench attention"));
+  EXPECT_TRUE(has(complaint("bench attention --ranks 2 --tokens 8 --key-dim 4"), "give one --head-dim"));
+  EXPECT_TRUE(
+      has(complaint("bench attention --layer gla --ranks 2 --tokens 8 --final-states"), "documents begin with zero"));
   EXPECT_TRUE(has(complaint("bench methds"), "did you mean 'methods'?"));
   EXPECT_EQ(complaint("bench"), "weft: error: bench: say what to time: attention or methods");
 }
