@@ -8,6 +8,7 @@ namespace weft {
 namespace {
 
 constexpr size_t kMany = 16;
+constexpr size_t kSearch = 4;  // so many times as long a list is searched for each interval, not walked along
 
 // The first of the intervals whose end lies behind x, or the end of the list.
 const Range* first_ending_after(std::span<const Range> all, int64_t x) {
@@ -59,11 +60,15 @@ bool IntervalSet::includes(const IntervalSet& other) const {
 bool IntervalSet::intersects(const IntervalSet& other) const {
   const auto a = ranges(), b = other.ranges();
   if (a.size() < b.size()) return other.intersects(*this);
-  if (a.size() > kMany * b.size()) {  // a search for each beats a walk along all
-    return std::any_of(b.begin(), b.end(), [&](const Range& range) {
-      const Range* const next = first_ending_after(a, range.begin);
-      return next != a.data() + a.size() && next->begin < range.end;
-    });
+  if (a.size() > kSearch * b.size()) {
+    std::span<const Range> left = a;  // b ascends, and so do the places
+    for (const Range& range : b) {
+      const Range* const next = first_ending_after(left, range.begin);
+      if (next == left.data() + left.size()) return false;
+      if (next->begin < range.end) return true;
+      left = left.subspan(static_cast<size_t>(next - left.data()));
+    }
+    return false;
   }
   for (size_t i = 0, j = 0; i < a.size() && j < b.size();) {
     if (std::max(a[i].begin, b[j].begin) < std::min(a[i].end, b[j].end)) return true;
@@ -92,23 +97,38 @@ void IntervalSet::unite(const IntervalSet& other) {
   }
 }
 
-// From the back, so that what lies before all of theirs is not touched; then neighbours that meet are joined.
+// What lies between two of theirs moves as a whole, and what lies before all of them not at all.
 void IntervalSet::merge(std::span<const Range> theirs) {
-  const uint32_t all = count_ + static_cast<uint32_t>(theirs.size());
-  if (all > capacity_) reserve(std::max(all, 2 * capacity_));
-  Range* const to = data();
-  uint32_t end = all;
-  for (size_t left = theirs.size(); left > 0;) {
-    const bool mine = count_ > 0 && to[count_ - 1].begin > theirs[left - 1].begin;
-    to[--end] = mine ? to[--count_] : theirs[--left];
-  }
-  for (; end < all; ++end) {
-    if (count_ > 0 && to[end].begin <= to[count_ - 1].end) {
-      to[count_ - 1].end = std::max(to[count_ - 1].end, to[end].end);
-    } else {
-      to[count_++] = to[end];
+  thread_local std::vector<Range> joined;
+  joined.clear();
+  const auto mine = ranges();
+  const auto first_touching = [&](size_t from, int64_t begin) {  // the first whose end reaches `begin`
+    return static_cast<size_t>(first_ending_after(mine.subspan(from), begin - 1) - mine.data());
+  };
+  const size_t start = first_touching(0, theirs[0].begin);
+  size_t next = start;
+  for (size_t i = 0; i < theirs.size();) {
+    const size_t touching = first_touching(next, theirs[i].begin);
+    joined.insert(joined.end(), mine.data() + next, mine.data() + touching);
+    next = touching;
+    Range grown = theirs[i++];
+    while (true) {  // all of both lists that the interval reaches by now
+      if (next < mine.size() && mine[next].begin <= grown.end) {
+        grown = {std::min(grown.begin, mine[next].begin), std::max(grown.end, mine[next].end)};
+        ++next;
+      } else if (i < theirs.size() && theirs[i].begin <= grown.end) {
+        grown.end = std::max(grown.end, theirs[i++].end);
+      } else {
+        break;
+      }
     }
+    joined.push_back(grown);
   }
+  joined.insert(joined.end(), mine.data() + next, mine.data() + mine.size());
+  const auto all = static_cast<uint32_t>(start + joined.size());
+  if (all > capacity_) reserve(std::max(all, 2 * capacity_));
+  std::copy(joined.begin(), joined.end(), data() + start);
+  count_ = all;
 }
 
 void IntervalSet::unite(Range range) {

@@ -67,18 +67,20 @@ class MultiRingPass {
     Value sums, part;       // sums of the keys of this step, and what this rank adds to them
     Value sent;             // sums of the step before
   };
-  // A ring, and what is needed of its piece in this step and in the next.
+  // A ring as this rank sees it, and what is needed of its piece in this step and in the next.
   struct Ring {
+    int next, previous;  // ranks
+    int place;           // of this rank
+    size_t group;
     const PieceNeeds *needs, *next_needs;
     Set sums;  // rows that have sums
-    size_t group;
   };
 
   static size_t at(int i) { return static_cast<size_t>(i); }
-  int next_rank(int i) const { return rings_.rank_after(i, b_.rank(), 1); }
-  int previous_rank(int i) const { return rings_.rank_after(i, b_.rank(), -1); }
-  // Owner of the piece that comes round a ring to this rank in step t.
-  int owner(int i, int t) const { return rings_.rank_after(i, b_.rank(), -t); }
+  int next_rank(int i) const { return ring_[at(i)].next; }
+  int previous_rank(int i) const { return ring_[at(i)].previous; }
+  // Place of the owner of the piece that comes round a ring to this rank in step t.
+  int owner(int i, int t) const { return rings_.place_after(ring_[at(i)].place, -t); }
   Group& group_of(int i) { return groups_[ring_[at(i)].group]; }
   // The union over the rings of a group of the set that number(ring, needs of its piece) names.
   template <typename Number>
@@ -104,8 +106,15 @@ MultiRingPass::MultiRingPass(Builder& b, const Plan& plan, Phase phase, const Va
     : b_(b), rings_(plan.rings), backward_(phase == Phase::backward), own_(own), home_(home) {
   groups_.resize(plan.joined ? 1 : at(rings_.rings()));
   for (int i = 0; i < rings_.rings(); ++i) {
-    const PieceNeeds& mine = rings_.needs(i, b.rank());
-    ring_.push_back({&mine, &mine, {}, plan.joined ? 0 : at(i)});
+    const int place = rings_.place_of(i, b.rank());
+    const PieceNeeds& mine = rings_.needs(i, place);
+    ring_.push_back({.next = rings_.rank_at(i, rings_.place_after(place, 1)),
+                     .previous = rings_.rank_at(i, rings_.place_after(place, -1)),
+                     .place = place,
+                     .group = plan.joined ? 0 : at(i),
+                     .needs = &mine,
+                     .next_needs = &mine,
+                     .sums = {}});
     group_of(i).rings.push_back(i);
     to_.push_back(i);
   }
@@ -175,7 +184,7 @@ void MultiRingPass::bring_sums_home() {
   Exchange x = b_.exchange(kSumsLane);
   for (int i : to_) x.send(next_rank(i), group_of(i).sums[ring_[at(i)].sums]);
   for (int i : from_) {
-    const PieceNeeds& needs = rings_.needs(i, b_.rank());
+    const PieceNeeds& needs = rings_.needs(i, ring_[at(i)].place);
     x.receive(previous_rank(i), home_[b_.set(needs.rows(needs.so_far(steps() - 1)))], Combine::add);
   }
   x.issue();

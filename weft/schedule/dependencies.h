@@ -67,7 +67,7 @@ class Dependencies {
   // Makes one of uses that differ in their tokens only, in place; returns how many are left. An exchange may have a part
   // for each of a thousand peers, and two of those in flight would be a million comparisons.
   size_t unite_alike(std::span<Use> uses);
-  static constexpr size_t kMany = 8;
+  static constexpr size_t kMany = 32;
   // Orders many uses of a flight, which begin at `first`, by their value; fewer are faster looked through.
   void order_uses(Flight& flight, size_t first);
   // All uses of the value, perhaps among others.

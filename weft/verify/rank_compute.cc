@@ -6,15 +6,24 @@
 #include "weft/verify/rank_run.h"
 
 namespace weft::verify_internal {
-namespace {}  // namespace
-
 // Calls f(set) for groups of slices without a token in common, each as one set: many keys join what their queries hold
 // at once. Tokens that come twice come in two groups.
 template <typename F>
 void RankRun::for_each_group(const std::vector<SetId>& tokens, F&& f) {
   if (tokens.empty()) return;
   if (tokens.size() == 1) return f(pool_[tokens[0]]);
+  ranges_.clear();
+  for (SetId id : tokens) {
+    const auto some = pool_[id].ranges();
+    ranges_.insert(ranges_.end(), some.begin(), some.end());
+  }
+  std::sort(ranges_.begin(), ranges_.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
+  const auto overlap = [](const Range& a, const Range& b) { return a.end > b.begin; };
   group_.clear();
+  if (std::adjacent_find(ranges_.begin(), ranges_.end(), overlap) == ranges_.end()) {
+    for (const Range& range : ranges_) group_.append(range);
+    return f(group_);
+  }
   for (SetId id : tokens) {
     if (group_.intersects(pool_[id])) {
       f(group_);
@@ -36,7 +45,6 @@ void RankRun::attend(const Instruction& i) {
         note("operand", "attend: the keys lack kv heads that query heads " + to_string(pool_[q.heads]) + " read");
         continue;
       }
-      report_.work += problem_.pairs.area(pool_[q.tokens], pool_[k.tokens]) * pool_.size(q.heads);
       check_tiles("attend", Field::out, q.tokens, k.tokens);
       keys.push_back(k.tokens);
     }
@@ -57,6 +65,7 @@ void RankRun::attend(const Instruction& i) {
       continue;
     }
     for_each_group(keys, [&](const IntervalSet& group) {
+      report_.work += problem_.pairs.area(pool_[q.tokens], group) * pool_.size(q.heads);
       into->contributions.add(pool_, {q.heads, q.tokens}, group, [&](Box box, const IntervalSet& both) {
         const int64_t pairs = problem_.pairs.area(pool_[box.own], both);
         if (pairs > 0) {
@@ -115,7 +124,6 @@ void RankRun::attend_backward(const Instruction& i) {
              "attend_backward: the keys lack kv heads that query heads " + to_string(pool_[q.heads]) + " read");
         continue;
       }
-      report_.work_backward += problem_.pairs.area(pool_[q.tokens], pool_[k.tokens]) * pool_.size(q.heads);
       Fields wanted;
       for (const Slice& target : block_.targets(i)) wanted = wanted | target.fields;
       if (wanted.has(Field::dq)) check_tiles("attend_backward", Field::dq, q.tokens, k.tokens);
@@ -124,7 +132,10 @@ void RankRun::attend_backward(const Instruction& i) {
       contribute(i, Field::dk, q.heads, k.tokens, pool_[q.tokens]);
       contribute(i, Field::dv, q.heads, k.tokens, pool_[q.tokens]);
     }
-    for_each_group(keys, [&](const IntervalSet& group) { contribute(i, Field::dq, q.heads, q.tokens, group); });
+    for_each_group(keys, [&](const IntervalSet& group) {
+      report_.work_backward += problem_.pairs.area(pool_[q.tokens], group) * pool_.size(q.heads);
+      contribute(i, Field::dq, q.heads, q.tokens, group);
+    });
   }
 }
 

@@ -29,8 +29,7 @@ void RankRun::issue(const Instruction& i) {
     for (const Part& part : message.parts) {
       const size_t id = static_cast<size_t>(part.slice.value);
       const Form form = id < values_.size() ? values_[id].form : Form::whole;
-      report_.bytes_sent += rows_of(pool_, part.slice) * pool_.size(part.slice.heads) *
-                            problem_.wire_bytes_per_row(part.slice.fields, form);
+      report_.bytes_sent += bytes_of_message(part.slice, form);
     }
     report_.largest_message = std::max(report_.largest_message, report_.bytes_sent - sent_before_it);
   }
@@ -44,8 +43,7 @@ void RankRun::issue(const Instruction& i) {
     if (id >= values_.size() || !values_[id].exists) continue;
     // What travels in a narrower type is packed first, and the packed copy stays until it has been taken.
     if (values_[id].form == Form::accumulating && problem_.wire != problem_.accumulator()) {
-      flight.staging += pool_.size(part.slice.tokens) * pool_.size(part.slice.heads) *
-                        problem_.wire_bytes_per_row(part.slice.fields, Form::accumulating);
+      flight.staging += bytes_of_message(part.slice, Form::accumulating);
     }
     std::vector<uint64_t>& readers = values_[id].flights;
     if (!readers.empty() && readers.back() == number) continue;
@@ -55,8 +53,7 @@ void RankRun::issue(const Instruction& i) {
   for (const Part& part : block_.incoming(i)) {
     const size_t id = static_cast<size_t>(part.slice.value);
     const Form form = id < values_.size() ? values_[id].form : Form::whole;
-    const int64_t bytes = rows_of(pool_, part.slice) * pool_.size(part.slice.heads) *
-                          problem_.wire_bytes_per_row(part.slice.fields, form);
+    const int64_t bytes = bytes_of_message(part.slice, form);
     if (part.peer != rank_) flight.received += bytes;
     if (part.combine != Combine::copy) flight.staging += bytes;
   }

@@ -24,6 +24,24 @@ struct PendingMessage {
   bool matched = false;
 };
 
+// Bytes of a row on the wire, remembered for the fields that messages had last: a program sends a few kinds.
+class WireBytes {
+ public:
+  int64_t of(const Problem& problem, Fields fields, Form form) {
+    Known& known = known_[fields.bits() * 0x9e3779b9u >> 30];
+    if (known.fields != fields || known.form != form) known = {fields, form, problem.wire_bytes_per_row(fields, form)};
+    return known.bytes;
+  }
+
+ private:
+  struct Known {
+    Fields fields;
+    Form form{};
+    int64_t bytes = 0;
+  };
+  Known known_[4];
+};
+
 class RankRun {
  public:
   // `note` receives what is wrong; `trace` follows one contribution, or is null.
@@ -184,6 +202,10 @@ class RankRun {
   }
   bool is_key_side(Fields fields) const { return !(fields & kKeyFields).empty(); }
   int64_t missing_pairs(bool key_side, SetId own, const IntervalSet& other) const;
+  // On the wire.
+  int64_t bytes_of_message(const Slice& slice, Form form) {
+    return rows_of(pool_, slice) * pool_.size(slice.heads) * wire_bytes_.of(problem_, slice.fields, form);
+  }
   void add_live(int64_t bytes);
   void mark_step(const Instruction& i);
   std::string describe(const Slice& slice) const;
@@ -204,9 +226,11 @@ class RankRun {
   Defined results_;
   Dependencies dependencies_;
   std::vector<FlightState> flights_;  // the few in flight
+  WireBytes wire_bytes_;
   static constexpr size_t kFewReaders = 8;
   std::vector<ValueId> sent_sums_;  // during check_exchange
   std::vector<SetId> attended_;     // during attend and attend_backward: keys of one slice of queries,
+  std::vector<Range> ranges_;       // of all of them,
   IntervalSet group_;               // and those that are added at once
   std::vector<Held> held_;
   std::vector<HeldBy> held_by_;

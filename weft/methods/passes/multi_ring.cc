@@ -43,7 +43,7 @@ MultiRing::MultiRing(const Problem& problem, std::vector<Tour> rings) : rings_(s
     std::vector<int>& place = places_.emplace_back(tour.size());
     for (size_t i = 0; i < tour.size(); ++i) place[at(tour[i])] = static_cast<int>(i);
   }
-  needs_.resize(at(ranks()));
+  needs_.assign(rings_.size(), std::vector<PieceNeeds>(at(ranks())));
   std::vector<int> set_of(at(ranks()));  // by rank: what it wants
   for (int owner = 0; owner < ranks(); ++owner) {
     const Wanted& wanted = wanted_.emplace_back(find_wanted(problem, owner));
@@ -55,14 +55,15 @@ MultiRing::MultiRing(const Problem& problem, std::vector<Tour> rings) : rings_(s
         cut_in_pieces(problem.key_layout.shard(owner), this->rings(), problem.unit_of_cuts());
     for (size_t i = 0; i < rings_.size(); ++i) {
       std::vector<int> nearest(wanted.sets.size()), farthest(wanted.sets.size());
-      size_t place = at(places_[i][at(owner)]);
+      const size_t own_place = at(places_[i][at(owner)]);
+      size_t place = own_place;
       for (int distance = 1; distance < ranks(); ++distance) {
         if (++place == rings_[i].size()) place = 0;
         const size_t set = at(set_of[at(rings_[i][place])]);
         if (nearest[set] == 0) nearest[set] = distance;
         farthest[set] = distance;
       }
-      needs_[at(owner)].emplace_back(pieces[i], wanted.sets, nearest, farthest, ranks());
+      needs_[i][own_place] = PieceNeeds(pieces[i], wanted.sets, nearest, farthest, ranks());
     }
   }
 }

@@ -17,6 +17,7 @@ namespace weft::methods {
 // What ranks need of one piece: numbers of a few sets of rows. Number 0 is the empty set.
 class PieceNeeds {
  public:
+  PieceNeeds() = default;
   // `wanted` are the sets of rows that ranks want of the whole shard, nearest[k] and farthest[k] the distances, from the
   // owner along the ring, of the first and the last rank that wants the k-th: 1 to ranks - 1, or 0 where none does.
   PieceNeeds(const IntervalSet& piece, const std::vector<IntervalSet>& wanted, const std::vector<int>& nearest,
@@ -46,7 +47,7 @@ class PieceNeeds {
   // The growing unions of the wanted sets, each joining where its `begin` says; 0: nowhere.
   std::vector<Entry> grow(const std::vector<int>& begin);
 
-  int ranks_;
+  int ranks_ = 0;
   std::vector<NamedSet> sets_;
   std::vector<int> wanted_;
   std::vector<Entry> ahead_;   // by how many places before the owner
@@ -60,16 +61,18 @@ class MultiRing {
 
   int rings() const { return static_cast<int>(rings_.size()); }
   int ranks() const { return static_cast<int>(rings_[0].size()); }
-  // The rank `distance` places after another one on ring i; negative: before it. No further than once round.
-  int rank_after(int i, int rank, int distance) const {
-    int place = places_[at(i)][at(rank)] + distance;
-    if (place < 0) place += ranks();
-    if (place >= ranks()) place -= ranks();
-    return rings_[at(i)][at(place)];
+  // Places on ring i: of a rank; `distance` after another one, negative: before it, no further than once round.
+  int place_of(int i, int rank) const { return places_[at(i)][at(rank)]; }
+  int place_after(int place, int distance) const {
+    place += distance;
+    return place < 0 ? place + ranks() : place >= ranks() ? place - ranks() : place;
   }
-  // What is needed of the owner's piece that goes round ring i, and by one rank.
-  const PieceNeeds& needs(int i, int owner) const { return needs_[at(owner)][at(i)]; }
-  int needed_by(int i, int owner, int rank) const { return needs(i, owner).of_wanted(wanted_by(owner, rank)); }
+  int rank_at(int i, int place) const { return rings_[at(i)][at(place)]; }
+  // What is needed of the piece that goes round ring i from the rank at a place on it, and by one rank.
+  const PieceNeeds& needs(int i, int place) const { return needs_[at(i)][at(place)]; }
+  int needed_by(int i, int place, int rank) const {
+    return needs(i, place).of_wanted(wanted_by(rank_at(i, place), rank));
+  }
 
  private:
   // What ranks want of an owner's whole shard: the sets, and which one up to a rank.
@@ -89,7 +92,7 @@ class MultiRing {
   std::vector<Tour> rings_;
   std::vector<std::vector<int>> places_;        // of each ring: the place of every rank
   std::vector<Wanted> wanted_;                  // of each owner
-  std::vector<std::vector<PieceNeeds>> needs_;  // of each owner and ring
+  std::vector<std::vector<PieceNeeds>> needs_;  // of each ring, by the owner's place on it: what a step reads is near
 };
 
 }  // namespace weft::methods
