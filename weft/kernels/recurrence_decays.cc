@@ -16,16 +16,7 @@ void ChunkDecays<T>::load(const M& logs, bool constant) {
   if (constant && logs.rows() == rows_) return;
   rows_ = logs.rows();
   sums_.assign(static_cast<size_t>(gates_), 0.0);
-  if (gates_ == 1) {
-    for (int64_t i = 0; i < rows_; ++i) sums_[0] += double{*logs.row(i)};
-  } else {  // eight rows at a time lose no more than each logarithm by itself has lost
-    row_.shape(1, dim_);
-    for (int64_t i = 0; i < rows_; i += 8) {
-      row_.zero();
-      blocks_.ops.add(logs.from_row(i), 1, std::min<int64_t>(8, rows_ - i), dim_, {row_.row(0), 0});
-      for (int64_t c = 0; c < dim_; ++c) sums_[static_cast<size_t>(c)] += double{row_.row(0)[c]};
-    }
-  }
+  add_up_logs(blocks_, logs, sums_);
   passed_.resize(static_cast<size_t>(dim_));
   for (size_t c = 0; c < passed_.size(); ++c) {
     passed_[c] = gates_ == 1 && c > 0 ? passed_[0] : static_cast<T>(std::exp(sums_[gates_ == 1 ? 0 : c]));

@@ -14,7 +14,7 @@ class RunEnds : RunMath<T> {
         decays_(blocks_, gates_, dk_, reads_before()),
         logs_to_end_(static_cast<size_t>(gates_), 0.0) {}
   void summarise(T* state);
-  void transition(T* to) const;
+  void transition(T* to);
   void summarise_backward(const ConstView& dout, const ConstView& dfinal, T* dstate);
   void apply_state(const T* state, const View& out, const View& final);
   void add_entering_gradients(const ConstView& dout, const ConstView& dfinal, const T* state, const RunGradients& to);
@@ -23,8 +23,8 @@ class RunEnds : RunMath<T> {
  private:
   using Base = RunMath<T>;
   using Base::add_rows, Base::add_state, Base::at, Base::blocks_, Base::dk_, Base::dv_, Base::final_of, Base::gate_at,
-      Base::gate_of, Base::gates_, Base::initial_of, Base::kTokens, Base::log_decay, Base::poll, Base::read,
-      Base::read_logs, Base::read_state, Base::reads_before, Base::run_, Base::sums, Base::write_state;
+      Base::gate_of, Base::gates_, Base::initial_of, Base::kTokens, Base::poll, Base::read, Base::read_logs,
+      Base::read_state, Base::reads_before, Base::run_, Base::sums, Base::write_state;
   using typename Base::M;
 
   // Goes from an end of a segment, chunk by chunk: f() with the chunk's decays loaded and, in `kept_`, what is left of each
@@ -95,12 +95,15 @@ void RunEnds<T>::from_last_chunk(const Segment& segment, F&& f) {
 }
 
 template <typename T>
-void RunEnds<T>::transition(T* to) const {
-  for (int64_t gate = 0; gate < gates_; ++gate) {
-    double sum = 0;
-    for (int64_t t = 0; t < run_.rows; ++t) sum += log_decay(t, gate);
-    to[gate] = run_.starts.empty() ? static_cast<T>(std::exp(sum)) : T{0};
+void RunEnds<T>::transition(T* to) {
+  std::fill_n(to, gates_, T{0});
+  if (!run_.starts.empty()) return;
+  for (int64_t t = 0; t < run_.rows; t += kTokens) {
+    poll();
+    read_logs(t, std::min(kTokens, run_.rows - t), logs_);
+    add_up_logs(blocks_, logs_, logs_to_end_);
   }
+  for (size_t gate = 0; gate < logs_to_end_.size(); ++gate) to[gate] = static_cast<T>(std::exp(logs_to_end_[gate]));
 }
 
 template <typename T>

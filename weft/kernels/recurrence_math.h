@@ -58,6 +58,22 @@ const BlockOps<T>& block_ops_of(const KernelSet* kernels) {
   }
 }
 
+// sums[gate] += the logarithms of all rows.
+template <typename T>
+void add_up_logs(const Blocks<T>& blocks, const BlockMatrix<T>& logs, std::vector<double>& sums) {
+  if (logs.columns() == 1) {
+    for (int64_t i = 0; i < logs.rows(); ++i) sums[0] += double{*logs.row(i)};
+    return;
+  }
+  BlockMatrix<T> few;  // eight rows at a time lose no more than each logarithm by itself has lost
+  few.shape(1, logs.columns());
+  for (int64_t i = 0; i < logs.rows(); i += 8) {
+    few.zero();
+    blocks.ops.add(logs.from_row(i), 1, std::min<int64_t>(8, logs.rows() - i), logs.columns(), {few.row(0), 0});
+    for (int64_t c = 0; c < logs.columns(); ++c) sums[static_cast<size_t>(c)] += double{few.row(0)[c]};
+  }
+}
+
 // A run, read and computed on in T: float, or double for fp64.
 template <typename T>
 class RunMath {
@@ -115,10 +131,6 @@ class RunMath {
     blocks_.ops.add(state, 1, dk_, dv_, {sums(states, document), dv_});
   }
 
-  double log_decay(int64_t row, int64_t gate) const {
-    const double log = run_.decays.columns == 0 ? run_.decays.log_decay : load(run_.g, row, 0, gate);
-    return log < kLeastLogDecay ? kLeastLogDecay : log;
-  }
   // Whether out reads the state before its token's decay and writing.
   bool reads_before() const { return run_.u.data != nullptr; }
   // The gate that multiplies row c of the state.
