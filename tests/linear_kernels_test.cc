@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "tests/linear_case.h"
 #include "weft/base/test_level.h"
@@ -60,6 +62,69 @@ TEST(LinearKernels, PackedDocumentsOnEveryPath) {
       LinearCase c{.layer = layer, .lengths = {3, 100, 1, 64, 17, 70}, .ranks = 3, .dim = 9, .dim_v = 20};
       c.element = DType::fp32, c.layout = "zigzag";
       expect_right(c, path, 5);
+    }
+  }
+}
+
+void set_rows(HostTensor& tensor, Range rows, double value) {
+  const int64_t width = tensor.heads * tensor.columns;
+  for (int64_t i = rows.begin * width; i < std::min(tensor.elements(), rows.end * width); ++i) tensor.set(i, value);
+}
+
+bool same_bits(const HostTensor& a, const HostTensor& b, Range rows) {
+  const int64_t width = a.heads * a.columns;
+  for (int64_t i = rows.begin * width; i < rows.end * width; ++i) {
+    if (!(a.at(i) == b.at(i))) return false;
+  }
+  return true;
+}
+
+// NaN in one document changes no bit of the others'; a later number no bit of an earlier token, though it lies in its chunk.
+TEST(LinearKernels, WhatMayNotMatterDoesNot) {
+  for (const std::string_view path : kernels::available_cpu_paths()) {
+    CheckOptions options{.compare = false};
+    options.kernels = &kernels::cpu_kernels(path);
+    for (const Layer layer : kLinearLayers) {
+      LinearCase c{.layer = layer, .lengths = {50, 30, 90}, .ranks = 2, .dim = 10, .dim_v = 18};
+      c.element = DType::fp32;
+      SCOPED_TRACE(std::string(path) + ": " + c.describe());
+      const CheckTensors inputs = random_inputs(c.problem(), 9);
+      const CheckTensors clean = check_schedule(c.schedule(), inputs, options).tensors;
+      CheckTensors poisoned = inputs, later = inputs;
+      for (HostTensor* t : {&poisoned.q, &poisoned.k, &poisoned.v, &poisoned.g, &poisoned.beta, &poisoned.a,
+                            &poisoned.b, &poisoned.dout})
+        set_rows(*t, {50, 80}, std::nan(""));
+      for (HostTensor* t : {&later.q, &later.k, &later.v}) set_rows(*t, {110, 111}, 0.3);
+      poisoned = check_schedule(c.schedule(), std::move(poisoned), options).tensors;
+      later = check_schedule(c.schedule(), std::move(later), options).tensors;
+      for (const Range rows : {Range{0, 50}, Range{80, 170}}) {
+        for (HostTensor CheckTensors::*member :
+             {&CheckTensors::out, &CheckTensors::dq, &CheckTensors::dk, &CheckTensors::dv, &CheckTensors::dg,
+              &CheckTensors::dbeta, &CheckTensors::da, &CheckTensors::db})
+          EXPECT_TRUE((clean.*member).empty() || same_bits(clean.*member, poisoned.*member, rows));
+      }
+      EXPECT_FALSE(same_bits(clean.out, poisoned.out, {50, 80}));
+      EXPECT_TRUE(same_bits(clean.out, later.out, {0, 110}));
+      EXPECT_FALSE(same_bits(clean.out, later.out, {110, 111}));
+    }
+  }
+}
+
+// Decays of 1, of e^-20 and of 0, in blocks and whole chunks.
+TEST(LinearKernels, ExtremeGates) {
+  for (const std::string_view path : kernels::available_cpu_paths()) {
+    for (const Layer layer : {Layer::mamba2, Layer::gla, Layer::gdn, Layer::kda, Layer::rwkv6, Layer::rwkv7}) {
+      for (const double g : {0.0, -20.0, -1e30, -std::numeric_limits<double>::infinity()}) {
+        LinearCase c{.layer = layer, .lengths = {200}, .ranks = 2, .dim = 10, .dim_v = 18};
+        c.element = DType::fp32;
+        CheckTensors inputs = random_inputs(c.problem(), 8);
+        for (int64_t t = 0; t < 80; t += 3) set_rows(inputs.g, {t, t + 1}, g);
+        set_rows(inputs.g, {110, 190}, g);
+        CheckOptions options;
+        options.kernels = &kernels::cpu_kernels(path);
+        for (const TensorError& error : check_schedule(c.schedule(), inputs, options).errors)
+          EXPECT_LE(error.max_abs, 2 * error.bound) << path << " " << name_of(layer) << " " << g << " " << error.name;
+      }
     }
   }
 }
