@@ -78,7 +78,7 @@ TEST(TorchCommands, TrainAndEvalTakeAHybridByItsConfig) {
   }
   EXPECT_EQ(run_with(torch_commands(), words_of("train --steps 2 --resume " + plain)).code, 0);
   write_file(config, R"({"model_type": "qwen3_next", "vocab_size": 257})");
-  EXPECT_TRUE(has(complaint_of(""), "llama and weft_hybrid are supported"));
+  EXPECT_TRUE(has(complaint_of(""), "llama, qwen3_5_text, bamba and weft_hybrid are supported"));
   std::filesystem::remove_all(folder);
 }
 

@@ -2,9 +2,6 @@
 // fp64; the same bits for every number of ranks; documents apart, bit for bit; bytes that travel; what is refused.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/cat.h>
-#include <ATen/ops/constant_pad_nd.h>
-#include <ATen/ops/conv1d.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/stack.h>
@@ -23,6 +20,7 @@
 #include "weft/base/test_level.h"
 #include "weft/layout/testing.h"
 #include "weft/torch/short_convolution.h"
+#include "weft/torch/testing.h"
 #include "weft/transport/run_threads.h"
 #include "weft/transport/thread_transport.h"
 
@@ -39,20 +37,6 @@ int64_t tokens_of(const std::vector<int64_t>& documents) {
 double distance(const at::Tensor& a, const at::Tensor& b) {
   EXPECT_EQ(a.sizes(), b.sizes());
   return a.numel() == 0 ? 0 : a.sub(b).abs().max().item<double>();
-}
-
-// Document by document.
-at::Tensor dense(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                 const std::vector<int64_t>& documents) {
-  std::vector<at::Tensor> parts;
-  int64_t begin = 0;
-  for (const int64_t length : documents) {
-    const at::Tensor rows = at::constant_pad_nd(x.narrow(0, begin, length).t().unsqueeze(0), {weight.size(1) - 1, 0});
-    parts.push_back(
-        at::conv1d(rows, weight.unsqueeze(1), bias, {1}, at::IntArrayRef{0}, {1}, x.size(1)).squeeze(0).t());
-    begin += length;
-  }
-  return at::cat(parts);
 }
 
 at::Tensor local(const at::Tensor& whole, const Layout& layout, int rank) {
@@ -144,7 +128,7 @@ TEST(ShortConvolution, EveryLayoutAgainstConv1d) {
       const Whole given = inputs(documents, width);
       const at::Tensor x = given.x.clone().requires_grad_(true), weight = given.weight.clone().requires_grad_(true),
                        bias = given.bias.clone().requires_grad_(true);
-      const at::Tensor want = dense(x, weight, bias, documents);
+      const at::Tensor want = convolution_by_document(x, weight, bias, documents);
       want.backward(given.dout);
       for (const std::string_view name : layout_names()) {
         for (const int ranks : all ? std::vector<int>{1, 2, 3, 4, 7, 32} : std::vector<int>{some[++round % 4]}) {
@@ -171,7 +155,7 @@ TEST(ShortConvolution, AnyRunsInAnyOrder) {
     const std::vector<int64_t> documents = random_lengths(random, tokens);
     const Whole given = inputs(documents, width);
     const at::Tensor x = given.x.clone().requires_grad_(true);
-    const at::Tensor want = dense(x, given.weight, given.bias, documents);
+    const at::Tensor want = convolution_by_document(x, given.weight, given.bias, documents);
     want.backward(given.dout);
     const int ranks = static_cast<int>(random.uniform(1, 6));
     const Results got =
@@ -243,7 +227,7 @@ TEST(ShortConvolution, RowsTravelInTheirTypeAndGradientsInThatOfSums) {
   EXPECT_EQ(got.bytes, 6 * 3 * kChannels * (2 + 4));
   const auto wide = [](const at::Tensor& t) { return t.to(at::kDouble).requires_grad_(true); };
   const at::Tensor x = wide(given.x), weight = wide(given.weight), bias = wide(given.bias);
-  const at::Tensor want = dense(x, weight, bias, documents);
+  const at::Tensor want = convolution_by_document(x, weight, bias, documents);
   want.backward(given.dout.to(at::kDouble));
   EXPECT_LT(distance(got.out.to(at::kDouble), want.detach()), 0.05);
   EXPECT_LT(distance(got.dx.to(at::kDouble), x.grad()), 0.05);

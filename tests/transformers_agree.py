@@ -7,7 +7,9 @@ skipped.
   1. A model that `weft train` writes gives the same loss in transformers, on the tokens of
      `weft eval --dump`, to 1e-5.
   2. Models that transformers writes (untied, scaled rotary, sharded, bf16) give the same loss in weft.
-  3. The tokenizer written beside the model encodes every text as its UTF-8 bytes.
+  3. Hybrids of attention and Gated DeltaNet (qwen3_5_text) or Mamba-2 (bamba): models that transformers writes, over several
+     ranks and layouts, and what `weft train --init` makes of them.
+  4. The tokenizer written beside the model encodes every text as its UTF-8 bytes.
 """
 
 import json
@@ -65,16 +67,58 @@ def loss_in_transformers(model_folder, dump):
     return total / count, count
 
 
-def compare(program, what, model_folder, text, work):
+def compare(program, what, model_folder, text, work, options=()):
     dump = work / "dump.safetensors"
     result = json.loads(weft(program, "eval", "--model", model_folder, "--text", text,
-                             "--tokens", 3000, "--dump", dump, "--json"))
+                             "--tokens", 3000, "--dump", dump, "--json", *options))
     loss, count = loss_in_transformers(model_folder, dump)
     difference = abs(result["loss"] / loss - 1)
     print(f"{what}: weft {result['loss']:.8f}, transformers {loss:.8f}, "
           f"relative difference {difference:.1e}, {count} tokens")
     assert result["tokens"] == count
     assert difference < BOUND
+    return loss
+
+
+def hybrids():
+    """Name, and a model with small random weights."""
+    shape = dict(vocab_size=300, hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4,
+                 num_key_value_heads=2, initializer_range=0.2, tie_word_embeddings=False)
+    if hasattr(transformers, "Qwen3_5TextConfig"):
+        def qwen(**extra):
+            return transformers.Qwen3_5ForCausalLM(transformers.Qwen3_5TextConfig(**{**shape, "head_dim": 16, **extra}))
+
+        yield "qwen3_5_text, shared key heads", qwen(
+            linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=8, linear_value_head_dim=12)
+        yield "qwen3_5_text, tied, half rotated, wide convolution", qwen(
+            linear_num_key_heads=3, linear_num_value_heads=3, linear_key_head_dim=16, linear_value_head_dim=8,
+            linear_conv_kernel_dim=7, layer_types=["full_attention", "linear_attention"] * 2, tie_word_embeddings=True,
+            rope_parameters={"rope_type": "default", "rope_theta": 5e5, "partial_rotary_factor": 0.5})
+    if hasattr(transformers, "BambaConfig"):
+        def bamba(**extra):
+            return transformers.BambaForCausalLM(transformers.BambaConfig(**{**shape, **extra}))
+
+        yield "bamba, two groups", bamba(attn_layer_indices=[2], mamba_n_heads=8, mamba_n_groups=2, mamba_d_state=12)
+        yield "bamba, no bias, one group", bamba(attn_layer_indices=[0, 1], mamba_n_heads=4, mamba_d_state=20, mamba_d_conv=3,
+                                                 mamba_expand=1, mamba_conv_bias=False, tie_word_embeddings=True)
+
+
+def check_hybrids(program, text, work):
+    torch.manual_seed(5)
+    for i, (name, model) in enumerate(hybrids()):
+        with torch.no_grad():
+            for parameter_name, parameter in model.named_parameters():
+                if parameter.dim() == 1 and not parameter_name.endswith("A_log"):
+                    parameter.add_(torch.randn_like(parameter), alpha=0.3)  # where they begin, some hide how they act
+        folder, out = work / f"hybrid-{i}", work / f"hybrid-{i}-trained"
+        model.save_pretrained(folder)
+        before = compare(program, name, folder, text, work)
+        options = [("--ranks", 3), ("--ranks", 5, "--layout", "contiguous", "--linear-method", "log-step")][i % 2]
+        compare(program, f"{name}, {' '.join(map(str, options))}", folder, text, work, options)
+        weft(program, "train", "--text", text, "--init", folder, "--tokens", 1024, "--steps", 4, "--ranks", 2, "--lr", 1e-3,
+             "--warmup", 0, "--out", out)
+        after = compare(program, f"{name}, trained by weft", out / "model", text, work)
+        assert after < before, (after, before)
 
 
 def check_tokenizer(folder):
@@ -121,6 +165,7 @@ def main():
                 model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape, **extra))
                 model.to(dtype).save_pretrained(folder, max_shard_size="50KB")
                 compare(program, f"{name}, {dtype}", folder, text, work)
+        check_hybrids(program, text, work)
     print("all agree")
 
 

@@ -28,6 +28,11 @@ using AttentionFunction = std::function<at::Tensor(const at::Tensor& q, const at
 // the layers that are linear.
 using LinearFunction = std::function<at::Tensor(const LinearInputs& inputs)>;
 
+// A short causal convolution within each document, of the same rows (weft/torch/short_convolution.h): x [tokens, channels], weight
+// [channels, width], bias [channels] or undefined -> [tokens, channels]. Called as the others, in linear layers that have one.
+using ConvolutionFunction =
+    std::function<at::Tensor(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias)>;
+
 // The plain one-rank implementation of torch operators: the reference for tests, with memory for
 // all scores of a document at once.
 AttentionFunction dense_attention(std::vector<int64_t> document_lengths);

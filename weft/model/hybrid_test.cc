@@ -18,6 +18,7 @@
 #include <cmath>
 #include <functional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -35,9 +36,54 @@ ModelConfig hybrid_config(Layer layer) {
   config.vocab_size = 11, config.hidden_size = 8, config.intermediate_size = 12, config.num_hidden_layers = 3;
   config.num_attention_heads = 2, config.num_key_value_heads = 1, config.head_dim = 4;
   config.tie_word_embeddings = false;
-  config.linear = {.layer = layer, .num_heads = 2, .key_head_dim = 3, .value_head_dim = 5, .gate_low_rank_dim = 4};
+  config.linear = {.layer = layer,
+                   .num_heads = 2,
+                   .num_key_heads = 2,
+                   .key_head_dim = 3,
+                   .value_head_dim = 5,
+                   .gate_low_rank_dim = layer == Layer::gla ? 4 : 16};
   config.linear_layers = {true, false, true};
   return config;
+}
+
+// Both layers plain, and with a convolution and a key head for both heads.
+std::vector<ModelConfig> hybrid_configs() {
+  std::vector<ModelConfig> configs;
+  for (const Layer layer : {Layer::gdn, Layer::gla}) {
+    configs.push_back(hybrid_config(layer));
+    configs.push_back(hybrid_config(layer));
+    configs.back().linear->num_key_heads = 1, configs.back().linear->conv_width = 3;
+  }
+  return configs;
+}
+
+ModelConfig qwen_config() {
+  ModelConfig config = hybrid_configs()[1];
+  config.architecture = Architecture::qwen3_5;
+  config.head_dim = 8, config.partial_rotary_factor = 0.5;
+  return config;
+}
+
+ModelConfig bamba_config() {
+  ModelConfig config = hybrid_config(Layer::mamba2);
+  config.architecture = Architecture::bamba;
+  config.linear->num_heads = 4, config.linear->conv_width = 3, config.linear->conv_bias = true;
+  config.linear->value_head_dim = 4;
+  config.partial_rotary_factor = 0.5;
+  return config;
+}
+
+// With those of other architectures, and Mamba-2 in our own.
+std::vector<ModelConfig> all_configs() {
+  std::vector<ModelConfig> configs = hybrid_configs();
+  configs.insert(configs.end(), {qwen_config(), hybrid_config(Layer::mamba2), bamba_config()});
+  return configs;
+}
+
+ConvolutionFunction convolution_of(const std::vector<int64_t>& lengths) {
+  return [lengths](const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+    return convolution_by_document(x, weight, bias, lengths);
+  };
 }
 
 // The linear layers of one rank that has all documents, token by token.
@@ -46,7 +92,8 @@ LinearFunction loop_of(const LinearConfig& config, const std::vector<int64_t>& l
     AttentionShape shape;
     shape.layer = config.layer, shape.heads = config.num_heads;
     shape.dim = config.key_head_dim, shape.dim_v = config.value_head_dim;
-    return linear_token_loop(shape, 1 / std::sqrt(static_cast<double>(shape.dim)), lengths, inputs).out;
+    const double scale = traits_of(shape.layer).unit_scale ? 1 : 1 / std::sqrt(static_cast<double>(shape.dim));
+    return linear_token_loop(shape, scale, lengths, inputs).out;
   };
 }
 
@@ -72,17 +119,28 @@ at::Tensor positions_in(const std::vector<int64_t>& lengths) {
 
 // The linear layer once more, from its own words.
 at::Tensor plain_linear(const ModelConfig& c, const at::Tensor& x, const std::function<at::Tensor(const char*)>& w,
-                        const LinearFunction& loop) {
+                        const LinearFunction& loop, const std::vector<int64_t>& lengths) {
   const LinearConfig& linear = *c.linear;
   const int64_t tokens = x.size(0), heads = linear.num_heads;
-  const auto by_head = [&](const char* name, int64_t dim) { return at::linear(x, w(name)).view({tokens, heads, dim}); };
+  int64_t channel = 0;  // of the convolution
+  const auto by_head = [&](const char* name, int64_t dim) {
+    at::Tensor t = at::linear(x, w(name));
+    if (linear.conv_width > 1 && std::string(name) != "g_proj.weight") {
+      const at::Tensor taps = w("conv1d.weight").squeeze(1).narrow(0, channel, t.size(1));
+      channel += t.size(1);
+      t = at::silu(convolution_by_document(t, taps, {}, lengths));
+    }
+    t = t.view({tokens, t.size(1) / dim, dim});
+    return t.repeat_interleave(heads / t.size(1), 1);
+  };
   const auto unit = [](const at::Tensor& t) { return t.div(t.square().sum(-1, true).add(1e-6).sqrt()); };
   at::Tensor q = by_head("q_proj.weight", linear.key_head_dim), k = by_head("k_proj.weight", linear.key_head_dim),
              v = by_head("v_proj.weight", linear.value_head_dim);
   const at::Tensor z = by_head("g_proj.weight", linear.value_head_dim);
   LinearInputs in{.q = q, .k = k, .v = v};
   if (linear.layer == Layer::gdn) {
-    in = {.q = unit(at::silu(q)), .k = unit(at::silu(k)), .v = at::silu(v)};
+    const auto activated = [&](const at::Tensor& t) { return linear.conv_width > 1 ? t : at::silu(t); };
+    in = {.q = unit(activated(q)), .k = unit(activated(k)), .v = activated(v)};
     in.beta = at::sigmoid(at::linear(x, w("b_proj.weight"))).unsqueeze(2);
     in.g = at::softplus(at::linear(x, w("a_proj.weight")).add(w("dt_bias"))).mul(w("A_log").exp()).neg().unsqueeze(2);
   } else {
@@ -95,8 +153,7 @@ at::Tensor plain_linear(const ModelConfig& c, const at::Tensor& x, const std::fu
 }
 
 TEST(HybridTest, LayersAgreeWithPlainFormulasForwardAndBackward) {
-  for (const Layer layer : {Layer::gdn, Layer::gla}) {
-    ModelConfig config = hybrid_config(layer);
+  for (ModelConfig config : hybrid_configs()) {
     config.num_hidden_layers = 1, config.linear_layers = {true};  // the parts around it: LlamaTest
     const std::vector<int64_t> lengths = {5, 1, 7};
     const at::Tensor weights = start_of(config).requires_grad_(true);
@@ -110,7 +167,8 @@ TEST(HybridTest, LayersAgreeWithPlainFormulasForwardAndBackward) {
     const at::Tensor x = full("model.embed_tokens.weight").index_select(0, ids);
     const at::Tensor h = rms_norm(x, full("model.layers.0.input_layernorm.weight"), config.rms_norm_eps);
     const at::Tensor y = x.add(plain_linear(
-        config, h, [&](const char* name) { return full(std::string("model.layers.0.linear_attn.") + name); }, loop));
+        config, h, [&](const char* name) { return full(std::string("model.layers.0.linear_attn.") + name); }, loop,
+        lengths));
     const at::Tensor want =
         mlp(y, full("model.layers.0.post_attention_layernorm.weight"),
             at::cat({full("model.layers.0.mlp.gate_proj.weight"), full("model.layers.0.mlp.up_proj.weight")}),
@@ -120,7 +178,8 @@ TEST(HybridTest, LayersAgreeWithPlainFormulasForwardAndBackward) {
 
     const at::Tensor gradients = at::zeros_like(weights);
     const Llama model(config, weights.detach(), gradients, at::kDouble);
-    const at::Tensor got = model.hidden(ids, positions_in(lengths), dense_attention(lengths), loop);
+    const at::Tensor got =
+        model.hidden(ids, positions_in(lengths), dense_attention(lengths), loop, convolution_of(lengths));
     got.square().sum().backward();
     EXPECT_LT(got.sub(last).abs().max().item<double>(), 1e-12);
     EXPECT_LT(gradients.sub(weights.grad()).abs().max().item<double>(), 1e-11);
@@ -131,15 +190,14 @@ TEST(HybridTest, LayersAgreeWithPlainFormulasForwardAndBackward) {
 }
 
 TEST(HybridTest, GradientsAgreeWithFiniteDifferences) {
-  for (const Layer layer : {Layer::gdn, Layer::gla}) {
-    const ModelConfig config = hybrid_config(layer);
+  for (const ModelConfig& config : all_configs()) {
     const std::vector<int64_t> lengths = {4, 3};
     const at::Tensor weights = start_of(config), ids = at::arange(7, at::kLong);
     const auto loss = [&](const at::Tensor& at_weights, const at::Tensor& gradients) {
       const Llama model(config, at_weights, gradients, at::kDouble);
-      return model.loss(
-          model.hidden(ids, positions_in(lengths), dense_attention(lengths), loop_of(*config.linear, lengths)), ids,
-          1.0 / 7);
+      return model.loss(model.hidden(ids, positions_in(lengths), dense_attention(lengths),
+                                     loop_of(*config.linear, lengths), convolution_of(lengths)),
+                        ids, 1.0 / 7);
     };
     const at::Tensor gradients = at::zeros_like(weights);
     loss(weights, gradients).backward();
@@ -153,8 +211,7 @@ TEST(HybridTest, GradientsAgreeWithFiniteDifferences) {
 }
 
 TEST(HybridTest, ParametersAreCountedAndBeginAsTheySay) {
-  for (const Layer layer : {Layer::gdn, Layer::gla}) {
-    const ModelConfig config = hybrid_config(layer);
+  for (const ModelConfig& config : all_configs()) {
     const ParameterMap map(config);
     int64_t count = 0;
     for (const Parameter& p : map.parameters()) count += p.count;
@@ -167,6 +224,7 @@ TEST(HybridTest, ParametersAreCountedAndBeginAsTheySay) {
         const double step = std::log1p(std::exp(w));
         const bool fine = p.start == Start::ones        ? w == 1
                           : p.start == Start::zeros     ? w == 0
+                          : p.start == Start::taps      ? w >= -0.5 && w < 0.5
                           : p.start == Start::log_rate  ? w >= 0 && w <= std::log(16)
                           : p.start == Start::time_step ? step > 0.00099 && step < 0.101
                                                         : std::abs(w) < 0.2;
@@ -177,9 +235,7 @@ TEST(HybridTest, ParametersAreCountedAndBeginAsTheySay) {
 }
 
 TEST(HybridTest, ConfigurationFilesKeepEverything) {
-  for (const Layer layer : {Layer::gdn, Layer::gla}) {
-    ModelConfig config = hybrid_config(layer);
-    if (layer == Layer::gdn) config.linear->gate_low_rank_dim = 16;  // not of this layer, so not written
+  for (const ModelConfig& config : all_configs()) {
     EXPECT_EQ(parse_config(config_json(config), "config.json"), config);
   }
   const std::string head =
@@ -190,9 +246,12 @@ TEST(HybridTest, ConfigurationFilesKeepEverything) {
   EXPECT_EQ(config.linear->layer, Layer::gdn);
   EXPECT_EQ(config.linear->value_head_dim, 16);
   const std::pair<const char*, const char*> refused[] = {
-      {R"(, "linear_conv_kernel_dim": 4})", "short convolution"},
-      {R"(, "linear_num_key_heads": 1})", "linear_num_key_heads"},
-      {R"(, "linear_layer": "mamba2"})", "gdn and gla are supported"},
+      {R"(, "linear_conv_kernel_dim": 0})", "linear_conv_kernel_dim is 0"},
+      {R"(, "linear_conv_kernel_dim": 5000})", "allowed are 1 to 4096"},
+      {R"(, "linear_num_key_heads": 4})", "2 value heads cannot share 4 key heads"},
+      {R"(, "partial_rotary_factor": 0.5})", "only whole heads are rotated"},
+      {R"(, "attn_output_gate": false})", "attn_output_gate"},
+      {R"(, "linear_layer": "rwkv7"})", "gdn, gla and mamba2 are supported"},
       {R"(, "linear_layer": "gdm"})", "did you mean 'gdn'"},
       {R"(, "layer_types": ["linear_attention"]})", "layer_types has 1 entries"},
       {R"(, "layer_types": ["sliding_attention"]})", "sliding_attention"},
@@ -206,6 +265,73 @@ TEST(HybridTest, ConfigurationFilesKeepEverything) {
     } catch (const Error& error) {
       EXPECT_NE(std::string(error.what()).find(words), std::string::npos) << error.what();
       EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos);
+    }
+  }
+}
+
+// What transformers writes, with defaults where it would have them; what it computes and this does not.
+TEST(HybridTest, QwenFilesAreReadWithTheirDefaults) {
+  const std::string head = R"({"model_type": "qwen3_5_text", "vocab_size": 300, "hidden_size": 64,
+    "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+    "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 12)";
+  const ModelConfig config = parse_config(head + "}", "config.json");
+  EXPECT_EQ(config.architecture, Architecture::qwen3_5);
+  EXPECT_EQ(config.rotary_dim(), 4);
+  EXPECT_EQ(config.linear->conv_width, 4);
+  EXPECT_EQ(config.linear->layer, Layer::gdn);
+  EXPECT_EQ(config.linear_layers, (std::vector<bool>{true, true, true, false}));
+  const ParameterMap map(config);
+  EXPECT_EQ(map.at("model.layers.0.linear_attn.in_proj_qkv.weight").shape, (std::vector<int64_t>{80, 64}));
+  EXPECT_EQ(map.at("model.layers.0.linear_attn.conv1d.weight").shape, (std::vector<int64_t>{80, 1, 4}));
+  EXPECT_EQ(map.at("model.layers.3.self_attn.q_proj.weight").shape, (std::vector<int64_t>{128, 64}));
+  const std::pair<const char*, const char*> refused[] = {
+      {R"(, "attn_output_gate": false})", "attn_output_gate"},
+      {R"(, "linear_layer": "gla"})", "whose linear layers are gdn"},
+      {R"(, "hidden_act": "gelu"})", "only silu"},
+      {R"(, "attention_bias": true})", "without biases"},
+      {R"(, "rope_parameters": {"partial_rotary_factor": 0.06}})", "an even number of columns"},
+      {R"(, "partial_rotary_factor": 2})", "an even number of columns"},
+      {R"(, "rope_parameters": {"rope_type": "yarn"}})", "yarn"},
+  };
+  for (const auto& [tail, words] : refused) {
+    try {
+      parse_config(head + tail, "config.json");
+      ADD_FAILURE() << tail;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find(words), std::string::npos) << error.what();
+    }
+  }
+}
+
+TEST(HybridTest, BambaFilesAreReadWithTheirDefaults) {
+  const std::string head = R"({"model_type": "bamba", "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96,
+    "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "mamba_n_heads": 8, "mamba_n_groups": 2,
+    "mamba_d_state": 12, "mamba_d_head": "auto", "attn_layer_indices": [2],
+    "time_step_limit": [0.0, {"__float__": "Infinity"}])";
+  const ModelConfig config = parse_config(head + "}", "config.json");
+  EXPECT_EQ(config.architecture, Architecture::bamba);
+  EXPECT_EQ(config.rotary_dim(), 8);
+  EXPECT_EQ(config.linear->value_head_dim, 16);
+  EXPECT_EQ(config.linear_layers, (std::vector<bool>{true, true, false, true}));
+  const ParameterMap map(config);
+  EXPECT_EQ(map.at("model.layers.0.mamba.in_proj.weight").shape, (std::vector<int64_t>{312, 64}));
+  EXPECT_EQ(map.at("model.layers.0.mamba.conv1d.bias").shape, (std::vector<int64_t>{176}));
+  // One of its lines by another.
+  const std::tuple<const char*, const char*, const char*> refused[] = {
+      {"\"vocab_size\": 300", R"("vocab_size": 300, "mamba_proj_bias": true)", "mamba_proj_bias"},
+      {"[0.0, {\"__float__\": \"Infinity\"}]", "[0.1, 1.0]", "time_step_limit"},
+      {"\"auto\"", "4", "mamba_n_heads x mamba_d_head is 32; mamba_expand x hidden_size is 128"},
+      {"[2]", "[4]", "attn_layer_indices has 4"},
+      {"\"mamba_n_groups\": 2", "\"mamba_n_groups\": 3", "cannot share 3 key heads"},
+  };
+  for (const auto& [from, to, words] : refused) {
+    std::string text = head + "}";
+    text.replace(text.find(from), std::string(from).size(), to);
+    try {
+      parse_config(text, "config.json");
+      ADD_FAILURE() << to;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find(words), std::string::npos) << error.what();
     }
   }
 }

@@ -1,4 +1,4 @@
-// The Llama family, and hybrids with linear layers in it, on this rank's rows of a packed sequence.
+// The Llama family, and hybrids with linear layers in it or as Qwen3.5 is one, on this rank's rows of a packed sequence.
 //
 //   Llama model(config, weights, gradients, at::kBFloat16);  // views of flat arrays
 //   at::Tensor x = model.hidden(ids, positions, attention);  // [tokens, hidden]
@@ -6,8 +6,8 @@
 //   loss.backward();                                         // adds to `gradients`
 //
 // RMSNorm, rotary embedding by the given position ids, grouped-query attention through an
-// AttentionFunction, linear layers (linear_block.h) where the config has them, SwiGLU, tied or untied embeddings. Nothing else
-// than attention and recurrences mixes rows, so any split of the rows over ranks gives the same numbers.
+// AttentionFunction, linear layers (linear_block.h) and gates (attention_block.h) where the config has them, SwiGLU, tied or untied embeddings. Nothing else
+// than attention, convolutions and recurrences mixes rows, so any split of the rows over ranks gives the same numbers.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "weft/model/attention.h"
+#include "weft/model/attention_block.h"
 #include "weft/model/blocks.h"
 #include "weft/model/config.h"
 #include "weft/model/linear_block.h"
@@ -35,9 +36,9 @@ class Llama {
   const ModelConfig& config() const { return config_; }
 
   // Final hidden states, normalised: [tokens, hidden] from int64 ids and positions [tokens].
-  // `linear` for models with linear layers.
+  // `linear` for models with linear layers, `convolution` for those with convolutions in them.
   at::Tensor hidden(const at::Tensor& ids, const at::Tensor& positions, const AttentionFunction& attention,
-                    const LinearFunction& linear = {}) const;
+                    const LinearFunction& linear = {}, const ConvolutionFunction& convolution = {}) const;
 
   // scale * sum of the cross entropy over rows whose label is not -100, in fp32 (fp64 if the weights
   // are). labels: int64 [tokens]. Logits exist for a bounded number of rows at a time.
@@ -46,13 +47,17 @@ class Llama {
  private:
   struct DecoderLayer {
     at::Tensor input_norm, qkv, o, post_norm, gate_up, down;
-    std::optional<LinearWeights> linear;  // in place of qkv and o
+    std::optional<LinearWeights> linear;         // in place of qkv and o
+    std::optional<AttentionBlockWeights> block;  // likewise
   };
   struct Mixers {
     const AttentionFunction& attention;
     const LinearFunction& linear;
+    const ConvolutionFunction& convolution;
     at::Tensor cos, sin;
   };
+  // What a norm multiplies by.
+  at::Tensor scale_of(const at::Tensor& norm) const;
   at::Tensor mix(const DecoderLayer& layer, const at::Tensor& x, const Mixers& mixers) const;
 
   ModelConfig config_;

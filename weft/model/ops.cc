@@ -4,6 +4,7 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/pow.h>
 #include <ATen/ops/where.h>
@@ -205,9 +206,13 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   return RmsNormNode::apply(x.contiguous(), weight, eps);
 }
 
+at::Tensor product(const at::Tensor& x, const at::Tensor& weight, at::ScalarType operands) {
+  return at::linear(x.to(operands), weight.to(operands)).to(weight.scalar_type());
+}
+
 at::Tensor rotary_frequencies(const ModelConfig& config) {
-  const at::Tensor even = at::arange(0, config.head_dim, 2, at::kLong).to(at::kFloat);
-  const at::Tensor plain = at::pow(config.rope_theta, even.div(static_cast<double>(config.head_dim))).reciprocal();
+  const at::Tensor even = at::arange(0, config.rotary_dim(), 2, at::kLong).to(at::kFloat);
+  const at::Tensor plain = at::pow(config.rope_theta, even.div(static_cast<double>(config.rotary_dim()))).reciprocal();
   const RopeScaling& scaling = config.rope_scaling;
   switch (scaling.kind) {
     case RopeScaling::Kind::none: return plain;

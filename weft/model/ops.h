@@ -17,7 +17,10 @@ namespace weft {
 // x / sqrt(mean(x^2) + eps) * weight over the last dimension of x [rows, columns], computed in fp32 (fp64 for fp64).
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
 
-// One angle per position unit for each pair of a head: [head_dim / 2], scaled as the config says.
+// x weight^T, operands rounded to that type, on in the type of the weight.
+at::Tensor product(const at::Tensor& x, const at::Tensor& weight, at::ScalarType operands);
+
+// One angle per position unit for each pair of a head's rotated columns: [rotary_dim / 2], scaled as the config says.
 // Computed in fp32 step by step as transformers does: at large positions other roundings of the
 // angle would be another model.
 at::Tensor rotary_frequencies(const ModelConfig& config);

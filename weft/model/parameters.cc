@@ -82,6 +82,7 @@ double first_value(Start start, Random& random) {
     case Start::normal: return kDeviation * random.normal();
     case Start::ones: return 1;
     case Start::zeros: return 0;
+    case Start::taps: return random.uniform() - 0.5;
     case Start::log_rate: return std::log(1 + 15 * random.uniform());
     case Start::time_step: {
       const double step = 0.001 * std::pow(100, random.uniform());
@@ -92,6 +93,14 @@ double first_value(Start start, Random& random) {
 }
 
 }  // namespace
+
+LayerNames layer_names(const ModelConfig& config) {
+  if (config.architecture != Architecture::bamba) return {};
+  return {.linear = "mamba.",
+          .mlp = "feed_forward.",
+          .post_norm = "pre_ff_layernorm.weight",
+          .final_norm = "model.final_layernorm.weight"};
+}
 
 ParameterMap::ParameterMap(const ModelConfig& config) {
   config.check();
@@ -106,9 +115,15 @@ ParameterMap::ParameterMap(const ModelConfig& config) {
     add_next(std::move(name), std::move(shape), decays, start);
     align();
   };
-  const auto add_norm = [&](std::string name, int64_t columns) { add(std::move(name), {columns}, false, Start::ones); };
+  const LayerNames names = layer_names(config);
+  const bool qwen = config.architecture == Architecture::qwen3_5;
+  // Of norms that multiply by 1 + weight, 0 is no change.
+  const auto add_norm = [&](std::string name, int64_t columns) {
+    add(std::move(name), {columns}, false, qwen ? Start::zeros : Start::ones);
+  };
   const int64_t hidden = config.hidden_size;
-  const int64_t q_size = config.num_attention_heads * config.head_dim;
+  const int64_t o_size = config.num_attention_heads * config.head_dim;
+  const int64_t q_size = config.gated_attention() ? 2 * o_size : o_size;
   const int64_t kv_size = config.num_key_value_heads * config.head_dim;
   add("model.embed_tokens.weight", {config.vocab_size, hidden}, false);
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
@@ -116,37 +131,55 @@ ParameterMap::ParameterMap(const ModelConfig& config) {
     add_norm(layer + "input_layernorm.weight", hidden);
     if (config.is_linear(i)) {
       const LinearConfig& linear = *config.linear;
-      const std::string l = layer + "linear_attn.";
-      const int64_t heads = linear.num_heads, keys = heads * linear.key_head_dim,
-                    values = heads * linear.value_head_dim;
-      add_next(l + "q_proj.weight", {keys, hidden}, true);
-      add_next(l + "k_proj.weight", {keys, hidden}, true);
-      add_next(l + "v_proj.weight", {values, hidden}, true);
-      add_next(l + "g_proj.weight", {values, hidden}, true);
-      if (linear.layer == Layer::gla) {
-        add(l + "gk_proj.0.weight", {linear.gate_low_rank_dim, hidden}, true);
-        add(l + "gk_proj.1.weight", {keys, linear.gate_low_rank_dim}, true);
-        add(l + "gk_proj.1.bias", {keys}, false, Start::zeros);
+      const std::string l = layer + names.linear;
+      const int64_t heads = linear.num_heads, keys = linear.key_columns(), values = linear.value_columns();
+      const bool mamba = linear.layer == Layer::mamba2;
+      if (mamba) {
+        add(l + "in_proj.weight", {linear.input_rows(), hidden}, true);
+      } else if (qwen) {
+        add_next(l + "in_proj_qkv.weight", {linear.mixed_columns(), hidden}, true);
       } else {
-        add_next(l + "b_proj.weight", {heads, hidden}, true);
-        add(l + "a_proj.weight", {heads, hidden}, true);
+        add_next(l + "q_proj.weight", {keys, hidden}, true);
+        add_next(l + "k_proj.weight", {keys, hidden}, true);
+        add_next(l + "v_proj.weight", {values, hidden}, true);
+      }
+      if (!mamba) add_next(l + (qwen ? "in_proj_z.weight" : "g_proj.weight"), {values, hidden}, true);
+      if (linear.layer == Layer::gla) {
+        const int64_t gates = heads * linear.key_head_dim;
+        add(l + "gk_proj.0.weight", {linear.gate_low_rank_dim, hidden}, true);
+        add(l + "gk_proj.1.weight", {gates, linear.gate_low_rank_dim}, true);
+        add(l + "gk_proj.1.bias", {gates}, false, Start::zeros);
+      } else {
+        if (!mamba) {
+          add_next(l + (qwen ? "in_proj_b.weight" : "b_proj.weight"), {heads, hidden}, true);
+          add(l + (qwen ? "in_proj_a.weight" : "a_proj.weight"), {heads, hidden}, true);
+        }
+        if (mamba) add(l + "D", {heads}, false, Start::ones);
         add(l + "A_log", {heads}, false, Start::log_rate);
         add(l + "dt_bias", {heads}, false, Start::time_step);
       }
-      add_norm(l + "norm.weight", linear.value_head_dim);
-      add(l + "o_proj.weight", {hidden, values}, true);
+      if (linear.conv_width > 1) {
+        add(l + "conv1d.weight", {linear.mixed_columns(), 1, linear.conv_width}, true, Start::taps);
+        if (linear.conv_bias) add(l + "conv1d.bias", {linear.mixed_columns()}, false, Start::zeros);
+      }
+      add(l + "norm.weight", {mamba ? values : linear.value_head_dim}, false, Start::ones);
+      add(l + (qwen || mamba ? "out_proj.weight" : "o_proj.weight"), {hidden, values}, true);
     } else {
       add_next(layer + "self_attn.q_proj.weight", {q_size, hidden}, true);
       add_next(layer + "self_attn.k_proj.weight", {kv_size, hidden}, true);
       add(layer + "self_attn.v_proj.weight", {kv_size, hidden}, true);
-      add(layer + "self_attn.o_proj.weight", {hidden, q_size}, true);
+      add(layer + "self_attn.o_proj.weight", {hidden, o_size}, true);
+      if (config.gated_attention()) {
+        add_norm(layer + "self_attn.q_norm.weight", config.head_dim);
+        add_norm(layer + "self_attn.k_norm.weight", config.head_dim);
+      }
     }
-    add_norm(layer + "post_attention_layernorm.weight", hidden);
-    add_next(layer + "mlp.gate_proj.weight", {config.intermediate_size, hidden}, true);
-    add(layer + "mlp.up_proj.weight", {config.intermediate_size, hidden}, true);
-    add(layer + "mlp.down_proj.weight", {hidden, config.intermediate_size}, true);
+    add_norm(layer + names.post_norm, hidden);
+    add_next(layer + names.mlp + "gate_proj.weight", {config.intermediate_size, hidden}, true);
+    add(layer + names.mlp + "up_proj.weight", {config.intermediate_size, hidden}, true);
+    add(layer + names.mlp + "down_proj.weight", {hidden, config.intermediate_size}, true);
   }
-  add_norm("model.norm.weight", hidden);
+  add_norm(names.final_norm, hidden);
   if (!config.tie_word_embeddings) add("lm_head.weight", {config.vocab_size, hidden}, true);
 }
 
@@ -181,6 +214,7 @@ void ParameterMap::load(const std::string& folder, std::span<float> weights) con
       if (found == missing.end()) {
         // Tables that older writers stored, and the second name of a tied matrix, carry nothing new.
         if (tensor.name.ends_with(".rotary_emb.inv_freq")) continue;
+        if (tensor.name.starts_with("mtp.")) continue;  // layers that guess further tokens, beside the model
         if (tied && tensor.name == "lm_head.weight") continue;
         throw Error(ErrorCode::format, path + " has a tensor " + in_quotes(tensor.name) +
                                            " that its config.json has no place for, or has it twice");

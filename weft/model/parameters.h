@@ -25,7 +25,8 @@ namespace weft {
 enum class Start : uint8_t {
   normal,     // deviation 0.02
   ones,       // norms
-  zeros,      // biases
+  zeros,      // biases, and norms that multiply by 1 + weight
+  taps,       // of short convolutions: evenly between -1/2 and 1/2, as torch begins four of them
   log_rate,   // A_log of a gated delta rule: log of a number between 1 and 16
   time_step,  // dt_bias: what softplus makes a number between 0.001 and 0.1 of, evenly in its logarithm
 };
@@ -40,6 +41,13 @@ struct Parameter {
   bool decays = false;
   Start start = Start::normal;
 };
+
+// Names that differ between architectures.
+struct LayerNames {
+  std::string linear = "linear_attn.", mlp = "mlp.", post_norm = "post_attention_layernorm.weight";  // in a layer
+  std::string final_norm = "model.norm.weight";
+};
+LayerNames layer_names(const ModelConfig& config);
 
 class ParameterMap {
  public:

@@ -1,7 +1,10 @@
-// For tests: linear layers token by token, in torch operators.
+// For tests: linear layers token by token, and convolutions document by document, in torch operators.
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/conv1d.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
@@ -43,6 +46,20 @@ inline LinearResult linear_token_loop(const AttentionShape& shape, double scale,
     finals.push_back(state);
   }
   return {at::stack(outs, 0).mul(scale), at::stack(finals, 0)};
+}
+
+// Of the whole sequence, as short_convolution has it over ranks.
+inline at::Tensor convolution_by_document(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                                          const std::vector<int64_t>& lengths) {
+  std::vector<at::Tensor> parts;
+  int64_t begin = 0;
+  for (const int64_t length : lengths) {
+    const at::Tensor rows = at::constant_pad_nd(x.narrow(0, begin, length).t().unsqueeze(0), {weight.size(1) - 1, 0});
+    parts.push_back(
+        at::conv1d(rows, weight.unsqueeze(1), bias, {1}, at::IntArrayRef{0}, {1}, x.size(1)).squeeze(0).t());
+    begin += length;
+  }
+  return at::cat(parts);
 }
 
 inline LinearResult linear_token_loop(const Problem& problem, const std::vector<int64_t>& lengths,

@@ -9,6 +9,7 @@
 
 #include <cmath>
 #include <numeric>
+#include <string_view>
 
 #include "weft/base/random.h"
 #include "weft/base/test_level.h"
@@ -41,8 +42,13 @@ class LoopPlan : public SequencePlan {
       AttentionShape layer;
       layer.layer = shape.linear->layer, layer.heads = shape.linear->num_heads;
       layer.dim = shape.linear->key_head_dim, layer.dim_v = shape.linear->value_head_dim;
-      return linear_token_loop(layer, 1 / std::sqrt(static_cast<double>(layer.dim)), shape.document_lengths, inputs)
-          .out;
+      const double scale = traits_of(layer.layer).unit_scale ? 1 : 1 / std::sqrt(static_cast<double>(layer.dim));
+      return linear_token_loop(layer, scale, shape.document_lengths, inputs).out;
+    };
+  }
+  ConvolutionFunction convolution(int) override {
+    return [lengths = shape_.document_lengths](const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+      return convolution_by_document(x, weight, bias, lengths);
     };
   }
 
@@ -53,19 +59,50 @@ class LoopPlan : public SequencePlan {
 ModelConfig hybrid_model(Layer layer) {
   ModelConfig config = model_preset("tiny");
   config.num_hidden_layers = 4;
-  config.linear = {.layer = layer, .num_heads = 2, .key_head_dim = 8, .value_head_dim = 12, .gate_low_rank_dim = 16};
+  config.linear = {.layer = layer, .num_heads = 2, .num_key_heads = 2, .key_head_dim = 8, .value_head_dim = 12};
   config.linear_layers = {true, true, false, true};
   return config;
+}
+
+ModelConfig qwen_model() {
+  ModelConfig config = hybrid_model(Layer::gdn);
+  config.architecture = Architecture::qwen3_5;
+  config.linear->num_key_heads = 1, config.linear->conv_width = 4;
+  config.head_dim = 16, config.partial_rotary_factor = 0.25;
+  return config;
+}
+
+ModelConfig bamba_model() {
+  ModelConfig config = hybrid_model(Layer::mamba2);
+  config.architecture = Architecture::bamba;
+  config.linear->num_key_heads = 1, config.linear->conv_width = 4, config.linear->conv_bias = true;
+  config.linear->value_head_dim = config.hidden_size;  // of two heads: twice as many columns
+  config.partial_rotary_factor = 0.5;
+  return config;
+}
+
+std::vector<ModelConfig> hybrid_models() {
+  return {hybrid_model(Layer::gdn), hybrid_model(Layer::gla), qwen_model(), bamba_model()};
+}
+
+// Of a quick run: fewer ranks, and for architectures of others, whose scans are the same, fewer methods.
+bool left_out(const ModelConfig& model, std::string_view method, int ranks) {
+  if (test_level() > 1 || method == "all-scan") return false;
+  return ranks < 3 || (model.has_attention_block() && method != "log-step");
+}
+
+std::string word_for(const ModelConfig& model) {
+  return model.architecture == Architecture::qwen3_5 ? "qwen3_5" : name_of(model.linear->layer);
 }
 
 class Hybrids : public LetterFolder {
  protected:
   Hybrids() : LetterFolder("hybrid_test", 60) {}
 
-  TrainOptions options(Layer layer, int ranks, int64_t steps) const {
+  TrainOptions options(const ModelConfig& model, int ranks, int64_t steps) const {
     TrainOptions options;
     options.text = folder_ + "/text";
-    options.model = hybrid_model(layer);
+    options.model = model;
     options.ranks = ranks;
     options.tokens = 103;  // a prime number of tokens: no rank count divides it
     options.steps = steps;
@@ -86,19 +123,19 @@ class Hybrids : public LetterFolder {
 
 TEST_F(Hybrids, LossesAreThoseOfOneRankTokenByToken) {
   const int64_t steps = 4;
-  for (const Layer layer : {Layer::gdn, Layer::gla}) {
+  for (const ModelConfig& model : hybrid_models()) {
     const std::vector<double> want =
-        losses([](const SequenceShape& shape) { return std::make_shared<LoopPlan>(shape); }, options(layer, 1, steps));
+        losses([](const SequenceShape& shape) { return std::make_shared<LoopPlan>(shape); }, options(model, 1, steps));
     ASSERT_LT(want.back(), want.front());
     for (const Method* method : linear_methods()) {
       for (const int ranks : {1, 2, 3}) {
-        if (ranks < 3 && method->name != "all-scan" && test_level() < 2) continue;
+        if (left_out(model, method->name, ranks)) continue;
         const std::vector<double> found =
-            losses(method_plans({.linear_method = std::string(method->name)}), options(layer, ranks, steps));
+            losses(method_plans({.linear_method = std::string(method->name)}), options(model, ranks, steps));
         ASSERT_EQ(found.size(), want.size());
         for (size_t step = 0; step < want.size(); ++step) {
           EXPECT_NEAR(found[step], want[step], 1e-5 * want[step])
-              << name_of(layer) << ", " << method->name << ", " << ranks << " ranks, step " << step + 1;
+              << word_for(model) << ", " << method->name << ", " << ranks << " ranks, step " << step + 1;
         }
       }
     }
@@ -107,7 +144,7 @@ TEST_F(Hybrids, LossesAreThoseOfOneRankTokenByToken) {
 
 // Written, evaluated and gone on with.
 TEST_F(Hybrids, CheckpointsGoOnAndEvaluationAgrees) {
-  TrainOptions run = options(Layer::gdn, 2, 4);
+  TrainOptions run = options(qwen_model(), 2, 4);
   run.out = folder_ + "/out";
   run.checkpoint_every = 2;
   const std::vector<double> all = losses(method_plans({}), run);
@@ -123,7 +160,7 @@ TEST_F(Hybrids, CheckpointsGoOnAndEvaluationAgrees) {
   EXPECT_NEAR(evaluate(eval, method_plans({.linear_method = "log-step"}), stop).loss, one, 1e-5 * one);
   EXPECT_LT(losses(method_plans({}),
                    [&] {
-                     TrainOptions narrow = options(Layer::gla, 2, 3);
+                     TrainOptions narrow = options(hybrid_model(Layer::gla), 2, 3);
                      narrow.dtype = DType::bf16;
                      return narrow;
                    }())[2],
@@ -136,8 +173,7 @@ struct Probe {
 };
 
 // Three documents, of which the second has the loss; `seed` makes the tokens of the others. `apart`: the plan knows of them.
-Probe probe(Layer layer, int ranks, const std::string& method, uint64_t seed, bool apart = true) {
-  const ModelConfig config = hybrid_model(layer);
+Probe probe(const ModelConfig& config, int ranks, const std::string& method, uint64_t seed, bool apart = true) {
   const ParameterMap map(config);
   const at::Tensor weights = at::zeros({map.size()}, at::kFloat);
   map.initialise({weights.mutable_data_ptr<float>(), static_cast<size_t>(map.size())}, 1);
@@ -181,12 +217,12 @@ Probe probe(Layer layer, int ranks, const std::string& method, uint64_t seed, bo
 }
 
 TEST_F(Hybrids, DocumentsStayApartBitByBit) {
-  for (const Layer layer : {Layer::gdn, Layer::gla}) {
-    EXPECT_FALSE(at::equal(probe(layer, 1, "chain", 1, false).hidden[0], probe(layer, 1, "chain", 2, false).hidden[0]));
+  for (const ModelConfig& model : hybrid_models()) {
+    EXPECT_FALSE(at::equal(probe(model, 1, "chain", 1, false).hidden[0], probe(model, 1, "chain", 2, false).hidden[0]));
     for (const char* method : {"all-scan", "chain", "log-step", "all-gather-state", "hierarchical", "head-exchange"}) {
       for (const int ranks : {1, 2, 3}) {
-        if (ranks < 3 && std::string(method) != "all-scan" && test_level() < 2) continue;
-        const Probe one = probe(layer, ranks, method, 1), other = probe(layer, ranks, method, 2);
+        if (left_out(model, method, ranks)) continue;
+        const Probe one = probe(model, ranks, method, 1), other = probe(model, ranks, method, 2);
         for (size_t rank = 0; rank < one.hidden.size(); ++rank) {
           EXPECT_TRUE(at::equal(one.hidden[rank], other.hidden[rank]))
               << method << ", " << ranks << " ranks, rank " << rank;

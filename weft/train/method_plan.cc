@@ -9,6 +9,7 @@
 #include "weft/base/error.h"
 #include "weft/methods/registry.h"
 #include "weft/torch/attention.h"
+#include "weft/torch/short_convolution.h"
 #include "weft/transport/thread_transport.h"
 #include "weft/verify/verify.h"
 
@@ -20,9 +21,11 @@ using Pools = std::vector<std::unique_ptr<BufferPool>>;
 
 class MethodPlan final : public SequencePlan, public std::enable_shared_from_this<MethodPlan> {
  public:
-  MethodPlan(Schedule schedule, std::optional<Schedule> linear, std::shared_ptr<Pools> pools, Processes* processes)
+  MethodPlan(Schedule schedule, std::optional<Schedule> linear, std::optional<Halo> halo, std::shared_ptr<Pools> pools,
+             Processes* processes)
       : schedule_(std::move(schedule)),
         linear_(std::move(linear)),
+        halo_(std::move(halo)),
         pools_(std::move(pools)),
         processes_(processes),
         seats_(static_cast<size_t>(schedule_.ranks())) {
@@ -46,6 +49,13 @@ class MethodPlan final : public SequencePlan, public std::enable_shared_from_thi
     };
   }
 
+  ConvolutionFunction convolution(int rank) override {
+    if (!halo_) return SequencePlan::convolution(rank);
+    return [seat = seat_of(rank)](const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+      return short_convolution(x, weight, bias, std::shared_ptr<HaloExchange>(seat, seat->halo.get()));
+    };
+  }
+
   void abort() override { endpoint(0).fail(std::make_exception_ptr(Error(ErrorCode::stopped, "stopped"))); }
 
   double waiting_seconds(int rank) const override { return endpoint(rank).waiting_seconds() - waited_before_; }
@@ -58,6 +68,7 @@ class MethodPlan final : public SequencePlan, public std::enable_shared_from_thi
     std::shared_ptr<MethodPlan> plan;
     int rank;
     std::unique_ptr<Executor> attention, linear;
+    std::unique_ptr<HaloExchange> halo;
     Seat(std::shared_ptr<MethodPlan> p, int r) : plan(std::move(p)), rank(r) {}
     Seat(const Seat&) = delete;
     Seat& operator=(const Seat&) = delete;
@@ -80,12 +91,14 @@ class MethodPlan final : public SequencePlan, public std::enable_shared_from_thi
     };
     seat->attention = executor(schedule_);
     if (linear_) seat->linear = executor(*linear_);
+    if (halo_) seat->halo = std::make_unique<HaloExchange>(*halo_, rank, endpoint(rank));
     kept = seat;
     return seat;
   }
 
   Schedule schedule_;
   std::optional<Schedule> linear_;
+  std::optional<Halo> halo_;  // of the short convolutions in linear layers
   std::shared_ptr<Pools> pools_;
   Processes* processes_;
   std::unique_ptr<ThreadTransport> threads_;  // where there are no processes
@@ -129,8 +142,13 @@ PlanFactory method_plans(const MethodPlanOptions& options, Processes* processes)
     Schedule schedule = layer_schedule(options, shape, false);
     verify_or_throw(schedule);
     std::optional<Schedule> linear;
+    std::optional<Halo> halo;
     if (shape.linear) verify_or_throw(linear.emplace(layer_schedule(options, shape, true)));
-    return std::make_shared<MethodPlan>(std::move(schedule), std::move(linear), pools, processes);
+    if (shape.linear && shape.linear->conv_width > 1) {
+      verify_halo(
+          halo.emplace(make_halo(shape.document_lengths, schedule.problem().query_layout, shape.linear->conv_width)));
+    }
+    return std::make_shared<MethodPlan>(std::move(schedule), std::move(linear), std::move(halo), pools, processes);
   };
 }
 

@@ -33,6 +33,10 @@ LinearFunction SequencePlan::linear_attention(int) {
   throw Error(ErrorCode::unsupported, "this plan has attention only, and the model has linear layers; choose a method");
 }
 
+ConvolutionFunction SequencePlan::convolution(int) {
+  throw Error(ErrorCode::unsupported, "this plan has no convolutions, and the model has some; choose a method");
+}
+
 SequenceShape sequence_shape(const ModelConfig& model, const std::vector<int64_t>& document_lengths, int ranks,
                              DType dtype, bool backward) {
   SequenceShape shape;
@@ -50,7 +54,9 @@ SequenceShape sequence_shape(const ModelConfig& model, const std::vector<int64_t
 at::Tensor hidden_by_plan(const Llama& model, const LocalRows& rows, SequencePlan& plan, int rank) {
   const AttentionFunction attention = plan.attention(rank);
   const LinearFunction linear = model.config().linear ? plan.linear_attention(rank) : LinearFunction();
-  return model.hidden(rows.ids, rows.positions, attention, linear);
+  const bool convolves = model.config().linear && model.config().linear->conv_width > 1;
+  const ConvolutionFunction convolution = convolves ? plan.convolution(rank) : ConvolutionFunction();
+  return model.hidden(rows.ids, rows.positions, attention, linear, convolution);
 }
 
 PlanFactory dense_plan() {

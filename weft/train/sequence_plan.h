@@ -40,6 +40,9 @@ class SequencePlan {
   // as long. Throws Error(unsupported) when the plan has none.
   virtual LinearFunction linear_attention(int rank);
 
+  // The same for their short convolutions, where the shape has them.
+  virtual ConvolutionFunction convolution(int rank);
+
   // Another rank failed, or the user interrupted: every call of attention, running or to come, must
   // throw Error(stopped) soon. Called from any thread, perhaps more than once.
   virtual void abort() {}
