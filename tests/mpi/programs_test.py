@@ -94,7 +94,8 @@ class Programs(unittest.TestCase):
         self.needs_torch()
         config = {"model_type": "weft_hybrid", "vocab_size": 257, "hidden_size": 32, "intermediate_size": 48,
                   "num_hidden_layers": 3, "num_attention_heads": 2, "full_attention_interval": 3, "linear_layer": "gdn",
-                  "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 12}
+                  "linear_num_value_heads": 2, "linear_num_key_heads": 1, "linear_key_head_dim": 8,
+                  "linear_value_head_dim": 12, "linear_conv_kernel_dim": 4}
         folders = [self.folder / f"config-{n}" for n in range(2)]
         for folder, eps in zip(folders, (1e-5, 1e-6)):
             folder.mkdir()
