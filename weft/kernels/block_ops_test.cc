@@ -59,13 +59,14 @@ const Blocks<double>& exact() {
   return blocks;
 }
 
-constexpr int64_t kSizes[][3] = {{1, 1, 1}, {5, 3, 7}, {6, 16, 4}, {7, 17, 9}, {16, 33, 5}, {64, 64, 64}, {65, 40, 31}};
+constexpr int64_t kProductSizes[][3] = {{1, 1, 1},   {5, 3, 7},    {6, 16, 4},  {7, 17, 9},
+                                        {16, 33, 5}, {64, 64, 64}, {65, 40, 31}};
 
 TEST(BlockOps, Products) {
   using Part = Blocks<float>::Part;
   for_each_path([](const Blocks<float>& blocks) {
     Random random(1, 0);
-    for (const auto& [m, n, k] : kSizes) {
+    for (const auto& [m, n, k] : kProductSizes) {
       Pair a(m, k, random), b(k, n, random), at(k, m, random), to(m, n, random), kept(1, m, random);
       blocks.product(a.narrow, b.narrow, to.narrow, 0.5f);
       exact().product(a.wide, b.wide, to.wide, 0.5);
@@ -98,7 +99,7 @@ TEST(BlockOps, Products) {
 TEST(BlockOps, Rows) {
   for_each_path([](const Blocks<float>& blocks) {
     Random random(2, 0);
-    for (const auto& [m, n, k] : kSizes) {
+    for (const auto& [m, n, k] : kProductSizes) {
       Pair a(m, n, random), b(m, n, random), factors(1, m, random), row(1, n, random), turned(n, m, random),
           sums(1, m, random), square(m, m, random), decays(m, m, random), logs(m, n, random, -5);
       blocks.transpose(a.narrow, turned.narrow);
