@@ -172,12 +172,16 @@ TEST(ExecutePrograms, PartialResultsMergeAtHome) {
 
 // ---- wrong ones
 
-// What execution says about a program; it must say it within a second.
+// What execution says about a program of a forward phase; it must say it within a second.
 std::string error_of(const ExecuteCase& c, Steps (*write)(Shared, int, Builder&)) {
+  auto problem = std::make_shared<Problem>(c.problem());
+  problem->backward = false;  // or a rank that is through would miss its second phase before another finds the fault
+  const Shared shared = problem;
+  const Schedule schedule("wrong", shared, [&](int rank, Builder& b) { return write(shared, rank, b); });
   const auto begin = std::chrono::steady_clock::now();
   std::string text;
   try {
-    check_schedule(schedule_of(c, write), {.compare = false});
+    check_schedule(schedule, {.compare = false});
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::wrong) << error.what();
     text = error.what();

@@ -37,13 +37,11 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, *, 
     if not isinstance(plan, Plan):
         raise TypeError(f"weft.attention: plan is {type(plan).__name__}; make one with weft.plan")
     if plan.layer != "softmax":
-        text = f"weft.attention: the plan is for layer {plan.layer}; use weft.linear_attention, or a plan without layer"
-        plan.refuse(text)
-        raise ValueError(text)
+        plan.refuse(f"weft.attention: the plan is for layer {plan.layer}; use weft.linear_attention, or a plan without layer")
     if layout not in ("bthd", "bhtd", "thd"):
-        raise ValueError(f"weft.attention: layout {layout!r}; allowed are 'bthd', 'bhtd' and 'thd'")
+        plan.refuse(f"weft.attention: layout {layout!r}; allowed are 'bthd', 'bhtd' and 'thd'")
     if scale is not None and not scale > 0:
-        raise ValueError(f"weft.attention: scale {scale}; give a positive number")
+        plan.refuse(f"weft.attention: scale {scale}; give a positive number")
     if torch.is_autocast_enabled(q.device.type):
         q, k, v = (t.to(torch.get_autocast_dtype(q.device.type)) for t in (q, k, v))
     if layout == "thd":

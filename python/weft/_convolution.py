@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
-
 import torch
 
 from weft._plan import Plan
@@ -28,7 +26,7 @@ def short_convolution(x: torch.Tensor, weight: torch.Tensor, plan: Plan, bias: t
     if weight.dim() == 3 and weight.size(1) == 1:
         weight = weight.squeeze(1)
     if weight.dim() != 2:
-        _refuse(plan, f"weft.short_convolution: weight is {list(weight.shape)}; give [channels, width] or [channels, 1, width]")
+        plan.refuse(f"weft.short_convolution: weight is {list(weight.shape)}; give [channels, width] or [channels, 1, width]")
     return _convolve("short_convolution", x, weight, bias, plan)
 
 
@@ -41,7 +39,7 @@ def token_shift(x: torch.Tensor, plan: Plan) -> torch.Tensor:
 
 def _convolve(who: str, x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, plan: Plan) -> torch.Tensor:
     if x.dim() not in (2, 3):
-        _refuse(plan, f"weft.{who}: x is {list(x.shape)}; give [batch, local tokens, channels] or [local tokens, channels]")
+        plan.refuse(f"weft.{who}: x is {list(x.shape)}; give [batch, local tokens, channels] or [local tokens, channels]")
     out = torch.ops.weft.short_convolution(x if x.dim() == 3 else x.unsqueeze(0), weight, bias, plan.handle)
     return out if x.dim() == 3 else out.squeeze(0)
 
@@ -49,9 +47,3 @@ def _convolve(who: str, x: torch.Tensor, weight: torch.Tensor | None, bias: torc
 def _require_plan(who: str, plan: Plan) -> None:
     if not isinstance(plan, Plan):
         raise TypeError(f"weft.{who}: plan is {type(plan).__name__}; make one with weft.plan(...)")
-
-
-def _refuse(plan: Plan, text: str) -> NoReturn:
-    """Other ranks may have begun the call: they raise, too."""
-    plan.refuse(text)
-    raise ValueError(text)

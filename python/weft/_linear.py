@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NoReturn, overload
+from typing import Literal, overload
 
 import torch
 
@@ -59,14 +59,14 @@ def linear_attention(layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Te
     if not isinstance(plan, Plan):
         raise TypeError(f"weft.linear_attention: plan is {type(plan).__name__}; make one with weft.plan(..., layer={layer!r})")
     if layer != plan.layer:
-        _refuse(plan, f"layer is {layer!r}, and the plan is for {plan.layer!r}; make one with weft.plan(..., layer={layer!r}), or "
-                      f"plan.with_layer({layer!r})")
+        plan.refuse(f"weft.linear_attention: layer is {layer!r}, and the plan is for {plan.layer!r}; make one with "
+                    f"weft.plan(..., layer={layer!r}), or plan.with_layer({layer!r})")
     if layer == "softmax":
-        _refuse(plan, "layer softmax is attention; use weft.attention")
+        plan.refuse("weft.linear_attention: layer softmax is attention; use weft.attention")
     if layout not in ("bthd", "bhtd", "thd"):
-        _refuse(plan, f"layout {layout!r}; allowed are 'bthd', 'bhtd' and 'thd'")
+        plan.refuse(f"weft.linear_attention: layout {layout!r}; allowed are 'bthd', 'bhtd' and 'thd'")
     if scale is not None and not scale > 0:
-        _refuse(plan, f"scale {scale}; give a positive number")
+        plan.refuse(f"weft.linear_attention: scale {scale}; give a positive number")
     if torch.is_autocast_enabled(q.device.type):
         lower = torch.get_autocast_dtype(q.device.type)
         q, k, v = (t.to(lower) for t in (q, k, v))
@@ -97,10 +97,3 @@ def linear_attention(layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Te
     if not return_final_state:
         return out
     return out, state.squeeze(0) if layout == "thd" else state
-
-
-def _refuse(plan: Plan, why: str) -> NoReturn:
-    """Other ranks may have begun the call: they raise, too."""
-    text = f"weft.linear_attention: {why}"
-    plan.refuse(text)
-    raise ValueError(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -259,10 +259,11 @@ class Plan:
         """Which documents have their last token on a rank (this one by default), ascending: the order of final states."""
         return torch.ops.weft.plan_documents(self.handle, self.rank if rank is None else rank, False)
 
-    def refuse(self, why: str) -> None:
-        """This rank will not go through with the next call, which others may have begun: they raise, with `why`. Nothing is
-        lost when all ranks refuse."""
+    def refuse(self, why: str) -> NoReturn:
+        """Raises ValueError(why): this rank will not go through with the next call. Others may have begun it: they raise, too,
+        and say why. Nothing is lost when all ranks refuse."""
         torch.ops.weft.plan_refuse(self.handle, why)
+        raise ValueError(why)
 
     def indices(self, rank: int | None = None) -> torch.Tensor:
         """Which tokens of the whole sequence live on a rank (this one by default), in local order: int64 [local tokens]."""

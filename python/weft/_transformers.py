@@ -136,9 +136,7 @@ def _forward(module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, va
     )
     for why in whys:
         if why:
-            text = f"weft cannot compute {type(module).__name__}: {why}"
-            (plans[0] if isinstance(found, str) else found).refuse(text)
-            raise ValueError(text)
+            (plans[0] if isinstance(found, str) else found).refuse(f"weft cannot compute {type(module).__name__}: {why}")
     return attention(query, key, value, found, scale=scaling, layout="bhtd").transpose(1, 2), None
 
 
@@ -196,9 +194,7 @@ def _call_over_plan(plain: Callable[..., Any]) -> Callable[..., Any]:
         if given is not None:
             plans, why = _plans_of(given), _wrong_head(self, args, kwargs)
             if why:
-                text = f"weft cannot compute {type(self).__name__}: {why}"
-                plans[0].refuse(text)
-                raise ValueError(text)
+                plans[0].refuse(f"weft cannot compute {type(self).__name__}: {why}")
         return plain(self, *args, **kwargs)
 
     call.of_weft = True  # type: ignore[attr-defined]

@@ -50,7 +50,7 @@ def silent(rank, ranks, method):
     return error_of(lambda: weft.attention(q, k, v, plan))
 
 
-def refuses(rank, ranks, late=0):
+def refuses(rank, ranks, late=0, argument=None):
     plan = weft.plan(tokens=64, heads=2, head_dim=8, method="zigzag")
     q, k, v = tensors(plan, 64)
     # All ranks alike: nothing is lost.
@@ -59,7 +59,8 @@ def refuses(rank, ranks, late=0):
     assert "type" in error_of(lambda: weft.attention(q, k.double(), v, plan), ValueError)
     weft.attention(q, k, v, plan)
     if rank == 0:
-        return error_of(lambda: weft.attention(q, k, v[..., :4], plan), ValueError)
+        mine, wrong = (v, argument) if argument else (v[..., :4], {})
+        return error_of(lambda: weft.attention(q, k, mine, plan, **wrong), ValueError)
     time.sleep(late)
     return error_of(lambda: weft.attention(q, k, v, plan))
 
@@ -155,10 +156,12 @@ class Failure(unittest.TestCase):
 
     def test_a_rank_refuses(self):
         for late in (0, 0.5):  # then the one that refused has ended, and its connections are closed
-            self.check_refusal(*run(3, refuses, late))
+            self.check_refusal("v is [1, ", *run(3, refuses, late))
+        self.check_refusal("layout 'tbhd'", *run(3, refuses, 0, {"layout": "tbhd"}))
+        self.check_refusal("scale -1.0", *run(3, refuses, 0, {"scale": -1.0}))
 
-    def check_refusal(self, mine, *others):
-        self.assertIn("v is [1, ", mine)
+    def check_refusal(self, why, mine, *others):
+        self.assertIn(why, mine)
         for text in others:
             self.assertIn("rank 0 did not go through with the call", text)
 
