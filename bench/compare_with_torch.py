@@ -16,11 +16,10 @@ import ctypes
 import json
 import statistics
 import sys
-import time
 
 import torch
+from kernels_library import DTYPES, description, load, seconds
 
-DTYPES = {"fp32": (torch.float32, 1), "bf16": (torch.bfloat16, 2), "fp16": (torch.float16, 3)}
 
 
 class Attention(ctypes.Structure):
@@ -29,13 +28,6 @@ class Attention(ctypes.Structure):
         + [(name, ctypes.c_int64) for name in "tokens heads kv_heads dim q_row q_head k_row k_head".split()]
         + [("dtype", ctypes.c_int32), ("causal", ctypes.c_int32), ("scale", ctypes.c_double)]
     )
-
-
-def seconds(work):
-    """Processor time, not time on the clock: what other programs take of the core is not counted."""
-    begin = time.process_time()
-    work()
-    return time.process_time() - begin
 
 
 def compare(library, tokens, heads, kv_heads, dim, dtype, causal, pairs):
@@ -121,15 +113,9 @@ def main():
     parser.add_argument("--json", action="store_true", help="one JSON object per line instead of a table")
     args = parser.parse_args()
 
-    torch.set_num_threads(1)
-    library = ctypes.CDLL(args.library)
-    library.weft_fma_peak_gflops.restype = ctypes.c_double
-    library.weft_kernel_name.restype = ctypes.c_char_p
-    peak = library.weft_fma_peak_gflops()
-    path = library.weft_kernel_name().decode()
+    library = load(args.library)
     if not args.json:
-        print(f"path {path}, FMA peak {peak:.1f} GFLOP/s, torch {torch.__version__}, "
-              f"{torch.backends.cpu.get_cpu_capability()}, one thread")
+        print(description(library))
         print(f"{'step':9}{'type':6}{'tokens':>7}{'heads':>7}{'dim':>5}{'torch s':>10}{'weft s':>10}"
               f"{'ratio':>7}{'min':>6}{'torch GF/s':>12}{'weft GF/s':>11}{'of peak':>9}")
     for dim in map(int, args.dim.split(",")):
@@ -137,7 +123,7 @@ def main():
             pairs = args.pairs or max(3, min(15, 15 * 2048 * 2048 * 64 // (tokens * tokens * dim)))
             kv_heads = args.kv_heads or args.heads
             for row in compare(library, tokens, args.heads, kv_heads, dim, args.dtype, not args.full, pairs):
-                row.update(path=path, torch=torch.__version__)
+                row.update(path=library.weft_kernel_name().decode(), torch=torch.__version__)
                 if args.json:
                     print(json.dumps(row), flush=True)
                     continue

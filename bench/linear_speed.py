@@ -18,12 +18,11 @@ import ctypes
 import json
 import statistics
 import sys
-import time
 
 import torch
+from kernels_library import DTYPES, description, load, seconds
 
 CHUNK, BLOCK = 64, 16
-DTYPES = {"fp32": (torch.float32, 1), "bf16": (torch.bfloat16, 2), "fp16": (torch.float16, 3)}
 LAYERS = ["linear", "retnet", "mamba2", "gla", "rwkv6", "deltanet", "gdn", "kda", "rwkv7"]
 PARTS = ["scan", "scan_backward", "summarise", "transition", "apply_state", "summarise_backward", "apply_dstate"]
 INPUTS = ["q", "k", "v", "a", "b", "g", "beta", "u"]
@@ -159,12 +158,6 @@ def flops(layer, part, dk, dv):
     return 2 * count.get(part, float("nan"))
 
 
-def seconds(work):
-    begin = time.process_time()
-    work()
-    return time.process_time() - begin
-
-
 def compare(library, layer, heads, tokens, dim, dim_v, dtype, pairs, parts, with_torch):
     t, dout = inputs_of(layer, heads, tokens, dim, dim_v, DTYPES[dtype][0])
     constant = layer in ("linear", "retnet")
@@ -241,13 +234,9 @@ def main():
     parser.add_argument("--json", action="store_true", help="one JSON object per line instead of a table")
     args = parser.parse_args()
 
-    torch.set_num_threads(1)
-    library = ctypes.CDLL(args.library)
-    library.weft_fma_peak_gflops.restype = ctypes.c_double
-    library.weft_kernel_name.restype = ctypes.c_char_p
+    library = load(args.library)
     if not args.json:
-        print(f"path {library.weft_kernel_name().decode()}, FMA peak {library.weft_fma_peak_gflops():.1f} GFLOP/s, "
-              f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, one thread, {args.dtype}, "
+        print(f"{description(library)}, {args.dtype}, "
               f"{args.tokens} tokens, {args.heads} heads")
         print(f"{'layer':10}{'part':20}{'dims':>9}{'torch s':>10}{'weft s':>10}{'ratio':>7}{'min':>6}{'GF/s':>7}{'of peak':>9}")
     for layer in args.layers.split(","):

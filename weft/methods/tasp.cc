@@ -79,8 +79,8 @@ class MultiRingPass {
   static size_t at(int i) { return static_cast<size_t>(i); }
   int next_rank(int i) const { return ring_[at(i)].next; }
   int previous_rank(int i) const { return ring_[at(i)].previous; }
-  // Place of the owner of the piece that comes round a ring to this rank in step t.
-  int owner(int i, int t) const { return rings_.place_after(ring_[at(i)].place, -t); }
+  // On the ring; of the piece that comes round to this rank in step t.
+  int place_of_owner(int i, int t) const { return rings_.place_after(ring_[at(i)].place, -t); }
   Group& group_of(int i) { return groups_[ring_[at(i)].group]; }
   // The union over the rings of a group of the set that number(ring, needs of its piece) names.
   template <typename Number>
@@ -139,7 +139,7 @@ Set MultiRingPass::join(const Group& group, const PieceNeeds* Ring::*needs, Numb
 // Keys of step t go to the next ranks while those of step t + 1 arrive.
 void MultiRingPass::pass_keys(int t) {
   if (t + 1 == steps()) return;
-  for (int i = 0; i < rings_.rings(); ++i) ring_[at(i)].next_needs = &rings_.needs(i, owner(i, t + 1));
+  for (int i = 0; i < rings_.rings(); ++i) ring_[at(i)].next_needs = &rings_.needs(i, place_of_owner(i, t + 1));
   const auto ahead = [t](int /*ring*/, const PieceNeeds& needs) { return needs.ahead(t + 1); };
   for (Group& group : groups_) {
     group.next_keys = b_.whole(kKeys, join(group, &Ring::next_needs, ahead), b_.all_kv_heads());
@@ -213,7 +213,7 @@ void MultiRingPass::choose_block(int t) {
   for (Group& group : groups_) {
     // Sums that are still arriving are not computed into.
     const Set mine = join(group, &Ring::needs, [&](int i, const PieceNeeds& /*needs*/) {
-      return rings_.needed_by(i, owner(i, t), b_.rank());
+      return rings_.needed_by(i, place_of_owner(i, t), b_.rank());
     });
     group.part = b_.sums(kSums, mine, b_.all_kv_heads());
     block_.push_back(group.keys[mine]);

@@ -234,6 +234,17 @@ TEST(HybridTest, ParametersAreCountedAndBeginAsTheySay) {
   }
 }
 
+// One line that says so.
+void expect_refused(const std::string& text, const std::string& words) {
+  try {
+    parse_config(text, "config.json");
+    ADD_FAILURE() << text;
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find(words), std::string::npos) << error.what();
+    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos);
+  }
+}
+
 TEST(HybridTest, ConfigurationFilesKeepEverything) {
   for (const ModelConfig& config : all_configs()) {
     EXPECT_EQ(parse_config(config_json(config), "config.json"), config);
@@ -258,15 +269,7 @@ TEST(HybridTest, ConfigurationFilesKeepEverything) {
       {R"(, "full_attention_interval": 0})", "full_attention_interval 0"},
       {R"(, "linear_value_head_dim": 0})", "linear_value_head_dim is 0"},
   };
-  for (const auto& [tail, words] : refused) {
-    try {
-      parse_config(head + tail, "config.json");
-      ADD_FAILURE() << tail;
-    } catch (const Error& error) {
-      EXPECT_NE(std::string(error.what()).find(words), std::string::npos) << error.what();
-      EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos);
-    }
-  }
+  for (const auto& [tail, words] : refused) expect_refused(head + tail, words);
 }
 
 // What transformers writes, with defaults where it would have them; what it computes and this does not.
@@ -293,14 +296,7 @@ TEST(HybridTest, QwenFilesAreReadWithTheirDefaults) {
       {R"(, "partial_rotary_factor": 2})", "an even number of columns"},
       {R"(, "rope_parameters": {"rope_type": "yarn"}})", "yarn"},
   };
-  for (const auto& [tail, words] : refused) {
-    try {
-      parse_config(head + tail, "config.json");
-      ADD_FAILURE() << tail;
-    } catch (const Error& error) {
-      EXPECT_NE(std::string(error.what()).find(words), std::string::npos) << error.what();
-    }
-  }
+  for (const auto& [tail, words] : refused) expect_refused(head + tail, words);
 }
 
 TEST(HybridTest, BambaFilesAreReadWithTheirDefaults) {
