@@ -54,11 +54,6 @@ Gradients backward_meta(const Tensor&, const Tensor& x, const Tensor&, const May
           at::empty_symint({weight->sym_size(0)}, weight->options())};
 }
 
-template <typename Signature>
-auto operator_of(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
-
 Pair call_forward(const Tensor& x, const MaybeTensor& weight, const MaybeTensor& bias, int64_t plan) {
   static const auto op = operator_of<decltype(forward_real)>("weft::short_convolution_forward");
   return op.call(x, weight, bias, plan);

@@ -156,8 +156,7 @@ ForwardTuple backward_meta(const Tensor&, const std::optional<Tensor>&, const Te
 
 ForwardTuple call_forward(const Tensor& q, const Tensor& k, const Tensor& v, int64_t plan, double scale, bool lse,
                           bool keep) {
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("weft::attention_forward", "").typed<decltype(forward_real)>();
+  static const auto op = operator_of<decltype(forward_real)>("weft::attention_forward");
   return op.call(q, k, v, plan, scale, lse, keep);
 }
 
@@ -178,8 +177,7 @@ class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list grads) {
-    static const auto op =
-        c10::Dispatcher::singleton().findSchemaOrThrow("weft::attention_backward", "").typed<decltype(backward_real)>();
+    static const auto op = operator_of<decltype(backward_real)>("weft::attention_backward");
     const auto saved = context->get_saved_variables();
     // Nobody asks for gradients of gradients: then no operation here need look after them. Else the operator says that it has none.
     std::optional<at::AutoDispatchBelowADInplaceOrView> below;

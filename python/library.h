@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 
 #include <memory>
 
@@ -19,6 +20,12 @@ auto guarded(F&& f) {
     if (error.code() != ErrorCode::usage && error.code() != ErrorCode::unsupported) throw;
     C10_THROW_ERROR(ValueError, error.what());
   }
+}
+
+// An operator to call through the dispatcher, by its full name.
+template <typename Signature>
+auto operator_of(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
 }
 
 // Throws Error(usage) when there is none of this number.

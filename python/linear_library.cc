@@ -105,11 +105,6 @@ std::vector<Tensor> backward_meta(const Tensor&, const MaybeTensor&, const Tenso
   return list;
 }
 
-template <typename Signature>
-auto operator_of(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
-
 std::tuple<Tensor, Tensor> below(const Tensor& q, const Tensor& k, const Tensor& v, const MaybeTensor& g,
                                  const MaybeTensor& beta, const MaybeTensor& a, const MaybeTensor& b,
                                  const MaybeTensor& u, const MaybeTensor& initial_state, int64_t plan, double scale,

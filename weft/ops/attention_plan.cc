@@ -134,23 +134,26 @@ int64_t AttentionPlan::halo_rows(int64_t width) const {
 }
 
 HaloExchange& AttentionPlan::halo_exchange(int64_t width, DType element, int64_t columns) {
-  uint64_t& hash = kinds_of_halos_[{width, element, columns}];
-  std::unique_ptr<HaloExchange>& exchange = halos_[width];
-  if (hash == 0) {
+  PlannedHalo& planned = halos_[width];
+  if (!planned.exchange) {
     const Halo halo = make_halo(spec_.documents.lengths, layout_, width);
     verify_halo(halo);
-    int64_t largest = 0;
     for (const Halo::Rank& rank : halo.ranks) {
-      for (const HaloMessage& message : rank.send) largest = std::max(largest, message.tokens.size());
+      for (const HaloMessage& message : rank.send) {
+        planned.largest_message = std::max(planned.largest_message, message.tokens.size());
+      }
     }
+    planned.exchange = std::make_unique<HaloExchange>(halo, rank(), *endpoint_);
+  }
+  uint64_t& hash = kinds_of_halos_[{width, element, columns}];
+  if (hash == 0) {
     const std::string kind = "a convolution of width " + std::to_string(width) + " of " + std::to_string(columns) +
                              " columns, " + std::string(name_of(element));
-    endpoint_->agree(kind, largest * columns * size_of(accumulator_of(element)));
-    if (!exchange) exchange = std::make_unique<HaloExchange>(halo, rank(), *endpoint_);
+    endpoint_->agree(kind, planned.largest_message * columns * size_of(accumulator_of(element)));
     hash = Digest().add(kind).value();
   }
   endpoint_->set_kind(hash);
-  return *exchange;
+  return *planned.exchange;
 }
 
 Executor& AttentionPlan::executor(const CallKind& kind) {

@@ -95,7 +95,11 @@ class AttentionPlan {
     uint64_t hash = 0;  // of the kind, as all ranks have it
   };
   std::map<CallKind, Known> kinds_;
-  std::map<int64_t, std::unique_ptr<HaloExchange>> halos_;                  // by width
+  struct PlannedHalo {
+    std::unique_ptr<HaloExchange> exchange;
+    int64_t largest_message = 0;  // rows, of all ranks
+  };
+  std::map<int64_t, PlannedHalo> halos_;                                    // by width
   std::map<std::tuple<int64_t, DType, int64_t>, uint64_t> kinds_of_halos_;  // hashes
 };
 
