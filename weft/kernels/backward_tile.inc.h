@@ -78,10 +78,8 @@ static void accumulate_queries(const BackwardTile& t, int64_t strip, KeyRange ke
   float* dq = t.dq + strip * kStrip * round_up(t.dim, kPanel);
   const float* ds = t.ds + (strip * kBackwardKeyTile + keys.begin - tile_begin) * kStrip;
   for (int64_t column = 0; column < t.dim; column += kPanel) {
-    Tile c;
-    load_tile(c, dq + column * kStrip);
-    multiply(c, t.k_columns + column * t.keys + keys.begin * kPanel, ds, keys.end - keys.begin);
-    store_tile(c, dq + column * kStrip);
+    add_product(dq + column * kStrip, t.k_columns + column * t.keys + keys.begin * kPanel, ds, keys.end - keys.begin,
+                t.dim - column);
   }
 }
 

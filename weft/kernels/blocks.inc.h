@@ -2,6 +2,9 @@
 #pragma once
 
 #include "weft/kernels/block_ops.h"
+#if defined(WEFT_AVX2_MICROKERNEL)
+#include "weft/kernels/blocks_avx2.inc.h"
+#endif
 
 namespace weft::kernels {
 namespace {
@@ -11,39 +14,6 @@ using BlockIn = RowsOf<const float>;
 using BlockOut = RowsOf<float>;
 static_assert(kBlockColumns % kStrip == 0);
 
-// Rows of C in registers, as Tile.
-template <int kRows>
-struct BlockTile {
-  Vec row[kRows][2];
-};
-
-// C[r][j] += sum over t < depth of a[r * a_row + t * a_column] * b[t * b_row + j]; strides in elements.
-template <int kRows>
-WEFT_INLINE void multiply_strided(BlockTile<kRows>& c, const float* a, int64_t a_row, int64_t a_column, const float* b,
-                                  int64_t b_row, int64_t depth) {
-  for (int64_t t = 0; t < depth; ++t) {
-    const Vec b0 = load(b), b1 = load(b + kLanes);
-    WEFT_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      const Vec x = broadcast(a[r * a_row]);
-      c.row[r][0] = fma(x, b0, c.row[r][0]);
-      c.row[r][1] = fma(x, b1, c.row[r][1]);
-    }
-    a += a_column;
-    b += b_row;
-  }
-}
-
-}  // namespace
-}  // namespace weft::kernels
-
-#if defined(WEFT_AVX2_MICROKERNEL)
-#include "weft/kernels/blocks_avx2.inc.h"
-#endif
-
-namespace weft::kernels {
-namespace {
-
 // Rows [row, row + kRows) of one strip of the result.
 template <int kRows>
 static void multiply_panel(const BlockProduct& p, int64_t row, int64_t column) {
@@ -52,7 +22,7 @@ static void multiply_panel(const BlockProduct& p, int64_t row, int64_t column) {
   if (p.part == BlockProduct::Part::upper_a) begin = smaller(end, row);
   const float *a = p.a + row * p.a_row + begin * p.a_column, *b = p.b + begin * p.b_row + column;
   int64_t depth = end - begin;
-  BlockTile<kRows> c;
+  TileRows<kRows> c;
 #if defined(WEFT_AVX2_MICROKERNEL)
   if constexpr (kRows == kPanel) {
     multiply_fours(c, a, p.a_row, p.a_column, b, p.b_row, depth);
@@ -63,7 +33,7 @@ static void multiply_panel(const BlockProduct& p, int64_t row, int64_t column) {
 #else
   c = {};
 #endif
-  multiply_strided(c, a, p.a_row, p.a_column, b, p.b_row, depth);
+  multiply_rows(c, a, p.a_row, p.a_column, b, p.b_row, depth);
   WEFT_UNROLL
   for (int r = 0; r < kRows; ++r) {
     float* const to = p.to + (row + r) * p.to_row + column;

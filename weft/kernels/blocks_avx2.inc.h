@@ -31,7 +31,7 @@ namespace {
 // clang-format on
 
 // C = the sum of the first depth / 4 * 4 steps; a and b move on.
-WEFT_INLINE void multiply_fours(BlockTile<kPanel>& c, const float*& a, int64_t a_row, int64_t a_column, const float*& b,
+WEFT_INLINE void multiply_fours(Tile& c, const float*& a, int64_t a_row, int64_t a_column, const float*& b,
                                 int64_t b_row, int64_t depth) {
   int64_t rounds = depth / 4;
   if (rounds == 0) {

@@ -130,10 +130,8 @@ static void forward_strip(const ForwardTile& t, int64_t strip, KeyRange keys, in
   const float* weights = t.scores + keys.begin % kPanel * kStrip;
   const float* v = t.v + tile_begin * round_up(t.dim_v, kPanel) + (keys.begin - tile_begin) * kPanel;
   for (int64_t column = 0; column < t.dim_v; column += kPanel) {
-    Tile c;
-    load_tile(c, s.o + column * kStrip);
-    multiply(c, v + column * (tile_end - tile_begin), weights, keys.end - keys.begin);
-    store_tile(c, s.o + column * kStrip);
+    add_product(s.o + column * kStrip, v + column * (tile_end - tile_begin), weights, keys.end - keys.begin,
+                t.dim_v - column);
   }
 }
 

@@ -4,52 +4,62 @@
 namespace weft::kernels {
 namespace {
 
-// C tile in registers: kPanel rows of two vectors.
-struct Tile {
-  Vec row[kPanel][2];
+// Rows of a C tile in registers, of two vectors each.
+template <int kRows>
+struct TileRows {
+  Vec row[kRows][2];
 };
+using Tile = TileRows<kPanel>;
 
 WEFT_INLINE void clear(Tile& c) {
   WEFT_UNROLL
   for (int r = 0; r < kPanel; ++r) c.row[r][0] = c.row[r][1] = Vec{};
 }
-WEFT_INLINE void load_tile(Tile& c, const float* p) {
+template <int kRows>
+WEFT_INLINE void load_tile(TileRows<kRows>& c, const float* p) {
   WEFT_UNROLL
-  for (int r = 0; r < kPanel; ++r) {
+  for (int r = 0; r < kRows; ++r) {
     c.row[r][0] = load(p + r * kStrip);
     c.row[r][1] = load(p + r * kStrip + kLanes);
   }
 }
-WEFT_INLINE void store_tile(const Tile& c, float* p) {
+template <int kRows>
+WEFT_INLINE void store_tile(const TileRows<kRows>& c, float* p) {
   WEFT_UNROLL
-  for (int r = 0; r < kPanel; ++r) {
+  for (int r = 0; r < kRows; ++r) {
     store(p + r * kStrip, c.row[r][0]);
     store(p + r * kStrip + kLanes, c.row[r][1]);
   }
 }
 
-// One step of the sum: C[r][j] += a[r * a_stride] * b[j].
-WEFT_INLINE void multiply_step(Tile& c, const float* a, int a_stride, const float* b) {
-  const Vec b0 = load(b), b1 = load(b + kLanes);
-  WEFT_UNROLL
-  for (int r = 0; r < kPanel; ++r) {
-    const Vec x = broadcast(a[r * a_stride]);
-    c.row[r][0] = fma(x, b0, c.row[r][0]);
-    c.row[r][1] = fma(x, b1, c.row[r][1]);
+// C[r][j] += sum over t < depth of a[r * a_row + t * a_step] * b[t * b_step + j]; strides in elements.
+// Not unrolled over t: one round keeps the units busy, and with several in sight gcc 12 moves accumulators to the stack.
+template <int kRows>
+WEFT_INLINE void multiply_rows(TileRows<kRows>& c, const float* a, int64_t a_row, int64_t a_step, const float* b,
+                               int64_t b_step, int64_t depth) {
+  for (int64_t t = 0; t < depth; ++t) {
+    const Vec b0 = load(b), b1 = load(b + kLanes);
+    WEFT_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const Vec x = broadcast(a[r * a_row]);
+      c.row[r][0] = fma(x, b0, c.row[r][0]);
+      c.row[r][1] = fma(x, b1, c.row[r][1]);
+    }
+    a += a_step;
+    b += b_step;
   }
 }
 
-// Two sums of such steps.
+// Two such sums.
 //   multiply        C[r][j] += sum over t < depth of a[t][r] * b[t][j]: a is a panel, b a strip.
 //   multiply_lanes  C[r][j] += sum over t < kStrip of a[r][t] * b[t][j]: a is a tile as scores are stored, so its
 //                   reduction index is the query lane; b is a strip of kStrip rows.
 #if !defined(WEFT_AVX2_MICROKERNEL)
-// Not unrolled over t: one round keeps the units busy, and with several in sight gcc 12 moves accumulators to the stack.
 WEFT_INLINE void multiply(Tile& c, const float* a, const float* b, int64_t depth) {
-  for (int64_t t = 0; t < depth; ++t) multiply_step(c, a + t * kPanel, 1, b + t * kStrip);
+  multiply_rows(c, a, 1, kPanel, b, kStrip, depth);
 }
 WEFT_INLINE void multiply_lanes(Tile& c, const float* a, const float* b) {
-  for (int t = 0; t < kStrip; ++t) multiply_step(c, a + t, kStrip, b + t * kStrip);
+  multiply_rows(c, a, kStrip, 1, b, kStrip, kStrip);
 }
 #endif
 
@@ -59,3 +69,26 @@ WEFT_INLINE void multiply_lanes(Tile& c, const float* a, const float* b) {
 #if defined(WEFT_AVX2_MICROKERNEL)
 #include "weft/kernels/microkernel_avx2.inc.h"
 #endif
+
+namespace weft::kernels {
+namespace {
+
+// c[r][j] += a panel times a strip, c in memory, for the first rows of the panel: of those that pad the last panel no
+// more than a third of a panel is multiplied.
+WEFT_INLINE void add_product(float* c, const float* a, const float* b, int64_t depth, int64_t rows) {
+  constexpr int kThird = kPanel % 3 == 0 ? kPanel / 3 : kPanel;
+  const auto add_first = [&](auto tile) {
+    load_tile(tile, c);
+    multiply_rows(tile, a, 1, kPanel, b, kStrip, depth);
+    store_tile(tile, c);
+  };
+  if (rows <= kThird && kThird < kPanel) return add_first(TileRows<kThird>());
+  if (rows <= 2 * kThird && kThird < kPanel) return add_first(TileRows<2 * kThird>());
+  Tile tile;
+  load_tile(tile, c);
+  multiply(tile, a, b, depth);
+  store_tile(tile, c);
+}
+
+}  // namespace
+}  // namespace weft::kernels

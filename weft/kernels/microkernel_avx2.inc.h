@@ -31,7 +31,7 @@ namespace {
 WEFT_INLINE void multiply(Tile& c, const float* a, const float* b, int64_t depth) {
   const float* const end = b + depth / 4 * 4 * kStrip;
   if (b != end) WEFT_MULTIPLY(24, 4);
-  for (int64_t t = 0; t < depth % 4; ++t) multiply_step(c, a + t * kPanel, 1, b + t * kStrip);
+  multiply_rows(c, a, 1, kPanel, b, kStrip, depth % 4);
 }
 
 WEFT_INLINE void multiply_lanes(Tile& c, const float* a, const float* b) {
