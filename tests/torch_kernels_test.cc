@@ -2,6 +2,7 @@
 // WEFT_TEST_DEVICE names (cuda:0), where all ranks share it.
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/Version.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
@@ -32,8 +33,10 @@ void expect_right(const ExecuteCase& c, TorchAttention attention, bool poison = 
   try {
     const CheckReport report = check_schedule(c.schedule(), options);
     EXPECT_EQ(report.errors.size(), c.return_lse ? 5u : 4u);
-    // The fused operators in fp32: out made from delta is one rounding more than a plain computation has.
-    const double more = attention == TorchAttention::flash && c.element == DType::fp32 ? 2 : 1;
+    // The fused operators in fp32: out made from delta is one rounding more than a plain computation has, and on AVX-512
+    // torch's exponential is off by up to 20 units in the last place (exp_u20).
+    const bool fused = attention == TorchAttention::flash && c.element == DType::fp32;
+    const double more = !fused ? 1 : at::get_cpu_capability() == "AVX512" ? 4 : 2;
     for (const TensorError& error : report.errors) {
       EXPECT_LE(error.max_abs, more * error.bound)
           << error.name << " is off by " << error.max_abs << ", allowed are " << error.bound;

@@ -156,7 +156,9 @@ HaloExchange::Flight HaloExchange::post(const at::Tensor& leaving, const std::ve
   Transfer transfer;
   for (const Peer& peer : to) {
     const at::Tensor rows = leaving.narrow(0, peer.begin, peer.count);
-    OutgoingPart part{.regions = {region_of(rows)}, .bytes = static_cast<int64_t>(rows.nbytes())};
+    OutgoingPart part;
+    part.regions = {region_of(rows)};
+    part.bytes = static_cast<int64_t>(rows.nbytes());
     part.label = peer.label ^ kind;
     part.lending = Lending::lasting;
     part.owner = std::make_shared<at::Tensor>(rows);
@@ -164,7 +166,9 @@ HaloExchange::Flight HaloExchange::post(const at::Tensor& leaving, const std::ve
   }
   for (const Peer& peer : from) {
     const at::Tensor rows = flight.arriving_.narrow(0, peer.begin, peer.count);
-    IncomingPart part{.regions = {region_of(rows)}, .bytes = static_cast<int64_t>(rows.nbytes())};
+    IncomingPart part;
+    part.regions = {region_of(rows)};
+    part.bytes = static_cast<int64_t>(rows.nbytes());
     part.label = peer.label ^ kind;
     part.owner = std::make_shared<at::Tensor>(rows);
     transfer.receive.push_back({.peer = peer.rank, .parts = {std::move(part)}});

@@ -14,9 +14,9 @@ Formula burst_formula(const Configuration& c, int nodes, bool moves_queries) {
   const int64_t ranks = c.ranks, rows = shares.rows;
   const RowBytes row(c);
   const auto count = [&](PhaseCost& cost, Needed needed, const Moving& moving) {
-    const DoubleRingShape ring{nodes, ranks / nodes, needed, -1};
+    const DoubleRingShape shape{nodes, ranks / nodes, needed, -1};
     const auto each = [&](auto&& of_rank) {
-      return shares.over_ranks([&](int64_t r) { return of_rank(DoubleRingMember(ring, r)); });
+      return shares.over_ranks([&](int64_t r) { return of_rank(DoubleRingMember(shape, r)); });
     };
     const bool sums = moving.sums > 0 && ranks > 1;
     using Member = const DoubleRingMember&;
@@ -25,7 +25,7 @@ Formula burst_formula(const Configuration& c, int nodes, bool moves_queries) {
     cost.messages = each([&](Member m) { return m.block_messages() + (sums ? m.sums_messages() : 0); });
     cost.bytes = each([&](Member m) { return m.blocks_sent() * moving.block + m.sums_sent() * moving.sent; });
     if (sums) cost.exposed_bytes = each([&](Member m) { return m.coming_home_last() * moving.sent; });
-    return double_ring_most_held(ring, moving);
+    return double_ring_most_held(shape, moving);
   };
   const int64_t held = count(f.forward, shares.keys, {row.kv, 0, 0, 0});
   f.live_bytes = rows * (row.q + row.kv + row.partial) + std::max(held, rows * row.out);

@@ -66,15 +66,15 @@ class DoubleContext : public ContextPass {
 
 }  // namespace
 
-ContextRing flat_context(std::shared_ptr<const Ring> ring) {
-  return [ring = std::move(ring)](Builder& builder, int place, Set kv_heads) {
-    return std::make_unique<FlatContext>(builder, ring, place, kv_heads);
+ContextRing flat_context(std::shared_ptr<const Ring> around) {
+  return [around = std::move(around)](Builder& builder, int place, Set kv_heads) {
+    return std::make_unique<FlatContext>(builder, around, place, kv_heads);
   };
 }
 
-ContextRing double_context(std::shared_ptr<const DoubleRing> ring) {
-  return [ring = std::move(ring)](Builder& builder, int place, Set kv_heads) {
-    return std::make_unique<DoubleContext>(builder, ring, place, kv_heads);
+ContextRing double_context(std::shared_ptr<const DoubleRing> around) {
+  return [around = std::move(around)](Builder& builder, int place, Set kv_heads) {
+    return std::make_unique<DoubleContext>(builder, around, place, kv_heads);
   };
 }
 
