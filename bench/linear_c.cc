@@ -58,7 +58,7 @@ int weft_linear(const WeftLinear* c, int part) try {
       return to;
     };
     switch (part) {
-      case 0: scan(run, sums(c->out, h, c->dim_v), {}); break;
+      case 0: scan(run, {}, sums(c->out, h, c->dim_v), {}, {}); break;
       case 1: scan_backward(run, dout, {}, {}, gradients()); break;
       case 2: summarise(run, state); break;
       case 3: transition(run, block(c->transition, c->transition_size)); break;

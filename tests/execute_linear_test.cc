@@ -120,6 +120,7 @@ TEST(ExecuteLinear, StatesCarryASequenceOn) {
 TEST(ExecuteLinear, ManyChunks) {
   for (const Layer layer : kLinearLayers) {
     expect_right({.layer = layer, .lengths = {333}, .ranks = 2, .dim = 5, .dim_v = 7});
+    expect_right({.method = "all-scan", .layer = layer, .lengths = {333}, .ranks = 3, .heads = 5, .layout = "zigzag"});
     expect_right({.method = "log-step", .layer = layer, .lengths = {150, 200}, .ranks = 3, .dim = 4, .dim_v = 3});
   }
 }
@@ -135,7 +136,11 @@ TEST(ExecuteLinear, AnyCut) {
 TEST(ExecuteLinear, LowerPrecisions) {
   for (const DType element : {DType::fp32, DType::bf16, DType::fp16}) {
     for (const Layer layer : kLinearLayers) {
-      expect_right({.layer = layer, .lengths = {100, 156}, .ranks = 3, .dim = 16, .dim_v = 8, .element = element});
+      for (const char* method : {"all-scan", "log-step"}) {
+        LinearCase c{.method = method, .layer = layer, .lengths = {100, 156}, .ranks = 3, .heads = 3, .dim = 16};
+        c.dim_v = 8, c.element = element;
+        expect_right(c);
+      }
     }
   }
 }

@@ -29,7 +29,8 @@ void expect_right(const LinearCase& c, std::string_view path, uint64_t seed) {
   }
 }
 
-// One rank scans all; of two, the second's state comes from the first, so that every part has its turn.
+// One rank scans all; of two, the second begins with the first's state (chain), or is corrected by it (log-step), so that
+// every part has its turn.
 TEST(LinearKernels, EveryPathLayerAndOddSize) {
   std::vector<std::string_view> paths = kernels::available_cpu_paths();
   paths.push_back("reference");
@@ -44,6 +45,7 @@ TEST(LinearKernels, EveryPathLayerAndOddSize) {
               if (test_level() < 2 && seed % 7 != 0) continue;
               LinearCase c{.layer = layer, .lengths = {length}, .ranks = ranks, .dim = dim, .dim_v = dim_v};
               c.heads = 1, c.element = element;
+              if (seed % 5 < 2) c.method = "log-step";
               c.initial_states = seed % 2 == 0, c.final_states = seed % 3 == 0;
               expect_right(c, path, seed);
               if (::testing::Test::HasFailure()) return;
@@ -59,9 +61,11 @@ TEST(LinearKernels, EveryPathLayerAndOddSize) {
 TEST(LinearKernels, PackedDocumentsOnEveryPath) {
   for (const std::string_view path : kernels::available_cpu_paths()) {
     for (const Layer layer : kLinearLayers) {
-      LinearCase c{.layer = layer, .lengths = {3, 100, 1, 64, 17, 70}, .ranks = 3, .dim = 9, .dim_v = 20};
-      c.element = DType::fp32, c.layout = "zigzag";
-      expect_right(c, path, 5);
+      for (const char* method : {"chain", "log-step"}) {
+        LinearCase c{.method = method, .layer = layer, .lengths = {3, 100, 1, 64, 17, 70}, .ranks = 3, .dim = 9};
+        c.dim_v = 20, c.element = DType::fp32, c.layout = "zigzag";
+        expect_right(c, path, 5);
+      }
     }
   }
 }

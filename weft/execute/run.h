@@ -141,6 +141,9 @@ class Run final : public Execution {
   SetId rows_in_run(const TokenRun& run, Fields fields);
   kernels::View view_of(const RankValue* value, Field field, int64_t token, int64_t head);
   kernels::Decays decays_of(int64_t head) const;
+  RankValue* leaving(const Instruction& i, const TokenRun& run, Field field);
+  const RankValue* entering(const Instruction& i, const TokenRun& run);
+  const RankValue* following(const Instruction& i, const TokenRun& run);
   kernels::View sums_of(const std::vector<const RankValue*>& sums, Field field, const TokenRun& run, int64_t head);
   template <typename F>
   void for_each_head(const TokenRun& run, F&& f);

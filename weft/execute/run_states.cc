@@ -160,6 +160,7 @@ std::vector<const RankValue*> Run::sums(const Instruction& i, const TokenRun& ru
   std::vector<const RankValue*> list;
   Fields seen;
   for (const Slice& target : block_.targets(i)) {
+    if (kStateFields.includes(target.fields)) continue;  // leaving() has it
     if (target.fields.empty() || !wanted.includes(target.fields)) refuse("adds to sums of " + to_string(wanted));
     if (target.tokens != rows_in_run(run, target.fields) || target.heads != run.heads)
       refuse("of different rows: " + describe(target));
@@ -168,6 +169,36 @@ std::vector<const RankValue*> Run::sums(const Instruction& i, const TokenRun& ru
     list.push_back(&accumulator(target, "target"));
   }
   return list;
+}
+
+// The target of this field, about to be written: what leaves the run. Null where there is none.
+RankValue* Run::leaving(const Instruction& i, const TokenRun& run, Field field) {
+  RankValue* found = nullptr;
+  for (const Slice& target : block_.targets(i)) {
+    if (!kStateFields.includes(target.fields)) continue;
+    const Range tokens = sets_[target.tokens].hull();
+    const bool ends = field == Field::state ? tokens.end == run.range.end : tokens.begin == run.range.begin;
+    if (target.fields != Fields(field) || target.heads != run.heads || !ends || found)
+      refuse("gives one " + std::string(name_of(field)) + " that leaves the run, not " + describe(target));
+    found = &find(target, "target");
+    write(*found, target);
+  }
+  return found;
+}
+
+// The state that enters the run, or null.
+const RankValue* Run::entering(const Instruction& i, const TokenRun& run) {
+  const RankValue* state = bundle_of_run(i, Field::state, run);
+  if (state && sets_[state->all.tokens].hull().end != run.range.begin) refuse("a state that does not enter the run");
+  return state;
+}
+
+// The dstate of what follows the run, or null.
+const RankValue* Run::following(const Instruction& i, const TokenRun& run) {
+  const RankValue* dstate = bundle_of_run(i, Field::dstate, run);
+  if (dstate && sets_[dstate->all.tokens].hull().begin != run.range.end)
+    refuse("a dstate that does not follow the run");
+  return dstate;
 }
 
 View Run::sums_of(const std::vector<const RankValue*>& sums, Field field, const TokenRun& run, int64_t head) {
@@ -289,16 +320,19 @@ void Run::compose(const Instruction& i) {
 void Run::scan(const Instruction& i) {
   const TokenRun run = token_run(i, true);
   need_of_documents(run, run.initial, Field::initial_state);
+  const RankValue* state = entering(i, run);
   const auto to = sums(i, run, Field::out | Field::final_state);
+  const RankValue* given = leaving(i, run, Field::state);
   for_each_head(run, [&](int64_t head, const kernels::TokenRun& tokens) {
-    kernels::scan(tokens, sums_of(to, Field::out, run, head), sums_of(to, Field::final_state, run, head));
+    kernels::scan(tokens, view_of(state, Field::state, 0, head), sums_of(to, Field::out, run, head),
+                  sums_of(to, Field::final_state, run, head), view_of(given, Field::state, 0, head));
   });
 }
 
 void Run::apply_state(const Instruction& i) {
   const TokenRun run = token_run(i, true);
-  const RankValue* state = bundle_of_run(i, Field::state, run);
-  if (!state || sets_[state->all.tokens].hull().end != run.range.begin) refuse("needs the state that enters the run");
+  const RankValue* state = entering(i, run);
+  if (!state) refuse("needs the state that enters the run");
   const auto to = sums(i, run, Field::out | Field::final_state);
   for_each_head(run, [&](int64_t head, const kernels::TokenRun& tokens) {
     kernels::apply_state(tokens, view_of(state, Field::state, 0, head), sums_of(to, Field::out, run, head),
@@ -310,25 +344,27 @@ void Run::scan_backward(const Instruction& i) {
   const TokenRun run = token_run(i, true);
   const RankValue* dout = bundle_of_run(i, Field::dout, run, run.tokens);
   const RankValue* dfinal = bundle_of_run(i, Field::dfinal_state, run, rows_in_run(run, Field::dfinal_state));
-  const RankValue* state = bundle_of_run(i, Field::state, run);
+  const RankValue *state = entering(i, run), *dstate = following(i, run);
   need_of_documents(run, run.initial, Field::initial_state);
   need_of_documents(run, dfinal, Field::dfinal_state);
   if (!dout) refuse("needs dout of the run");
-  if (state && sets_[state->all.tokens].hull().end != run.range.begin) refuse("a state that does not enter the run");
   const auto to = sums(i, run, Field::dq | problem_.key_gradients() | Field::dinitial_state);
+  const RankValue* given = leaving(i, run, Field::dstate);
   for_each_head(run, [&](int64_t head, const kernels::TokenRun& tokens) {
     kernels::scan_backward(tokens, view_of(dout, Field::dout, run.range.begin, head),
                            view_of(dfinal, Field::dfinal_state, run.range.begin, head),
-                           view_of(state, Field::state, 0, head), gradients_of(to, run, head));
+                           {.state = view_of(state, Field::state, 0, head),
+                            .dstate = view_of(dstate, Field::dstate, 0, head),
+                            .leaving = view_of(given, Field::dstate, 0, head)},
+                           gradients_of(to, run, head));
   });
 }
 
 void Run::apply_dstate(const Instruction& i) {
   const TokenRun run = token_run(i, false);
-  const RankValue *dstate = bundle_of_run(i, Field::dstate, run), *state = bundle_of_run(i, Field::state, run);
+  const RankValue *dstate = following(i, run), *state = entering(i, run);
   need_of_documents(run, run.initial, Field::initial_state);
-  if (!dstate || sets_[dstate->all.tokens].hull().begin != run.range.end) refuse("needs the dstate of what follows");
-  if (state && sets_[state->all.tokens].hull().end != run.range.begin) refuse("a state that does not enter the run");
+  if (!dstate) refuse("needs the dstate of what follows");
   const auto to = sums(i, run, problem_.key_gradients() | Field::dinitial_state);
   for_each_head(run, [&](int64_t head, const kernels::TokenRun& tokens) {
     kernels::apply_dstate(tokens, view_of(dstate, Field::dstate, 0, head), view_of(state, Field::state, 0, head),

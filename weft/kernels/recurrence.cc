@@ -61,15 +61,17 @@ void summarise_backward(const TokenRun& run, const ConstView& dout, const ConstV
   work_of(run).summarise_backward(run, dout, dfinal, dstate);
 }
 
-void scan(const TokenRun& run, const View& out, const View& final) { work_of(run).scan(run, out, final); }
+void scan(const TokenRun& run, const ConstView& entering, const View& out, const View& final, const View& leaving) {
+  work_of(run).scan(run, entering, out, final, leaving);
+}
 
 void apply_state(const TokenRun& run, const ConstView& state, const View& out, const View& final) {
   work_of(run).apply_state(run, state, out, final);
 }
 
-void scan_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const ConstView& state,
+void scan_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const RunEnds& ends,
                    const RunGradients& gradients) {
-  work_of(run).scan_backward(run, dout, dfinal, state, gradients);
+  work_of(run).scan_backward(run, dout, dfinal, ends, gradients);
 }
 
 void apply_dstate(const TokenRun& run, const ConstView& dstate, const ConstView& state, const RunGradients& gradients) {

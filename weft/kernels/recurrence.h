@@ -56,8 +56,10 @@ void summarise(const TokenRun& run, const View& state);
 void transition(const TokenRun& run, const View& transition);
 void summarise_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const View& dstate);
 
-// `out` [rows, dim_v], fp32 (fp64), is added to; so are the gradients below, of which any may be null.
-void scan(const TokenRun& run, const View& out, const View& final);
+// `out` [rows, dim_v], fp32 (fp64), is added to; so are the gradients below, of which any may be null. `entering` is the state
+// before the run's first token, `leaving` that after its last one; null: nothing enters, nobody asks.
+void scan(const TokenRun& run, const ConstView& entering, const View& out, const View& final, const View& leaving);
+// What `state` changes that enters after the run has been scanned by itself.
 void apply_state(const TokenRun& run, const ConstView& state, const View& out, const View& final);
 
 struct RunGradients {
@@ -68,9 +70,15 @@ struct RunGradients {
   View du;          // [1, dim]
   View dinitial;    // a row [dim, dim_v] for each of the starts
 };
-// `state` may be null: nothing enters.
-void scan_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const ConstView& state,
+// What a run's ends take and give in backward: the state that entered it, the gradient of the one that left it, and, written,
+// the gradient of the one that entered. Any may be null.
+struct RunEnds {
+  ConstView state, dstate;
+  View leaving;
+};
+void scan_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const RunEnds& ends,
                    const RunGradients& gradients);
+// What `dstate` adds that comes after the run's own gradients; `state` as it entered, or null.
 void apply_dstate(const TokenRun& run, const ConstView& dstate, const ConstView& state, const RunGradients& gradients);
 
 // Of two runs that follow one another: joined = passed * near + far, where `near` is what passes through the run of `far`

@@ -1,4 +1,4 @@
-// A run by itself where F is diagonal, chunk by chunk: inside a chunk every pair of tokens, between chunks the state. With S
+// A run where F is diagonal, chunk by chunk: inside a chunk every pair of tokens, between chunks the state. With S
 // the scores of recurrence_decays.h, qe and ke the rows with the decays from the chunk's begin and to its end,
 //
 //   out = s (qe R + S V)                        R <- diag(exp c_C) R + ke^T V
@@ -17,14 +17,14 @@ class RunChunks : RunMath<T> {
         reading_(reads_before() ? Reading::before : Reading::after),
         decays_(blocks_, gates_, dk_, reads_before()),
         gates_sum_(blocks_, gates_, dk_) {}
-  void scan(const View& out, const View& final);
-  void scan_backward(const ConstView& dout, const ConstView& dfinal, const RunGradients& to);
+  void scan(const ConstView& entering, const View& out, const View& final, const View& leaving);
+  void scan_backward(const ConstView& dout, const ConstView& dfinal, const RunEnds& ends, const RunGradients& to);
 
  private:
   using Base = RunMath<T>;
-  using Base::add_rows, Base::add_state, Base::blocks_, Base::dk_, Base::dv_, Base::final_of, Base::gates_,
-      Base::initial_of, Base::kTokens, Base::poll, Base::read, Base::read_logs, Base::read_state, Base::reads_before,
-      Base::run_, Base::sums;
+  using Base::add_rows, Base::add_state, Base::begin_of, Base::behind, Base::blocks_, Base::dk_, Base::dv_,
+      Base::gates_, Base::kTokens, Base::poll, Base::read, Base::read_logs, Base::read_state, Base::reads_before,
+      Base::run_, Base::sums, Base::write_state;
   using typename Base::M;
   using Part = typename Blocks<T>::Part;
 
@@ -72,10 +72,10 @@ void RunChunks<T>::load_queries() {
 }
 
 template <typename T>
-void RunChunks<T>::scan(const View& out, const View& final) {
+void RunChunks<T>::scan(const ConstView& entering, const View& out, const View& final, const View& leaving) {
   M state;
   for (const Segment& segment : segments_of(run_)) {
-    read_state(initial_of(segment), state);
+    read_state(begin_of(segment, entering), state);
     for (int64_t t = segment.begin; t < segment.end; t += kTokens) {
       load_keys(t, segment.end);
       load_queries();
@@ -86,6 +86,7 @@ void RunChunks<T>::scan(const View& out, const View& final) {
     }
     add_state(final, segment.final, state);
   }
+  write_state(state, leaving);
 }
 
 // Of the chunk's own queries and keys, the state before it and the gradient of the state after it, which becomes that of the
@@ -133,36 +134,41 @@ void RunChunks<T>::add_bonus_gradient(const View& du) {
 }
 
 template <typename T>
-void RunChunks<T>::scan_backward(const ConstView& dout, const ConstView& dfinal, const RunGradients& to) {
+void RunChunks<T>::scan_backward(const ConstView& dout, const ConstView& dfinal, const RunEnds& ends,
+                                 const RunGradients& to) {
   M dstate;
   for (const Segment& segment : segments_of(run_)) {
     const int64_t chunks = (segment.rows() + kTokens - 1) / kTokens;
     std::vector<M> states(static_cast<size_t>(chunks));  // before each chunk
-    read_state(initial_of(segment), states[0]);
+    read_state(begin_of(segment, ends.state), states[0]);
     for (size_t n = 1; n < states.size(); ++n) {
       load_keys(segment.begin + static_cast<int64_t>(n - 1) * kTokens, segment.end);
       states[n].copy(states[n - 1]);
       advance(states[n]);
     }
-    read_state(final_of(dfinal, segment), dstate);
+    read_state(behind(segment, dfinal, ends.dstate), dstate);
     for (size_t n = states.size(); n-- > 0;) {
       load_keys(segment.begin + static_cast<int64_t>(n) * kTokens, segment.end);
       load_queries();
       add_gradients(dout, states[n], dstate, to);
     }
     add_state(to.dinitial, segment.initial, dstate);
+    if (segment.begin > 0) continue;
+    if (!segment.enters) dstate.zero();
+    write_state(dstate, ends.leaving);
   }
 }
 
 }  // namespace
 
-void scan_diagonal(const TokenRun& run, const View& out, const View& final) {
-  in_type_of(run, [&](auto t) { RunChunks<decltype(t)>(run).scan(out, final); });
+void scan_diagonal(const TokenRun& run, const ConstView& entering, const View& out, const View& final,
+                   const View& leaving) {
+  in_type_of(run, [&](auto t) { RunChunks<decltype(t)>(run).scan(entering, out, final, leaving); });
 }
 
-void scan_diagonal_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal,
+void scan_diagonal_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const RunEnds& ends,
                             const RunGradients& gradients) {
-  in_type_of(run, [&](auto t) { RunChunks<decltype(t)>(run).scan_backward(dout, dfinal, gradients); });
+  in_type_of(run, [&](auto t) { RunChunks<decltype(t)>(run).scan_backward(dout, dfinal, ends, gradients); });
 }
 
 }  // namespace weft::kernels::recurrence_internal

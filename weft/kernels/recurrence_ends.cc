@@ -6,9 +6,9 @@ namespace weft::kernels::recurrence_internal {
 namespace {
 
 template <typename T>
-class RunEnds : RunMath<T> {
+class EndWork : RunMath<T> {
  public:
-  explicit RunEnds(const TokenRun& run)
+  explicit EndWork(const TokenRun& run)
       : RunMath<T>(run),
         reading_(reads_before() ? Reading::before : Reading::after),
         decays_(blocks_, gates_, dk_, reads_before()),
@@ -17,7 +17,6 @@ class RunEnds : RunMath<T> {
   void transition(T* to);
   void summarise_backward(const ConstView& dout, const ConstView& dfinal, T* dstate);
   void apply_state(const T* state, const View& out, const View& final);
-  void add_entering_gradients(const ConstView& dout, const ConstView& dfinal, const T* state, const RunGradients& to);
   void apply_dstate(const T* dstate, const T* state, const RunGradients& to);
 
  private:
@@ -52,7 +51,7 @@ class RunEnds : RunMath<T> {
 };
 
 template <typename T>
-void RunEnds<T>::load(int64_t begin, int64_t end) {
+void EndWork<T>::load(int64_t begin, int64_t end) {
   poll();
   begin_ = begin, rows_ = end - begin;
   read_logs(begin_, rows_, logs_);
@@ -61,7 +60,7 @@ void RunEnds<T>::load(int64_t begin, int64_t end) {
 
 // What is left behind the chunks up to now.
 template <typename T>
-void RunEnds<T>::pass() {
+void EndWork<T>::pass() {
   kept_.resize(static_cast<size_t>(dk_));
   for (size_t c = 0; c < kept_.size(); ++c)
     kept_[c] = gates_ == 1 && c > 0 ? kept_[0] : static_cast<T>(std::exp(logs_to_end_[gates_ == 1 ? 0 : c]));
@@ -69,7 +68,7 @@ void RunEnds<T>::pass() {
 
 template <typename T>
 template <typename F>
-void RunEnds<T>::from_first_chunk(const Segment& segment, F&& f) {
+void EndWork<T>::from_first_chunk(const Segment& segment, F&& f) {
   std::fill(logs_to_end_.begin(), logs_to_end_.end(), 0.0);
   pass();
   for (int64_t t = segment.begin; t < segment.end; t += kTokens) {
@@ -82,7 +81,7 @@ void RunEnds<T>::from_first_chunk(const Segment& segment, F&& f) {
 
 template <typename T>
 template <typename F>
-void RunEnds<T>::from_last_chunk(const Segment& segment, F&& f) {
+void EndWork<T>::from_last_chunk(const Segment& segment, F&& f) {
   std::fill(logs_to_end_.begin(), logs_to_end_.end(), 0.0);
   pass();
   for (int64_t n = (segment.rows() + kTokens - 1) / kTokens; n-- > 0;) {
@@ -95,7 +94,7 @@ void RunEnds<T>::from_last_chunk(const Segment& segment, F&& f) {
 }
 
 template <typename T>
-void RunEnds<T>::transition(T* to) {
+void EndWork<T>::transition(T* to) {
   std::fill_n(to, gates_, T{0});
   if (!run_.starts.empty()) return;
   for (int64_t t = 0; t < run_.rows; t += kTokens) {
@@ -107,7 +106,7 @@ void RunEnds<T>::transition(T* to) {
 }
 
 template <typename T>
-void RunEnds<T>::summarise(T* state) {
+void EndWork<T>::summarise(T* state) {
   const Segment last = segments_of(run_).back();
   read_state(nullptr, sum_);
   from_last_chunk(last, [&] {
@@ -124,7 +123,7 @@ void RunEnds<T>::summarise(T* state) {
 }
 
 template <typename T>
-void RunEnds<T>::summarise_backward(const ConstView& dout, const ConstView& dfinal, T* dstate) {
+void EndWork<T>::summarise_backward(const ConstView& dout, const ConstView& dfinal, T* dstate) {
   const Segment first = segments_of(run_).front();
   read_state(nullptr, sum_);
   if (first.enters) {
@@ -143,7 +142,7 @@ void RunEnds<T>::summarise_backward(const ConstView& dout, const ConstView& dfin
 }
 
 template <typename T>
-void RunEnds<T>::apply_state(const T* entering, const View& out, const View& final) {
+void EndWork<T>::apply_state(const T* entering, const View& out, const View& final) {
   const Segment first = segments_of(run_).front();
   if (!first.enters) return;
   read_state(entering, state_);
@@ -159,7 +158,7 @@ void RunEnds<T>::apply_state(const T* entering, const View& out, const View& fin
 }
 
 template <typename T>
-void RunEnds<T>::add_shares(const M& x, const M& dx, double* shares) {
+void EndWork<T>::add_shares(const M& x, const M& dx, double* shares) {
   if (gates_ == 1) {
     dots_.resize(static_cast<size_t>(rows_));
     blocks_.ops.dots(x, dx, rows_, dk_, dots_.data());
@@ -171,47 +170,9 @@ void RunEnds<T>::add_shares(const M& x, const M& dx, double* shares) {
   }
 }
 
-// What an entering state gives dq, and dg of what it passes before it is read: q_i dq_i for all i from t on.
-template <typename T>
-void RunEnds<T>::add_entering_gradients(const ConstView& dout, const ConstView& dfinal, const T* state,
-                                        const RunGradients& to) {
-  const Segment segment = segments_of(run_).front();
-  if (!segment.enters) return;
-  std::vector<double> shares(static_cast<size_t>(segment.rows() * gates_), 0.0);
-  read_state(state, state_);
-  blocks_.transpose(state_, transposed_);
-  from_first_chunk(segment, [&] {
-    read(run_.q, begin_, rows_, dk_, rows_k_);
-    read(dout, begin_, rows_, dv_, rows_v_);
-    blocks_.product(rows_v_, transposed_, sum_, scale());
-    decays_.from_begin(sum_, reading_, decayed_);
-    blocks_.times_in_place(decayed_, kept());
-    add_rows(to.dq, begin_, decayed_);
-    add_shares(rows_k_, decayed_, &shares[at(begin_ - segment.begin, gates_, 0)]);
-  });
-  if (!to.dg.data) return;
-  std::vector<double> through(static_cast<size_t>(gates_), 0.0);  // to the gradient of the final state
-  if (const T* const dfinal_state = final_of(dfinal, segment)) {
-    M gradient;
-    read_state(dfinal_state, gradient);
-    decay_rows(state_);
-    dots_.resize(static_cast<size_t>(dk_));
-    blocks_.ops.dots(state_, gradient, dk_, dv_, dots_.data());
-    for (int64_t c = 0; c < dk_; ++c) through[gate_at(c)] += double{dots_[static_cast<size_t>(c)]};
-  }
-  for (int64_t gate = 0; gate < gates_; ++gate) {
-    double sum = through[static_cast<size_t>(gate)];
-    for (int64_t t = segment.end; t-- > segment.begin;) {
-      const double share = shares[at(t - segment.begin, gates_, gate)];
-      sums(to.dg, t)[gate] += static_cast<T>(reads_before() ? sum : sum + share);
-      sum += share;
-    }
-  }
-}
-
 // What the gradient of the leaving state gives: dk, dv, and dg of what every key and the entering state pass on their way.
 template <typename T>
-void RunEnds<T>::apply_dstate(const T* dstate, const T* state, const RunGradients& to) {
+void EndWork<T>::apply_dstate(const T* dstate, const T* state, const RunGradients& to) {
   const Segment last = segments_of(run_).back();
   std::vector<double> shares(static_cast<size_t>(last.rows() * gates_), 0.0);  // k_t dk_t
   read_state(dstate, state_);
@@ -256,38 +217,30 @@ void RunEnds<T>::apply_dstate(const T* dstate, const T* state, const RunGradient
 const LocalWork diagonal_work = {
     .summarise =
         [](const TokenRun& run, const View& state) {
-          in_type_of(run, [&](auto t) { RunEnds<decltype(t)>(run).summarise(numbers<decltype(t)>(state)); });
+          in_type_of(run, [&](auto t) { EndWork<decltype(t)>(run).summarise(numbers<decltype(t)>(state)); });
         },
     .transition =
         [](const TokenRun& run, const View& to) {
-          in_type_of(run, [&](auto t) { RunEnds<decltype(t)>(run).transition(numbers<decltype(t)>(to)); });
+          in_type_of(run, [&](auto t) { EndWork<decltype(t)>(run).transition(numbers<decltype(t)>(to)); });
         },
     .summarise_backward =
         [](const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const View& dstate) {
           in_type_of(run, [&](auto t) {
-            RunEnds<decltype(t)>(run).summarise_backward(dout, dfinal, numbers<decltype(t)>(dstate));
+            EndWork<decltype(t)>(run).summarise_backward(dout, dfinal, numbers<decltype(t)>(dstate));
           });
         },
     .scan = scan_diagonal,
     .apply_state =
         [](const TokenRun& run, const ConstView& state, const View& out, const View& final) {
           in_type_of(run,
-                     [&](auto t) { RunEnds<decltype(t)>(run).apply_state(numbers<decltype(t)>(state), out, final); });
+                     [&](auto t) { EndWork<decltype(t)>(run).apply_state(numbers<decltype(t)>(state), out, final); });
         },
-    .scan_backward =
-        [](const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const ConstView& state,
-           const RunGradients& to) {
-          scan_diagonal_backward(run, dout, dfinal, to);
-          if (!state.data) return;
-          in_type_of(run, [&](auto t) {
-            RunEnds<decltype(t)>(run).add_entering_gradients(dout, dfinal, numbers<decltype(t)>(state), to);
-          });
-        },
+    .scan_backward = scan_diagonal_backward,
     .apply_dstate =
         [](const TokenRun& run, const ConstView& dstate, const ConstView& state, const RunGradients& to) {
           in_type_of(run, [&](auto t) {
             using T = decltype(t);
-            RunEnds<T>(run).apply_dstate(numbers<T>(dstate), numbers<T>(state), to);
+            EndWork<T>(run).apply_dstate(numbers<T>(dstate), numbers<T>(state), to);
           });
         },
 };

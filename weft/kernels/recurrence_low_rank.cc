@@ -10,14 +10,14 @@ class LowRank : LowRankChunks<T> {
   using LowRankChunks<T>::LowRankChunks;
   void summarise(T* state);
   void transition(T* to);
-  void scan(const View& out, const View& final);
+  void scan(const ConstView& entering, const View& out, const View& final, const View& leaving);
   void apply_state(const T* state, const View& out, const View& final);
 
  private:
   using Base = LowRankChunks<T>;
-  using Base::add_rows, Base::add_state, Base::advance, Base::begin_, Base::blocks_, Base::delta_, Base::dk_, Base::dv_,
-      Base::for_each_chunk, Base::initial_of, Base::load, Base::qb_, Base::qe_, Base::qk_, Base::read_by_a,
-      Base::read_state, Base::run_, Base::scale, Base::v_, Base::w_, Base::write_state, Base::x_;
+  using Base::add_rows, Base::add_state, Base::advance, Base::begin_, Base::begin_of, Base::blocks_, Base::delta_,
+      Base::dk_, Base::dv_, Base::for_each_chunk, Base::initial_of, Base::load, Base::qb_, Base::qe_, Base::qk_,
+      Base::read_by_a, Base::read_state, Base::run_, Base::scale, Base::v_, Base::w_, Base::write_state, Base::x_;
   using typename Base::M, typename Base::Own, typename Base::Part, typename Base::Queries;
   void add_outputs(const M& state, Own own, const View& out);
   M state_, sum_;
@@ -60,9 +60,9 @@ void LowRank<T>::transition(T* to) {
 }
 
 template <typename T>
-void LowRank<T>::scan(const View& out, const View& final) {
+void LowRank<T>::scan(const ConstView& entering, const View& out, const View& final, const View& leaving) {
   for (const Segment& segment : segments_of(run_)) {
-    read_state(initial_of(segment), state_);
+    read_state(begin_of(segment, entering), state_);
     for_each_chunk(segment, [&](int64_t begin) {
       load(begin, segment.end, Queries::read);
       read_by_a(state_, Own::added);
@@ -71,6 +71,7 @@ void LowRank<T>::scan(const View& out, const View& final) {
     });
     add_state(final, segment.final, state_);
   }
+  write_state(state_, leaving);
 }
 
 // The entering state goes through the run by itself.
@@ -109,8 +110,10 @@ const LocalWork low_rank_work = {
           with_work(run, [&](auto& work, auto t) { work.transition(numbers<decltype(t)>(to)); });
         },
     .summarise_backward = summarise_low_rank_backward,
-    .scan = [](const TokenRun& run, const View& out,
-               const View& final) { with_work(run, [&](auto& work, auto) { work.scan(out, final); }); },
+    .scan =
+        [](const TokenRun& run, const ConstView& entering, const View& out, const View& final, const View& leaving) {
+          with_work(run, [&](auto& work, auto) { work.scan(entering, out, final, leaving); });
+        },
     .apply_state =
         [](const TokenRun& run, const ConstView& state, const View& out, const View& final) {
           with_work(run, [&](auto& work, auto t) { work.apply_state(numbers<decltype(t)>(state), out, final); });

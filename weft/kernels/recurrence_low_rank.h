@@ -155,7 +155,7 @@ void LowRankChunks<T>::advance(Own own, M& state) {
 // recurrence_low_rank_backward.cc
 void summarise_low_rank_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal,
                                  const View& dstate);
-void scan_low_rank_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const ConstView& state,
+void scan_low_rank_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const RunEnds& ends,
                             const RunGradients& to);
 void apply_low_rank_dstate(const TokenRun& run, const ConstView& dstate, const ConstView& state,
                            const RunGradients& to);

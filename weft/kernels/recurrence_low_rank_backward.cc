@@ -9,17 +9,17 @@ class LowRankBackward : LowRankChunks<T> {
  public:
   explicit LowRankBackward(const TokenRun& run) : LowRankChunks<T>(run), gates_sum_(blocks_, gates_, dk_) {}
   void summarise_backward(const ConstView& dout, const ConstView& dfinal, T* dstate);
-  void scan_backward(const ConstView& dout, const ConstView& dfinal, const T* state, const RunGradients& to);
+  void scan_backward(const ConstView& dout, const ConstView& dfinal, const RunEnds& ends, const RunGradients& to);
   void apply_dstate(const T* dstate, const T* state, const RunGradients& to);
 
  private:
   using Base = LowRankChunks<T>;
   using Base::a, Base::a_, Base::ae_, Base::ak_, Base::add_rows, Base::add_state, Base::ab_, Base::advance, Base::b_,
-      Base::be_, Base::begin_, Base::beta_, Base::blocks_, Base::decays_, Base::delta_, Base::dk_, Base::dv_,
-      Base::final_of, Base::for_each_chunk, Base::for_each_chunk_back, Base::gates_, Base::initial_of, Base::k_,
-      Base::ke_, Base::load, Base::minus_beta_, Base::q_, Base::qb_, Base::qe_, Base::qk_, Base::read, Base::read_by_a,
-      Base::read_state, Base::reading_, Base::rhs_, Base::rows_, Base::run_, Base::scale, Base::solver_, Base::sums,
-      Base::v_, Base::values_, Base::w_, Base::write_state, Base::x_;
+      Base::be_, Base::begin_, Base::begin_of, Base::behind, Base::beta_, Base::blocks_, Base::decays_, Base::delta_,
+      Base::dk_, Base::dv_, Base::final_of, Base::for_each_chunk, Base::for_each_chunk_back, Base::gates_,
+      Base::initial_of, Base::k_, Base::ke_, Base::load, Base::minus_beta_, Base::q_, Base::qb_, Base::qe_, Base::qk_,
+      Base::read, Base::read_by_a, Base::read_state, Base::reading_, Base::rhs_, Base::rows_, Base::run_, Base::scale,
+      Base::solver_, Base::sums, Base::v_, Base::values_, Base::w_, Base::write_state, Base::x_;
   using typename Base::M, typename Base::Own, typename Base::Part, typename Base::Queries;
 
   void solve_backward(const M& dstate, bool with_dout);
@@ -30,7 +30,7 @@ class LowRankBackward : LowRankChunks<T> {
                  bool with_gates, M& dx, M& dy);
   void give(const RunGradients& to);
   void segment_backward(const Segment& segment, const ConstView& dout, const T* state, const T* dstate,
-                        const RunGradients& to);
+                        const RunGradients& to, const View& leaving);
 
   GateGradients<T> gates_sum_;
   M dout_, dw_, y_;                    // dw_: the gradient of what is written under k
@@ -153,15 +153,15 @@ void LowRankBackward<T>::give(const RunGradients& to) {
   add_rows(to.dv, begin_, sum_);
 }
 
-// The gradients of a segment that `state` enters, due to its own dout (where there is one) and to `dstate` behind it; either
-// state may be null.
+// The gradients of a segment that begins with `state`, due to its own dout (where there is one) and to `dstate` behind it;
+// either may be null. To `leaving`, unless that is null, that of `state`; zero where the segment begins a document.
 template <typename T>
 void LowRankBackward<T>::segment_backward(const Segment& segment, const ConstView& dout, const T* state,
-                                          const T* dstate, const RunGradients& to) {
+                                          const T* dstate, const RunGradients& to, const View& leaving) {
   const bool with_dout = dout.data != nullptr;
   std::vector<M> states(1);  // before each chunk
   M gradient;
-  read_state(state ? state : initial_of(segment), states[0]);
+  read_state(state, states[0]);
   read_state(dstate, gradient);
   for_each_chunk(segment, [&](int64_t begin) {
     if (begin + Base::kTokens >= segment.end) return;
@@ -182,19 +182,23 @@ void LowRankBackward<T>::segment_backward(const Segment& segment, const ConstVie
     retreat(with_dout, gradient);
   });
   add_state(to.dinitial, segment.initial, gradient);
+  if (!segment.enters) gradient.zero();
+  write_state(gradient, leaving);
 }
 
 template <typename T>
-void LowRankBackward<T>::scan_backward(const ConstView& dout, const ConstView& dfinal, const T* state,
+void LowRankBackward<T>::scan_backward(const ConstView& dout, const ConstView& dfinal, const RunEnds& ends,
                                        const RunGradients& to) {
-  for (const Segment& segment : segments_of(run_))
-    segment_backward(segment, dout, segment.enters ? state : nullptr, final_of(dfinal, segment), to);
+  for (const Segment& segment : segments_of(run_)) {
+    segment_backward(segment, dout, begin_of(segment, ends.state), behind(segment, dfinal, ends.dstate), to,
+                     segment.begin == 0 ? ends.leaving : View{});
+  }
 }
 
 template <typename T>
 void LowRankBackward<T>::apply_dstate(const T* dstate, const T* state, const RunGradients& to) {
   const Segment last = segments_of(run_).back();
-  segment_backward(last, {}, last.enters ? state : nullptr, dstate, to);
+  segment_backward(last, {}, last.enters ? state : initial_of(last), dstate, to, {});
 }
 
 }  // namespace
@@ -207,12 +211,9 @@ void summarise_low_rank_backward(const TokenRun& run, const ConstView& dout, con
   });
 }
 
-void scan_low_rank_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const ConstView& state,
+void scan_low_rank_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const RunEnds& ends,
                             const RunGradients& to) {
-  in_type_of(run, [&](auto t) {
-    using T = decltype(t);
-    LowRankBackward<T>(run).scan_backward(dout, dfinal, numbers<T>(state), to);
-  });
+  in_type_of(run, [&](auto t) { LowRankBackward<decltype(t)>(run).scan_backward(dout, dfinal, ends, to); });
 }
 
 void apply_low_rank_dstate(const TokenRun& run, const ConstView& dstate, const ConstView& state,

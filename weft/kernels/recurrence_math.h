@@ -114,10 +114,21 @@ class RunMath {
   void write_state(const M& from, T* to) const {
     for (int64_t c = 0; c < dk_; ++c) std::copy_n(from.row(c), dv_, to + c * dv_);
   }
+  void write_state(const M& from, const View& to) const {
+    if (to.data) write_state(from, numbers<T>(to));
+  }
   // The state that a segment begins with, and the gradient behind it, if they are given.
   const T* initial_of(const Segment& segment) const { return row_of_document(run_.initial, segment.initial); }
+  const T* begin_of(const Segment& segment, const ConstView& entering) const {
+    return segment.enters ? numbers<T>(entering) : initial_of(segment);
+  }
   const T* final_of(const ConstView& dfinal, const Segment& segment) const {
     return row_of_document(dfinal, segment.final);
+  }
+  // The gradient behind a segment: of its document's final state, or of the state that leaves the run with it.
+  const T* behind(const Segment& segment, const ConstView& dfinal, const ConstView& dstate) const {
+    const bool leaves = segment.end == run_.rows && segment.final < 0;
+    return leaves ? numbers<T>(dstate) : final_of(dfinal, segment);
   }
   const T* row_of_document(const ConstView& states, int64_t document) const {
     return states.data && document >= 0 ? static_cast<const T*>(address(states, document, 0)) : nullptr;
@@ -163,18 +174,19 @@ struct LocalWork {
   void (*summarise)(const TokenRun&, const View& state);
   void (*transition)(const TokenRun&, const View& to);
   void (*summarise_backward)(const TokenRun&, const ConstView& dout, const ConstView& dfinal, const View& dstate);
-  void (*scan)(const TokenRun&, const View& out, const View& final);
+  void (*scan)(const TokenRun&, const ConstView& entering, const View& out, const View& final, const View& leaving);
   void (*apply_state)(const TokenRun&, const ConstView& state, const View& out, const View& final);
-  void (*scan_backward)(const TokenRun&, const ConstView& dout, const ConstView& dfinal, const ConstView& state,
+  void (*scan_backward)(const TokenRun&, const ConstView& dout, const ConstView& dfinal, const RunEnds&,
                         const RunGradients&);
   void (*apply_dstate)(const TokenRun&, const ConstView& dstate, const ConstView& state, const RunGradients&);
 };
 extern const LocalWork diagonal_work;  // recurrence_ends.cc: F = diag(exp g)
 extern const LocalWork low_rank_work;  // recurrence_low_rank.cc: with a matrix of rank one
 
-// Of diagonal transitions, a run by itself: recurrence_chunks.cc.
-void scan_diagonal(const TokenRun& run, const View& out, const View& final);
-void scan_diagonal_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal,
+// Of diagonal transitions: recurrence_chunks.cc.
+void scan_diagonal(const TokenRun& run, const ConstView& entering, const View& out, const View& final,
+                   const View& leaving);
+void scan_diagonal_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const RunEnds& ends,
                             const RunGradients& gradients);
 
 }  // namespace weft::kernels::recurrence_internal

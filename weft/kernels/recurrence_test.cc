@@ -87,6 +87,32 @@ std::vector<Tokens> samples() {
   return list;
 }
 
+// All gradients of a run.
+struct Sums {
+  Buffer dq, dk, dv, dg, dbeta, da, db;
+  Sums(const Tokens& at, int64_t gates)
+      : dq(at.rows * at.dim), dk(dq), dv(at.rows * at.dim_v), dg(at.rows * gates), dbeta(at.rows), da(dq), db(dq) {}
+  RunGradients from(const Tokens& at, int64_t gates, int64_t row) {
+    return {.dq = dq.view(at.dim, row),
+            .dk = dk.view(at.dim, row),
+            .dv = dv.view(at.dim_v, row),
+            .dg = dg.view(gates, row),
+            .dbeta = dbeta.view(1, row),
+            .da = da.view(at.dim, row),
+            .db = db.view(at.dim, row),
+            .du = {},
+            .dinitial = {}};
+  }
+  std::vector<std::pair<const char*, const std::vector<double>*>> all() const {
+    return {{"dq", &dq.data},       {"dk", &dk.data}, {"dv", &dv.data}, {"dg", &dg.data},
+            {"dbeta", &dbeta.data}, {"da", &da.data}, {"db", &db.data}};
+  }
+};
+
+void expect_near(const Sums& a, const Sums& b) {
+  for (size_t i = 0; i < a.all().size(); ++i) expect_near(*a.all()[i].second, *b.all()[i].second, a.all()[i].first);
+}
+
 // Everything about a run that is cut at `cut`, put together from its two parts, against the run as a whole.
 TEST(Recurrence, PartsOfARunAddUp) {
   for (const Tokens& t : samples()) {
@@ -98,46 +124,61 @@ TEST(Recurrence, PartsOfARunAddUp) {
       summarise_backward(right, Tokens::view(t.dout, cut, t.dim_v), {}, dstate.view(size));
 
       Buffer out(t.rows * t.dim_v), parts(t.rows * t.dim_v);
-      scan(all, out.view(t.dim_v), {});
-      scan(left, parts.view(t.dim_v), {});
-      scan(right, parts.view(t.dim_v, cut), {});
+      scan(all, {}, out.view(t.dim_v), {}, {});
+      scan(left, {}, parts.view(t.dim_v), {}, {});
+      scan(right, {}, parts.view(t.dim_v, cut), {}, {});
       apply_state(right, state.view(size), parts.view(t.dim_v, cut), {});
       expect_near(out.data, parts.data, "out");
 
       const ConstView dout = Tokens::view(t.dout, 0, t.dim_v), dout_right = Tokens::view(t.dout, cut, t.dim_v);
-      struct Sums {
-        Buffer dq, dk, dv, dg, dbeta, da, db;
-        Sums(const Tokens& at, int64_t gates)
-            : dq(at.rows * at.dim),
-              dk(dq),
-              dv(at.rows * at.dim_v),
-              dg(at.rows * gates),
-              dbeta(at.rows),
-              da(dq),
-              db(dq) {}
-        RunGradients from(const Tokens& at, int64_t gates, int64_t row) {
-          return {.dq = dq.view(at.dim, row),
-                  .dk = dk.view(at.dim, row),
-                  .dv = dv.view(at.dim_v, row),
-                  .dg = dg.view(gates, row),
-                  .dbeta = dbeta.view(1, row),
-                  .da = da.view(at.dim, row),
-                  .db = db.view(at.dim, row),
-                  .du = {},
-                  .dinitial = {}};
-        }
-      } whole(t, columns), sum(t, columns);
+      Sums whole(t, columns), sum(t, columns);
       scan_backward(all, dout, {}, {}, whole.from(t, columns, 0));
       scan_backward(left, dout, {}, {}, sum.from(t, columns, 0));
       apply_dstate(left, dstate.view(size), {}, sum.from(t, columns, 0));
-      scan_backward(right, dout_right, {}, state.view(size), sum.from(t, columns, cut));
-      expect_near(whole.dq.data, sum.dq.data, "dq");
-      expect_near(whole.dk.data, sum.dk.data, "dk");
-      expect_near(whole.dv.data, sum.dv.data, "dv");
-      expect_near(whole.dg.data, sum.dg.data, "dg");
-      expect_near(whole.dbeta.data, sum.dbeta.data, "dbeta");
-      expect_near(whole.da.data, sum.da.data, "da");
-      expect_near(whole.db.data, sum.db.data, "db");
+      scan_backward(right, dout_right, {}, {.state = state.view(size), .dstate = {}, .leaving = {}},
+                    sum.from(t, columns, cut));
+      expect_near(whole, sum);
+    }
+  }
+}
+
+// A run in two parts, the second begun with what leaves the first, and back: the same as at once, where documents begin too.
+TEST(Recurrence, RunsGoOnFromOneAnother) {
+  const std::vector<std::vector<int64_t>> documents = {{}, {20}, {77, 100}, {0, 90}};
+  for (const Tokens& t : samples()) {
+    for (const auto& starts : documents) {
+      for (const int64_t cut : {1, 64, 77, 149}) {
+        std::vector<int64_t> before, behind;
+        for (const int64_t start : starts) start < cut ? before.push_back(start) : behind.push_back(start - cut);
+        const TokenRun all = t.run(0, t.rows, starts), right = t.run(cut, t.rows, behind);
+        TokenRun left = t.run(0, cut, before);
+        left.ends = !behind.empty() && behind[0] == 0;
+        const int64_t size = t.dim * t.dim_v, columns = std::max<int64_t>(1, t.gates);
+        const ConstView dout = Tokens::view(t.dout, 0, t.dim_v), dout_right = Tokens::view(t.dout, cut, t.dim_v);
+        Buffer entering(size), coming(size), passed(size), expected(size), between(size), given(size);
+        Random random(7, 0);
+        for (double& x : entering.data) x = random.normal();
+        for (double& x : coming.data) x = random.normal();
+
+        Buffer out(t.rows * t.dim_v), parts(t.rows * t.dim_v);
+        scan(all, entering.view(size), out.view(t.dim_v), {}, expected.view(size));
+        scan(left, entering.view(size), parts.view(t.dim_v), {}, between.view(size));
+        scan(right, between.view(size), parts.view(t.dim_v, cut), {}, given.view(size));
+        expect_near(out.data, parts.data, "out");
+        expect_near(expected.data, given.data, "leaving state");
+
+        Sums whole(t, columns), sum(t, columns);
+        Buffer first(size), second(size);
+        scan_backward(all, dout, {}, {entering.view(size), coming.view(size), first.view(size)},
+                      whole.from(t, columns, 0));
+        scan_backward(right, dout_right, {}, {between.view(size), coming.view(size), passed.view(size)},
+                      sum.from(t, columns, cut));
+        scan_backward(left, dout, {}, {entering.view(size), passed.view(size), second.view(size)},
+                      sum.from(t, columns, 0));
+        expect_near(whole, sum);
+        expect_near(first.data, second.data, "leaving dstate");
+        if (!starts.empty() && starts[0] == 0) EXPECT_EQ(first.data, std::vector<double>(first.data.size(), 0.0));
+      }
     }
   }
 }

@@ -23,7 +23,7 @@
 namespace weft::methods {
 namespace {
 
-HeadGridShape shape_of(int ranks, const MethodOptions& options) {
+HeadGridShape double_ring_shape(int ranks, const MethodOptions& options) {
   HeadGridShape shape;
   shape.degree = middle_degree("double-ring", "ulysses", ranks, options);
   shape.window = middle_degree("double-ring", "window", ranks / shape.degree, options, "ranks of a context ring");
@@ -49,16 +49,16 @@ const Method double_ring = {
                                      "whether ranks that trade heads are adjacent, or those of a window"),
                 direction_option("reverse"), kv_option(), exchange_option()},
     .layout = [](const Documents& documents, int ranks, const MethodOptions& options) -> Layout {
-      const HeadGridShape shape = shape_of(ranks, options);
+      const HeadGridShape shape = double_ring_shape(ranks, options);
       return layout_of_members(zigzag_layout(documents.lengths, ranks / shape.degree), shape);
     },
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
-      auto grid = make_head_grid(*problem, shape_of(problem->ranks(), options));
+      auto grid = make_head_grid(*problem, double_ring_shape(problem->ranks(), options));
       return [grid](int rank, Builder& b) { return write_head_exchange(grid, rank, b); };
     },
     .formula =
         [](const Configuration& c, const MethodOptions& options) {
-          return head_exchange_formula(c, shape_of(c.ranks, options), "zigzag");
+          return head_exchange_formula(c, double_ring_shape(c.ranks, options), "zigzag");
         },
 };
 

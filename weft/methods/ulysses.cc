@@ -17,7 +17,7 @@
 namespace weft::methods {
 namespace {
 
-HeadGridShape shape_of(int ranks, const MethodOptions& options) {
+HeadGridShape ulysses_shape(int ranks, const MethodOptions& options) {
   HeadGridShape shape{.degree = ranks};
   read_head_options(options, shape);
   return shape;
@@ -34,12 +34,12 @@ const Method ulysses = {
     .options = {kv_option(), exchange_option()},
     .layout = contiguous_layout,
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
-      auto grid = make_head_grid(*problem, shape_of(problem->ranks(), options));
+      auto grid = make_head_grid(*problem, ulysses_shape(problem->ranks(), options));
       return [grid](int rank, Builder& b) { return write_head_exchange(grid, rank, b); };
     },
     .formula =
         [](const Configuration& c, const MethodOptions& options) {
-          return head_exchange_formula(c, shape_of(c.ranks, options), "contiguous");
+          return head_exchange_formula(c, ulysses_shape(c.ranks, options), "contiguous");
         },
 };
 

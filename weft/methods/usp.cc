@@ -18,7 +18,7 @@
 namespace weft::methods {
 namespace {
 
-HeadGridShape shape_of(int ranks, const MethodOptions& options) {
+HeadGridShape usp_shape(int ranks, const MethodOptions& options) {
   HeadGridShape shape;
   shape.degree = middle_degree("usp", "ulysses", ranks, options);
   shape.adjacent = options.is("placement", "inner");
@@ -28,7 +28,7 @@ HeadGridShape shape_of(int ranks, const MethodOptions& options) {
 }
 
 Layout usp_layout(const Documents& documents, int ranks, const MethodOptions& options) {
-  const HeadGridShape shape = shape_of(ranks, options);
+  const HeadGridShape shape = usp_shape(ranks, options);
   const int places = ranks / shape.degree;
   const std::string& order = options.text("order");
   return layout_of_members(
@@ -54,12 +54,12 @@ const Method usp = {
                 kv_option(), exchange_option()},
     .layout = usp_layout,
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
-      auto grid = make_head_grid(*problem, shape_of(problem->ranks(), options));
+      auto grid = make_head_grid(*problem, usp_shape(problem->ranks(), options));
       return [grid](int rank, Builder& b) { return write_head_exchange(grid, rank, b); };
     },
     .formula =
         [](const Configuration& c, const MethodOptions& options) {
-          return head_exchange_formula(c, shape_of(c.ranks, options), options.text("order"));
+          return head_exchange_formula(c, usp_shape(c.ranks, options), options.text("order"));
         },
 };
 

@@ -262,12 +262,15 @@ Value Builder::compose(const Slice& earlier, const Slice& later, const Slice& tr
   return joined;
 }
 
-void Builder::scan(const Slice& queries, const Slices& keys, const Slices& out) {
+void Builder::scan(const Slice& queries, const Slices& keys, const Slices& out, const Slice& state,
+                   const Slice& leaving) {
   if (is_empty(queries)) return;
   Instruction& instruction = record(Op::scan);
   instruction.queries = operands(queries);
   instruction.keys = operands(keys);
+  instruction.bundles = operands(state);
   instruction.targets = operands(out);
+  instruction.targets += operands(leaving);
 }
 
 void Builder::apply_state(const Slice& queries, const Slice& keys, const Slice& state, const Slices& out) {
@@ -280,15 +283,17 @@ void Builder::apply_state(const Slice& queries, const Slice& keys, const Slice& 
 }
 
 void Builder::scan_backward(const Slice& queries, const Slices& keys, const Slices& dout, const Slice& state,
-                            const Slice& dq, const Slices& dkv) {
+                            const Slice& dq, const Slices& dkv, const Slice& dstate, const Slice& leaving) {
   if (is_empty(queries)) return;
   Instruction& instruction = record(Op::scan_backward);
   instruction.queries = operands(queries);
   instruction.keys = operands(keys);
   instruction.bundles = operands(dout);
   instruction.bundles += operands(state);
+  instruction.bundles += operands(dstate);
   instruction.targets = operands(dq);
   instruction.targets += operands(dkv);
+  instruction.targets += operands(leaving);
 }
 
 void Builder::apply_dstate(const Slices& keys, const Slice& dstate, const Slice& state, const Slices& dkv) {

@@ -185,11 +185,13 @@ class Builder {
   // Of two states, two dstates or two transitions, of which neither is empty. The transition is that of `later` for states and
   // of `earlier` for dstates, where the layer has one.
   Value compose(const Slice& earlier, const Slice& later, const Slice& transition = {});
-  void scan(const Slice& queries, const Slices& keys, const Slices& out);
+  // `state` enters the run and `leaving`, to be written, leaves it; either may be empty.
+  void scan(const Slice& queries, const Slices& keys, const Slices& out, const Slice& state = {},
+            const Slice& leaving = {});
   void apply_state(const Slice& queries, const Slice& keys, const Slice& state, const Slices& out);
-  // `state` may be empty: nothing enters.
+  // `state` entered the run, `dstate` is of what follows it, and `leaving`, to be written, of both; any may be empty.
   void scan_backward(const Slice& queries, const Slices& keys, const Slices& dout, const Slice& state, const Slice& dq,
-                     const Slices& dkv);
+                     const Slices& dkv, const Slice& dstate = {}, const Slice& leaving = {});
   void apply_dstate(const Slices& keys, const Slice& dstate, const Slice& state, const Slices& dkv);
 
   // ---- communication

@@ -52,14 +52,16 @@ enum class Op : uint8_t {
   score_backward,      // queries (q), keys (k), bundles (dscores) -> targets (dq) and/or (dk): added
   // Linear layers (layer.h). Every operand but a state is of one run of neighbouring tokens, the same one in all; keys are
   // all the inputs of the key side: k, v, and what else the layer has.
-  summarise,    // keys -> targets (state) and/or (transition) of the run
-  compose,      // sources (two of a kind, of runs that follow one another, the earlier first) -> targets (of the joined
-                // run). Bundles, where the layer has transitions: for states the later run's transition, for dstates
-                // the earlier one's; none for transitions
-  scan,         // queries, keys -> targets (out): the run by itself, added
-  apply_state,  // queries, keys, bundles (state that enters the run) -> targets (out): what it changes, added
+  summarise,  // keys -> targets (state) and/or (transition) of the run
+  compose,    // sources (two of a kind, of runs that follow one another, the earlier first) -> targets (of the joined
+              // run). Bundles, where the layer has transitions: for states the later run's transition, for dstates
+              // the earlier one's; none for transitions
+  scan,       // queries, keys, bundles (state that enters the run, where one does) -> targets (out): added; (state that
+              // leaves the run)
+  apply_state,         // queries, keys, bundles (state that enters the run) -> targets (out): what it changes, added
   summarise_backward,  // queries, keys, bundles (dout) -> targets (dstate) of the run
-  scan_backward,  // queries, keys, bundles (dout), (state that enters, where one does) -> targets (dq), (dk, dv, dg)
+  scan_backward,  // queries, keys, bundles (dout), (state that enters, where one does), (dstate of what follows the run)
+                  // -> targets (dq), (dk, dv, dg): added; (dstate of the run and what follows it)
   apply_dstate,   // keys, bundles (dstate of what follows the run), (state that enters) -> targets (dk, dv, dg)
 };
 inline constexpr int kOpCount = 26;

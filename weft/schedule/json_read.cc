@@ -201,13 +201,22 @@ class ProgramReader {
       }
       case Op::attend:
       case Op::score:
-      case Op::weigh:
-      case Op::scan: {
+      case Op::weigh: {
         const auto [op, step, queries, keys, targets] =
             values_.members(id, {"op", "step", "queries", "keys", "targets"});
         set_step(step);
         instruction_.queries = slices(queries);
         instruction_.keys = slices(keys);
+        instruction_.targets = slices(targets);
+        return;
+      }
+      case Op::scan: {
+        const auto [op, step, queries, keys, targets, bundles] =
+            values_.members(id, {"op", "step", "queries", "keys", "targets", "bundles"}, 1);
+        set_step(step);
+        instruction_.queries = slices(queries);
+        instruction_.keys = slices(keys);
+        if (bundles != kNone) instruction_.bundles = slices(bundles);
         instruction_.targets = slices(targets);
         return;
       }

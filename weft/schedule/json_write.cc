@@ -179,9 +179,14 @@ class JsonWriter {
       case Op::attend:
       case Op::score:
       case Op::weigh:
+        slices("queries", block.queries(i));
+        slices("keys", block.keys(i));
+        slices("targets", block.targets(i));
+        break;
       case Op::scan:
         slices("queries", block.queries(i));
         slices("keys", block.keys(i));
+        if (i.bundles > 0) slices("bundles", block.bundles(i));
         slices("targets", block.targets(i));
         break;
       case Op::attend_backward:

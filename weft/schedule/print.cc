@@ -91,7 +91,8 @@ std::string print(const Problem& problem, const SetPool& pool, ValueNumbers& num
     case Op::score:
     case Op::weigh:
     case Op::scan:
-      return name + " " + list(block.queries(instruction)) + " to " + list(block.keys(instruction)) + " into " +
+      return name + " " + list(block.queries(instruction)) + " to " + list(block.keys(instruction)) +
+             (instruction.bundles == 0 ? "" : " with " + list(block.bundles(instruction))) + " into " +
              list(block.targets(instruction));
     case Op::attend_backward:
     case Op::weigh_backward:

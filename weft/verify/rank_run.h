@@ -161,7 +161,10 @@ class RankRun {
   bool has_bundle_of_rows(const Instruction& i, Field field, const TokenRun& run);
   const Slice* entering_state(const Instruction& i, const TokenRun& run, bool& wrong);
   const Slice* complete_state(const Instruction& i, const TokenRun& run, bool& wrong);
-  bool check_sums(const Instruction& i, Fields wanted);
+  const Slice* following_dstate(const Instruction& i, const TokenRun& run, bool& wrong);
+  bool gives_what_leaves(const Instruction& i, const TokenRun& run, Field field, const Slice* coming);
+  IntervalSet tokens_of_both(const Slice* state, const TokenRun& run) const;
+  bool check_sums(const Instruction& i, Fields wanted, Fields gives = {});
   void gain(const Instruction& i, Fields fields, const TokenRun& run, const IntervalSet& tokens, const char* verb);
   void define_state(const Slice& target, const char* verb);
 

@@ -133,10 +133,15 @@ void RankRun::gain(const Instruction& i, Fields fields, const TokenRun& run, con
   }
 }
 
-bool RankRun::check_sums(const Instruction& i, Fields wanted) {
+// The targets are sums of some of these fields, and perhaps what the run `gives`.
+bool RankRun::check_sums(const Instruction& i, Fields wanted, Fields gives) {
   bool fits = i.targets > 0;
-  for (const Slice& target : block_.targets(i)) fits &= !target.fields.empty() && wanted.includes(target.fields);
-  if (!fits) note("operand", std::string(name_of(i.op)) + " adds to sums of " + to_string(wanted));
+  for (const Slice& target : block_.targets(i))
+    fits &= !target.fields.empty() && (wanted.includes(target.fields) || target.fields == gives);
+  if (!fits) {
+    note("operand", std::string(name_of(i.op)) + " adds to sums of " + to_string(wanted) +
+                        (gives.empty() ? "" : " and gives " + to_string(gives)));
+  }
   return fits;
 }
 
@@ -253,9 +258,38 @@ bool RankRun::takes_keys_alone(const Instruction& i) {
 void RankRun::scan(const Instruction& i) {
   TokenRun run;
   if (!find_run(i, true, run) || !has_initial_states(i, run)) return;
-  if (!check_sums(i, Field::out | Field::final_state) || !has_only_bundles(i, {})) return;
+  if (!check_sums(i, Field::out | Field::final_state, Field::state) || !has_only_bundles(i, Field::state)) return;
+  bool wrong = false;
+  const Slice* state = entering_state(i, run, wrong);
+  if (wrong || !gives_what_leaves(i, run, Field::state, state)) return;
   report_.work += run.range.size() * pool_.size(run.heads);
-  gain(i, Field::out | Field::final_state, run, pool_[run.tokens], "scanned");
+  gain(i, Field::out | Field::final_state, run, tokens_of_both(state, run), "scanned");
+}
+
+IntervalSet RankRun::tokens_of_both(const Slice* state, const TokenRun& run) const {
+  return state ? unite(pool_[state->tokens], pool_[run.tokens]) : pool_[run.tokens];
+}
+
+// What leaves a run is that of the run joined with what comes to it, or of those of their tokens that the document which leaves
+// has: there it begins anew, so a state of both is the same.
+bool RankRun::gives_what_leaves(const Instruction& i, const TokenRun& run, Field field, const Slice* coming) {
+  const IntervalSet both = tokens_of_both(coming, run);
+  const bool forward = field == Field::state;
+  const Range end = forward ? Range{run.range.end - 1, run.range.end} : Range{run.range.begin, run.range.begin + 1};
+  for (const Slice& target : block_.targets(i)) {
+    if (target.fields != Fields(field)) continue;
+    const IntervalSet needed = forward ? problem_.pairs.keys_needed(IntervalSet(end), both)
+                                       : problem_.pairs.queries_needed(both, IntervalSet(end));
+    const IntervalSet& tokens = pool_[target.tokens];
+    if (target.heads != run.heads || !subtract(tokens, both).empty() || !subtract(needed, tokens).empty()) {
+      note("coverage", std::string(name_of(i.op)) + " of the run " + to_string(pool_[run.tokens]) + ", heads " +
+                           to_string(pool_[run.heads]) + ", gives the " + weft::name_of(field) + " of " +
+                           to_string(both) + ", not " + describe(target));
+      return false;
+    }
+    define_state(target, "scanned");
+  }
+  return true;
 }
 
 void RankRun::apply_state(const Instruction& i) {
@@ -296,15 +330,28 @@ const Slice* RankRun::complete_state(const Instruction& i, const TokenRun& run, 
 void RankRun::scan_backward(const Instruction& i) {
   TokenRun run;
   const Fields of_keys = problem_.key_gradients() | Field::dinitial_state;
-  if (!find_run(i, true, run) || !has_initial_states(i, run) || !check_sums(i, Field::dq | of_keys)) return;
+  if (!find_run(i, true, run) || !has_initial_states(i, run) || !check_sums(i, Field::dq | of_keys, Field::dstate))
+    return;
   const Fields of_documents = run.last_tokens == SetId::empty ? Fields() : Fields(Field::dfinal_state);
-  bool wrong = !has_only_bundles(i, Field::dout | Field::state | of_documents) || !has_dout(i, run);
+  bool wrong = !has_only_bundles(i, Field::dout | Field::state | Field::dstate | of_documents) || !has_dout(i, run);
   if (wrong) return;
   const Slice* state = complete_state(i, run, wrong);
   if (wrong) return;
+  const Slice* dstate = following_dstate(i, run, wrong);
+  if (wrong || !gives_what_leaves(i, run, Field::dstate, dstate)) return;
   report_.work_backward += run.range.size() * pool_.size(run.heads);
-  gain(i, Field::dq, run, state ? unite(pool_[state->tokens], pool_[run.tokens]) : pool_[run.tokens], "scanned");
-  gain(i, of_keys, run, pool_[run.tokens], "scanned");
+  gain(i, Field::dq, run, tokens_of_both(state, run), "scanned");
+  gain(i, of_keys, run, tokens_of_both(dstate, run), "scanned");
+}
+
+// The dstate among the bundles, which must begin where the run ends. Null where there is none.
+const Slice* RankRun::following_dstate(const Instruction& i, const TokenRun& run, bool& wrong) {
+  const Slice* dstate = bundle_of_run(i, Field::dstate, run, wrong);
+  if (!dstate || pool_[dstate->tokens].hull().begin == run.range.end) return dstate;
+  note("coverage", std::string(name_of(i.op)) + ": the dstate is that of tokens " + to_string(pool_[dstate->tokens]) +
+                       ", and the run ends at " + std::to_string(run.range.end));
+  wrong = true;
+  return nullptr;
 }
 
 void RankRun::apply_dstate(const Instruction& i) {
@@ -313,14 +360,10 @@ void RankRun::apply_dstate(const Instruction& i) {
   if (!find_run(i, false, run) || !has_initial_states(i, run) || !check_sums(i, of_keys)) return;
   if (!has_only_bundles(i, Field::dstate | Field::state)) return;
   bool wrong = false;
-  const Slice* dstate = bundle_of_run(i, Field::dstate, run, wrong);
-  if (!wrong) complete_state(i, run, wrong);
+  complete_state(i, run, wrong);
+  const Slice* dstate = wrong ? nullptr : following_dstate(i, run, wrong);
   if (wrong) return;
   if (!dstate) return note("operand", "apply_dstate without a dstate");
-  if (pool_[dstate->tokens].hull().begin != run.range.end) {
-    return note("coverage", "apply_dstate: the dstate is that of tokens " + to_string(pool_[dstate->tokens]) +
-                                ", and the run ends at " + std::to_string(run.range.end));
-  }
   gain(i, of_keys, run, pool_[dstate->tokens], "applied");
 }
 

@@ -124,12 +124,12 @@ Steps write(SharedFragments fragments, Builder& b) {
     {
       Gather gather(b, *fragments, 1);
       gather.exchange(own);
-      for (const LocalFragment& f : own) pass.scan(f);
+      pass.scan_first(own);
       for (LocalFragment& f : own) {
-        if (!f.before.empty()) f.entering = {gather.fold(f, own)};
+        if (!f.before.empty()) f.entering = gather.fold(f, own);
       }
     }
-    pass.apply_entering(own);
+    pass.scan_rest(own);
     pass.finish_forward();
     co_yield Step{};
   }
@@ -140,10 +140,10 @@ Steps write(SharedFragments fragments, Builder& b) {
   pass.begin_backward(own);
   Gather gather(b, *fragments, -1);
   gather.exchange(own);
-  for (const LocalFragment& f : own) pass.scan_backward(f);
-  for (const LocalFragment& f : own) {
-    if (!f.after.empty()) pass.apply_backward(f, gather.fold(f, own));
-  }
+  pass.scan_backward_first(own);
+  std::vector<Value> dstates;
+  for (const LocalFragment& f : own) dstates.push_back(gather.fold(f, own));
+  pass.scan_backward_rest(own, dstates);
   pass.finish_backward();
   co_yield Step{};
 }

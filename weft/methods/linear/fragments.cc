@@ -69,57 +69,80 @@ std::vector<LocalFragment> local_fragments(Builder& b, const Fragments& fragment
 
 // ---- work on a fragment
 
-void LinearPass::begin_forward(std::vector<LocalFragment>& own) {
+void LinearPass::open_forward() {
   out = b.sums(Field::out, q.tokens(), q.heads());
   if (b.problem().final_states) final = b.sums(Field::final_state, b.rows(Field::final_state, q.tokens()), q.heads());
-  for (LocalFragment& f : own) {
-    f.state = b.state_of(keys(f.tail, kv.heads()));
-    if (f.crossed) f.transition = b.transition_of(kv[f.tokens]);
-  }
 }
 
-void LinearPass::begin_backward(std::vector<LocalFragment>& own) {
+void LinearPass::open_backward() {
   dout = b.input(Field::dout);
   dfinal = b.input(Field::dfinal_state);
   dq = b.sums(Field::dq, q.tokens(), q.heads());
   dkv = b.sums(b.problem().key_gradients(), kv.tokens(), kv.heads());
   if (!initial.empty()) dinitial = b.sums(Field::dinitial_state, initial.tokens(), initial.heads());
-  for (LocalFragment& f : own) f.dstate = b.dstate_of(q[f.head], kv[f.head], with(dout, dfinal, f.head, dout.heads()));
 }
 
-void LinearPass::scan(const LocalFragment& fragment) {
-  b.scan(q[fragment.tokens], keys(fragment.tokens, kv.heads()), with(out, final, fragment.tokens, q.heads()));
+Value LinearPass::state_of(const LocalFragment& f, Set heads) { return b.state_of(keys(f.tail, heads)); }
+
+Value LinearPass::dstate_of(const LocalFragment& f, Set heads) {
+  return b.dstate_of(q.at(f.head, heads), kv.at(f.head, heads), with(dout, dfinal, f.head, heads));
 }
 
-void LinearPass::apply(const LocalFragment& fragment, const Slice& state) {
-  const Set heads(b.pool(), state.heads);
-  b.apply_state(q.at(fragment.head, heads), kv.at(fragment.head, heads), state, with(out, final, fragment.head, heads));
+void LinearPass::scan(const LocalFragment& f, Set heads, const Slice& state, const Slice& leaving) {
+  b.scan(q.at(f.tokens, heads), keys(f.tokens, heads), with(out, final, f.tokens, heads), state, leaving);
 }
 
-void LinearPass::apply_entering(std::vector<LocalFragment>& own) {
+void LinearPass::scan_backward(const LocalFragment& f, Set heads, const Slice& state, const Slice& dstate,
+                               const Slice& leaving) {
+  const Set tokens = f.tokens;
+  b.scan_backward(q.at(tokens, heads), keys(tokens, heads), with(dout, dfinal, tokens, heads), state,
+                  dq.at(tokens, heads), with(dkv, dinitial, tokens, heads), dstate, leaving);
+}
+
+void LinearPass::begin_forward(std::vector<LocalFragment>& own) {
+  open_forward();
+  for (LocalFragment& f : own) {
+    f.state = state_of(f, kv.heads());
+    if (f.crossed) f.transition = b.transition_of(kv[f.tokens]);
+  }
+}
+
+void LinearPass::begin_backward(std::vector<LocalFragment>& own) {
+  open_backward();
+  for (LocalFragment& f : own) f.dstate = dstate_of(f, q.heads());
+}
+
+void LinearPass::scan_first(const std::vector<LocalFragment>& own) {
+  for (const LocalFragment& f : own) scan(f, f.before.empty() ? q.heads() : first_heads(), {});
+}
+
+void LinearPass::scan_rest(std::vector<LocalFragment>& own) {
   for (LocalFragment& f : own) {
     f.state.reset();
-    for (const Value& state : f.entering) apply(f, state);
+    if (f.before.empty()) continue;
+    const Set heads = first_heads();
+    if (!other_heads().empty()) scan(f, other_heads(), in(f.entering, other_heads()));
+    b.apply_state(q.at(f.head, heads), kv.at(f.head, heads), in(f.entering, heads), with(out, final, f.head, heads));
   }
 }
 
-void LinearPass::scan_backward(const LocalFragment& fragment) {
-  const auto scan = [&](Set heads, const Slice& state) {
-    const Set tokens = fragment.tokens;
-    b.scan_backward(q.at(tokens, heads), keys(tokens, heads), with(dout, dfinal, tokens, heads), state,
-                    dq.at(tokens, heads), with(dkv, dinitial, tokens, heads));
-  };
-  if (fragment.entering.empty()) scan(q.heads(), {});
-  for (const Value& state : fragment.entering) scan(state.heads(), state);
+void LinearPass::scan_backward_first(const std::vector<LocalFragment>& own) {
+  for (const LocalFragment& f : own) {
+    const Set heads = f.after.empty() ? q.heads() : first_heads();
+    scan_backward(f, heads, in(f.entering, heads), {});
+  }
 }
 
-void LinearPass::apply_backward(const LocalFragment& fragment, const Slice& dstate) {
-  const Set tail = fragment.tail, heads(b.pool(), dstate.heads);
-  Slice entering;  // into the tail: nothing, unless that is all of the fragment
-  for (const Value& state : fragment.entering) {
-    if (fragment.crossed && (state.heads() == heads)) entering = state;
+void LinearPass::scan_backward_rest(const std::vector<LocalFragment>& own, const std::vector<Value>& dstates) {
+  for (size_t i = 0; i < own.size(); ++i) {
+    const LocalFragment& f = own[i];
+    if (f.after.empty()) continue;
+    const Set heads = first_heads(), others = other_heads();
+    if (!others.empty()) scan_backward(f, others, in(f.entering, others), in(dstates[i], others));
+    // Into the tail nothing enters, unless it is all of the fragment.
+    b.apply_dstate(keys(f.tail, heads), in(dstates[i], heads), f.crossed ? in(f.entering, heads) : Slice{},
+                   with(dkv, dinitial, f.tail, heads));
   }
-  b.apply_dstate(keys(tail, heads), dstate, entering, with(dkv, dinitial, tail, heads));
 }
 
 void LinearPass::finish_forward() {

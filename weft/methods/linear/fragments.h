@@ -54,10 +54,11 @@ struct LocalFragment {
   Set tokens, before, after, head, tail;  // as in Fragment
   bool crossed = false;
 
-  Value state;                  // of the tail, if a document leaves
-  Value dstate;                 // of the head, if one enters
-  Value transition;             // of all tokens, if crossed, where the layer has one
-  std::vector<Value> entering;  // the state of `before`: of all heads, or of one block of heads each
+  // Where a method passes all heads at once:
+  Value state;       // of the tail, if a document leaves
+  Value dstate;      // of the head, if one enters
+  Value transition;  // of all tokens, if crossed, where the layer has one
+  Value entering;    // the state of `before`
 };
 std::vector<LocalFragment> local_fragments(Builder& b, const Fragments& fragments);
 
@@ -69,18 +70,34 @@ struct LinearPass {
         kv(b.input(b.problem().key_inputs())),
         initial(b.input(Field::initial_state)) {}
 
-  // Begins with the maps of the rank's fragments, which others may need: they are on the critical path.
-  void begin_forward(std::vector<LocalFragment>& own);
-  void begin_backward(std::vector<LocalFragment>& own);
-  void scan(const LocalFragment& fragment);
-  // The entering states of all fragments, whose own states have served.
-  void apply_entering(std::vector<LocalFragment>& own);
-  // Adds what the entering state changes, for the heads that it is of.
-  void apply(const LocalFragment& fragment, const Slice& state);
-  void scan_backward(const LocalFragment& fragment);
-  void apply_backward(const LocalFragment& fragment, const Slice& dstate);
+  void open_forward();
+  void open_backward();
+  // Of the fragment's tail and head, in some heads.
+  Value state_of(const LocalFragment& fragment, Set heads);
+  Value dstate_of(const LocalFragment& fragment, Set heads);
+  // With what comes to the fragment, and giving `leaving`, any of which may be empty.
+  void scan(const LocalFragment& fragment, Set heads, const Slice& state, const Slice& leaving = {});
+  void scan_backward(const LocalFragment& fragment, Set heads, const Slice& state, const Slice& dstate,
+                     const Slice& leaving = {});
   void finish_forward();
   void finish_backward();
+
+  // All of a phase but the way of the maps, where these pass all heads at once. It begins with those of the rank's own
+  // fragments, which others may need: they are on the critical path.
+  void begin_forward(std::vector<LocalFragment>& own);
+  void begin_backward(std::vector<LocalFragment>& own);
+  // While maps are on their way: what nothing comes to, and of the rest a share of the heads, to be corrected after.
+  void scan_first(const std::vector<LocalFragment>& own);
+  void scan_backward_first(const std::vector<LocalFragment>& own);
+  // When they have come, with every `entering`, or the dstate that comes to each fragment.
+  void scan_rest(std::vector<LocalFragment>& own);
+  void scan_backward_rest(const std::vector<LocalFragment>& own, const std::vector<Value>& dstates);
+
+  // Heads that are scanned before anything has come: a quarter, for time to hide the messages behind. Correcting them takes
+  // half a scan of theirs again, or a whole one where rows mix.
+  Set first_heads() const { return b.set(Range{0, (b.problem().heads + 3) / 4}); }
+  Set other_heads() const { return b.all_heads() - first_heads(); }
+  static Slice in(const Value& states, Set heads) { return states.at(states.tokens(), heads); }
 
   // Some rows of inputs or sums, and those of their documents with them.
   std::vector<Slice> keys(Set tokens, Set heads) { return with(kv, initial, tokens, heads); }

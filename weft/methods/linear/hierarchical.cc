@@ -138,17 +138,17 @@ Steps write(SharedLevels levels, Builder& b) {
     {
       Scan scan(b, *levels, own, 1);
       scan.inside().next();
-      for (const LocalFragment& f : own) pass.scan(f);  // while the first maps are on their way
+      pass.scan_first(own);  // while the first maps are on their way
       co_yield Step{};
       while (scan.inside().next()) co_yield Step{};
       scan.sum_groups();
       while (scan.between().next()) co_yield Step{};
       const std::vector<Value> known = scan.finish();
       for (size_t i = 0; i < own.size(); ++i) {
-        if (!own[i].before.empty()) own[i].entering = {known[i]};
+        if (!own[i].before.empty()) own[i].entering = known[i];
       }
     }
-    pass.apply_entering(own);
+    pass.scan_rest(own);
     pass.finish_forward();
     co_yield Step{};
   }
@@ -159,15 +159,12 @@ Steps write(SharedLevels levels, Builder& b) {
   pass.begin_backward(own);
   Scan scan(b, *levels, own, -1);
   scan.inside().next();
-  for (const LocalFragment& f : own) pass.scan_backward(f);
+  pass.scan_backward_first(own);
   co_yield Step{};
   while (scan.inside().next()) co_yield Step{};
   scan.sum_groups();
   while (scan.between().next()) co_yield Step{};
-  const std::vector<Value> known = scan.finish();
-  for (size_t i = 0; i < own.size(); ++i) {
-    if (!own[i].after.empty()) pass.apply_backward(own[i], known[i]);
-  }
+  pass.scan_backward_rest(own, scan.finish());
   pass.finish_backward();
   co_yield Step{};
 }

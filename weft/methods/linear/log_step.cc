@@ -27,14 +27,14 @@ Steps write(SharedFragments fragments, Builder& b) {
     {
       Doubling doubling(b, *fragments, own, 1);
       doubling.next();
-      for (const LocalFragment& f : own) pass.scan(f);  // while the first maps are on their way
+      pass.scan_first(own);  // while the first maps are on their way
       co_yield Step{};
       while (doubling.next()) co_yield Step{};
       for (size_t i = 0; i < own.size(); ++i) {
-        if (!own[i].before.empty()) own[i].entering = {doubling.known(i).state};
+        if (!own[i].before.empty()) own[i].entering = doubling.known(i).state;
       }
     }
-    pass.apply_entering(own);
+    pass.scan_rest(own);
     pass.finish_forward();
     co_yield Step{};
   }
@@ -45,12 +45,12 @@ Steps write(SharedFragments fragments, Builder& b) {
   pass.begin_backward(own);
   Doubling doubling(b, *fragments, own, -1);
   doubling.next();
-  for (const LocalFragment& f : own) pass.scan_backward(f);
+  pass.scan_backward_first(own);
   co_yield Step{};
   while (doubling.next()) co_yield Step{};
-  for (size_t i = 0; i < own.size(); ++i) {
-    if (!own[i].after.empty()) pass.apply_backward(own[i], doubling.known(i).state);
-  }
+  std::vector<Value> dstates;
+  for (size_t i = 0; i < own.size(); ++i) dstates.push_back(doubling.known(i).state);
+  pass.scan_backward_rest(own, dstates);
   pass.finish_backward();
   co_yield Step{};
 }
