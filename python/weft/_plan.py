@@ -93,7 +93,8 @@ def plan(group: dist.ProcessGroup | None = None, *, tokens: int | None = None, h
     layer: "softmax" is attention; the others are linear layers, for weft.linear_attention: causal, without a window, as many kv
         heads as heads; head_dim is their key dim. log_decay: of each head of "retnet", at most 0; None: those of RetNet.
     causal, window: a query sees keys k <= q, and with a window those with |q - k| < window, in its own document.
-    method: a name from weft.methods(layer), or "auto": the least cost by the methods' closed forms; for linear layers all-scan.
+    method: a name from weft.methods(layer), or "auto": the least cost by the methods' closed forms, of linear
+        layers the least time by a model of the machine; explain() says why.
     layout: by name, as in `weft verify --layout ...`; or for each rank the tokens that it holds, in its order.
     options: of the method, as in `weft verify --option ...`.
     timeout: seconds to wait for a message; None: the group's own.

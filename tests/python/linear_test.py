@@ -110,7 +110,9 @@ def properties(rank, ranks):
     lengths = [30, 11]
     given = {name: t.float() for name, t in inputs("gdn", lengths, True).items()}
     plan = weft.plan(documents=lengths, heads=HEADS, head_dim=DIM, value_dim=DIM_V, layer="gdn", layout="zigzag")
-    assert plan.explain()["proved"] and plan.layer == "gdn" and "gdn by all-scan" in repr(plan)
+    told = plan.explain()
+    assert told["proved"] and plan.layer == "gdn" and f"gdn by {told['method']}" in repr(plan)
+    assert told["method"] in weft.methods("gdn") and f"{told['method']}: " in told["why"] and "next" in told["why"], told["why"]
     t = {name: local(plan, name, x) for name, x in given.items()}
     same = torch.testing.assert_close
     want, final = weft.linear_attention("gdn", plan=plan, return_final_state=True, **t)

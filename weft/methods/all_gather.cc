@@ -23,8 +23,9 @@ namespace weft::methods {
 
 namespace {
 
-constexpr std::string_view kAllMasks = "full, causal, sliding window, packed documents and combinations";
-constexpr std::string_view kNeeds = "any tokens, ranks, heads and kv heads; memory for the gathered keys and values";
+constexpr std::string_view kGatherMasks = "full, causal, sliding window, packed documents and combinations";
+constexpr std::string_view kGatherNeeds =
+    "any tokens, ranks, heads and kv heads; memory for the gathered keys and values";
 
 MethodOption backward_option(std::string_view fallback) {
   return MethodOption::choice("backward", fallback, {"refetch", "keep"},
@@ -40,7 +41,7 @@ GatherPieces pieces_of(const MethodOptions& options) {
   return {.chunks = static_cast<int>(options.integer("chunks")), .keep = options.is("backward", "keep")};
 }
 
-Writer make_writer(std::shared_ptr<const Problem> problem, const MethodOptions& options) {
+Writer make_gather_writer(std::shared_ptr<const Problem> problem, const MethodOptions& options) {
   const GatherPieces pieces = pieces_of(options);
   return [problem, pieces](int rank, Builder& b) { return write_gather(problem, pieces, rank, b); };
 }
@@ -51,11 +52,11 @@ const Method all_gather = {
     .name = "all-gather",
     .paper = "Llama 3, Grattafiori et al. 2024, arXiv 2407.21783, section 3.3.2",
     .summary = "every rank fetches the keys and values that its queries see, and attends in one go",
-    .masks = kAllMasks,
-    .needs = kNeeds,
+    .masks = kGatherMasks,
+    .needs = kGatherNeeds,
     .options = {chunks_option(), backward_option("refetch")},
     .layout = zigzag_layout,
-    .writer = make_writer,
+    .writer = make_gather_writer,
     .formula = [](const Configuration& c,
                   const MethodOptions& options) { return gather_formula(c, "zigzag", pieces_of(options)); },
 };
@@ -64,11 +65,11 @@ const Method lss = {
     .name = "lss",
     .paper = "LSS Transformer, Wang et al. 2023, arXiv 2311.02382",
     .summary = "one gather of keys and values of contiguous shards, kept for backward; one reduce-scatter of gradients",
-    .masks = kAllMasks,
-    .needs = kNeeds,
+    .masks = kGatherMasks,
+    .needs = kGatherNeeds,
     .options = {chunks_option(), backward_option("keep")},
     .layout = contiguous_layout,
-    .writer = make_writer,
+    .writer = make_gather_writer,
     .formula = [](const Configuration& c,
                   const MethodOptions& options) { return gather_formula(c, "contiguous", pieces_of(options)); },
     .alias_of = "all-gather",

@@ -46,15 +46,15 @@ std::shared_ptr<const Mesh> make_mesh(const Problem& problem, int width) {
 }
 
 // A block of queries with the sums of its rows, or a block of keys with its sums.
-struct Side {
+struct MeshSide {
   Held held;
   Value sums;
 };
 
 // One phase of a rank's program.
-class Tile {
+class MeshTile {
  public:
-  Tile(const Mesh& mesh, Builder& b, Travelling queries, Travelling keys)
+  MeshTile(const Mesh& mesh, Builder& b, Travelling queries, Travelling keys)
       : mesh_(mesh),
         b_(b),
         u_(b.rank() / mesh.width()),
@@ -88,7 +88,7 @@ class Tile {
       }
     }
     x.issue();
-    for (Side* side : sent_) *side = {};
+    for (MeshSide* side : sent_) *side = {};
     sent_.clear();
   }
 
@@ -120,7 +120,7 @@ class Tile {
     return b_.keys_needed(mesh_.row_queries[at(worker / mesh_.width())], problem.key_layout.shard(owner));
   }
 
-  void fetch(Exchange& x, Side& side, int owner, int worker, bool queries) {
+  void fetch(Exchange& x, MeshSide& side, int owner, int worker, bool queries) {
     const Travelling& moving = queries ? my_queries_ : my_keys_;
     const Set heads = queries ? b_.all_heads() : b_.all_kv_heads();
     const Set sent = needed(b_.rank(), worker, queries), rows = needed(owner, b_.rank(), queries);
@@ -129,7 +129,7 @@ class Tile {
     if (!moving.sums.empty()) side.sums = b_.sums(moving.sums, rows, heads);
   }
 
-  void bring_home(Exchange& x, Side& side, int owner, int worker, bool queries) {
+  void bring_home(Exchange& x, MeshSide& side, int owner, int worker, bool queries) {
     const Travelling& moving = queries ? my_queries_ : my_keys_;
     if (moving.sums.empty()) return;  // keys have sums in backward only
     x.send(owner, side.sums);
@@ -143,19 +143,19 @@ class Tile {
   Builder& b_;
   int u_, v_;
   Travelling my_queries_, my_keys_;
-  std::vector<Side> queries_, keys_;
+  std::vector<MeshSide> queries_, keys_;
   std::vector<Value> received_;
-  std::vector<Side*> sent_;
+  std::vector<MeshSide*> sent_;
 };
 
 Steps write(std::shared_ptr<const Mesh> mesh, Builder& b) {
   Value q = b.input(Field::q), kv = b.input(Field::k | Field::v);
   Value acc = b.partial(q);
   {
-    Tile tile(*mesh, b, moving_queries(q, acc), moving_keys(kv));
+    MeshTile tile(*mesh, b, moving_queries(q, acc), moving_keys(kv));
     for (int step = 0; step <= mesh->steps(); ++step) {
       tile.trade(step);
-      tile.compute(step, [&](const Side& queries, const Side& keys) {
+      tile.compute(step, [&](const MeshSide& queries, const MeshSide& keys) {
         b.attend(queries.held.slices, keys.held.slices, queries.sums);
       });
       for (const Value& part : tile.received()) b.merge(acc[part.tokens()], part);
@@ -170,10 +170,10 @@ Steps write(std::shared_ptr<const Mesh> mesh, Builder& b) {
   in.prepare();
   Value dkv = in.key_sums();
   {
-    Tile tile(*mesh, b, moving_queries(in.q, in.bundle(), in.dq), moving_keys(in.kv, dkv));
+    MeshTile tile(*mesh, b, moving_queries(in.q, in.bundle(), in.dq), moving_keys(in.kv, dkv));
     for (int step = 0; step <= mesh->steps(); ++step) {
       tile.trade(step);
-      tile.compute(step, [&](const Side& queries, const Side& keys) {
+      tile.compute(step, [&](const MeshSide& queries, const MeshSide& keys) {
         b.attend_backward(queries.held.slices[0], keys.held.slices, queries.held.bundle(), queries.sums, keys.sums);
       });
       for (const Value& part : tile.received())

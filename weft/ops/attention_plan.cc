@@ -1,22 +1,29 @@
 #include "weft/ops/attention_plan.h"
 
 #include <limits>
+#include <numeric>
 
 #include "weft/base/digest.h"
 #include "weft/base/error.h"
+#include "weft/methods/linear/choice.h"
 #include "weft/methods/registry.h"
 #include "weft/torch/torch_kernels.h"
 
 namespace weft {
 namespace {
 
-// Seconds that one step of attention takes by a closed form, on machines whose ranks compute 1e11 operations a second and
-// send 1e9 bytes: compute and messages under way at once, what is exposed after one another.
+// What "auto" chooses for, until machines are measured.
+constexpr Machine kMachine{.operations = 1e11, .network = {.latency = 2e-5, .bandwidth = 1e9}};
+constexpr const char* kOnMachine = ", for ranks that compute 100 GFLOP/s and send 1 GB/s";
+
+// Seconds that one step of attention takes by a closed form: compute and messages under way at once, what is exposed after one
+// another.
 double seconds_of(const Formula& formula, int64_t dim) {
   const auto phase = [&](const PhaseCost& cost, double products) {
-    const double compute = 2e-11 * products * static_cast<double>(cost.work.busiest * dim);
-    const double exposed = 1e-9 * static_cast<double>(cost.exposed_bytes.busiest);
-    const double sending = 1e-9 * static_cast<double>(cost.bytes.busiest) + 2e-5 * static_cast<double>(cost.steps);
+    const double compute = 2 * products * static_cast<double>(cost.work.busiest * dim) / kMachine.operations;
+    const double exposed = static_cast<double>(cost.exposed_bytes.busiest) / kMachine.network.bandwidth;
+    const double sending = static_cast<double>(cost.bytes.busiest) / kMachine.network.bandwidth +
+                           kMachine.network.latency * static_cast<double>(cost.steps);
     return std::max(compute, sending) + exposed;
   };
   return phase(formula.forward, 2) + phase(formula.backward, 5);
@@ -55,19 +62,18 @@ void AttentionPlan::choose_method() {
   if (!spec_.options.empty()) {
     throw Error(ErrorCode::usage, "options belong to a method, and method=auto chooses one; name the method");
   }
+  Configuration c;
+  c.ranks = ranks(), c.tokens = spec_.documents.lengths[0], c.mask = spec_.documents.rule, c.layout = spec_.layout;
+  c.heads = spec_.heads, c.kv_heads = spec_.kv_heads, c.dim = spec_.dim, c.dim_v = spec_.dim_v, c.backward = true;
   if (spec_.layer != Layer::softmax) {
-    method_ = "all-scan";
-    why_ =
-        "the least bytes of all methods for linear layers, in blocks that a rank passes on while it awaits the next; "
-        "nothing "
-        "is chosen by latency yet";
+    c.layer = spec_.layer, c.element = c.wire = DType::bf16;
+    c.tokens = std::accumulate(spec_.documents.lengths.begin(), spec_.documents.lengths.end(), int64_t{0});
+    const LinearChoice choice = choose_linear_method(c, kMachine);
+    method_ = choice.method, why_ = choice.why + kOnMachine;
     return;
   }
   method_ = "zigzag",
   why_ = "no closed forms for windows, packed documents and layouts of your own yet: even work on every mask";
-  Configuration c;
-  c.ranks = ranks(), c.tokens = spec_.documents.lengths[0], c.mask = spec_.documents.rule, c.layout = spec_.layout;
-  c.heads = spec_.heads, c.kv_heads = spec_.kv_heads, c.dim = spec_.dim, c.dim_v = spec_.dim_v, c.backward = true;
   if (spec_.documents.lengths.size() > 1 || spec_.runs) return;
   double least = std::numeric_limits<double>::infinity();
   for (const Method* method : all_methods()) {
@@ -77,7 +83,7 @@ void AttentionPlan::choose_method() {
     const double seconds = seconds_of(formula, spec_.dim);
     if (seconds >= least) continue;
     least = seconds, method_ = method->name;
-    why_ = "the least time by the methods' closed forms, for ranks that compute 100 GFLOP/s and send 1 GB/s";
+    why_ = std::string("the least time by the methods' closed forms") + kOnMachine;
   }
 }
 

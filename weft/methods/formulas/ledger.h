@@ -56,7 +56,7 @@ class Ledger {
 
  private:
   using Serial = uint32_t;  // of an exchange: 1, 2, ...
-  static constexpr size_t kLanes = 3;
+  static constexpr size_t kLanes = 4;
   using Newest = std::array<Serial, kLanes>;  // on each lane
   struct Value {
     int64_t bytes = 0;

@@ -16,7 +16,7 @@ struct Shared {
 };
 
 // Who needs what of whom: keys between teams, queries inside one.
-struct Teams {
+struct TeamShapes {
   int64_t size, count;
   bool adjacent;
   int direction;
@@ -48,7 +48,7 @@ struct Teams {
 
 class MercuryRank {
  public:
-  MercuryRank(const Teams& teams, const RowBytes& row, int64_t rank, Ledger& ledger)
+  MercuryRank(const TeamShapes& teams, const RowBytes& row, int64_t rank, Ledger& ledger)
       : teams_(teams),
         row_(row),
         rows_(teams.shares.rows),
@@ -179,7 +179,7 @@ class MercuryRank {
     ledger_.drop(done);
   }
 
-  const Teams& teams_;
+  const TeamShapes& teams_;
   const RowBytes& row_;
   int64_t rows_, team_, member_, place_;
   Needed need_;
@@ -199,7 +199,7 @@ Formula mercury_formula(const Configuration& c, int size, bool adjacent, int dir
   if (c.ranks > 1 && (shares.keys.by_before == 0 || shares.keys.by_after == 0)) {
     return no_formula("no closed form where some ranks need nothing of others");
   }
-  const Teams teams{size, c.ranks / size, adjacent, direction, shares};
+  const TeamShapes teams{size, c.ranks / size, adjacent, direction, shares};
   const RowBytes row(c);
   f.forward.steps = teams.count + (size > 1);
   f.forward.work = shares.work;

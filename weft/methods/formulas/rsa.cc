@@ -7,8 +7,8 @@ namespace weft::methods {
 namespace {
 
 // Bytes of a row of k or of v and of their gradients.
-struct Travelling {
-  Travelling(const AttentionShape& c, Field field, Field gradient) {
+struct TravellingBytes {
+  TravellingBytes(const AttentionShape& c, Field field, Field gradient) {
     moving.block = c.bytes_per_token(field, Form::whole);
     moving.sums = c.bytes_per_token(gradient, Form::accumulating);
     moving.sent = c.wire_bytes_per_token(gradient, Form::accumulating);
@@ -124,7 +124,7 @@ class RsaRank {
   int64_t rows_;
   const DoubleRingMember& place_;
   int64_t scores_;
-  Travelling keys_, values_;
+  TravellingBytes keys_, values_;
   Ledger& ledger_;
   Id probs_ = none;
 };

@@ -76,7 +76,7 @@ class Rings {
 };
 
 // What one value of a rank is of in one step: a piece, or those of all rings.
-struct Held {
+struct HeldBytes {
   int64_t keys = 0, going_on = 0;            // rows; those that the next rank gets
   int64_t arriving = 0, sums = 0, mine = 0;  // rows of sums: that come, with mine, that I add
   int messages_of_keys = 0, messages_of_sums = 0;
@@ -128,18 +128,18 @@ class TaspRank {
 
  private:
   struct Group {
-    std::vector<Held> steps;
+    std::vector<HeldBytes> steps;
     Id keys = 0, next_keys = 0, sums = 0, part = 0;
 
-    const Held& at(int t) const { return steps[static_cast<size_t>(t)]; }
-    Held& at(int t) { return steps[static_cast<size_t>(t)]; }
+    const HeldBytes& at(int t) const { return steps[static_cast<size_t>(t)]; }
+    HeldBytes& at(int t) { return steps[static_cast<size_t>(t)]; }
   };
 
   void pass_keys(int t, Id own) {
     if (t + 1 == rings_.ranks()) return;
     out_.clear(), in_.clear();
     for (Group& group : groups_) {
-      const Held& now = group.at(t);
+      const HeldBytes& now = group.at(t);
       const int64_t coming = group.at(t + 1).keys * row_.kv;
       group.next_keys = ledger_.make(coming);
       in_.push_back({group.next_keys, coming});
@@ -149,7 +149,7 @@ class TaspRank {
   }
 
   void send_sums(Group& group, int t) {
-    const Held& then = group.at(t);
+    const HeldBytes& then = group.at(t);
     out_.push_back({group.sums, then.sums * row_.sent_dkv, then.sums * row_.packed_dkv, then.messages_of_sums});
   }
 
@@ -157,7 +157,7 @@ class TaspRank {
     if (std::exchange(unanswered_, true)) ledger_.wait(1);
     out_.clear(), in_.clear(), sent_.clear();
     for (Group& group : groups_) {
-      const Held& now = group.at(t);
+      const HeldBytes& now = group.at(t);
       send_sums(group, t - 1);
       sent_.push_back(std::exchange(group.sums, 0));
       if (now.arriving == 0) continue;

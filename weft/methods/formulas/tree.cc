@@ -8,15 +8,15 @@ namespace weft::methods {
 namespace {
 
 // Bytes of a row that goes down, of its sums, of those on the way and packed for it.
-struct Moving {
+struct MovingBytes {
   int64_t block, sums, sent, packed;
 };
 
-// Trees as tree.cc grows them: member 0 is the owner; ranks after it follow, then those before it, where their keys are
+// TreeShapes as tree.cc grows them: member 0 is the owner; ranks after it follow, then those before it, where their keys are
 // seen.
-class Trees {
+class TreeShapes {
  public:
-  Trees(int64_t ranks, Needed queries, int64_t fan_in) : ranks_(ranks), queries_(queries) {
+  TreeShapes(int64_t ranks, Needed queries, int64_t fan_in) : ranks_(ranks), queries_(queries) {
     int64_t most = 1;
     for (int64_t owner : {int64_t{0}, ranks - 1}) most = std::max(most, size(owner));
     for (int64_t span = 1;; span *= fan_in) {
@@ -66,7 +66,7 @@ class TreeRank {
  public:
   using Id = Ledger::Id;
 
-  TreeRank(const Trees& trees, const Moving& moving, int64_t rank, Ledger& ledger, Id own, Id home)
+  TreeRank(const TreeShapes& trees, const MovingBytes& moving, int64_t rank, Ledger& ledger, Id own, Id home)
       : trees_(trees), moving_(moving), ledger_(ledger), messages_(static_cast<size_t>(trees.ranks())) {
     for (int64_t owner = 0; owner < trees.ranks(); ++owner) {
       const int64_t member = trees.member(owner, rank);
@@ -149,8 +149,8 @@ class TreeRank {
     }
   }
 
-  const Trees& trees_;
-  const Moving& moving_;
+  const TreeShapes& trees_;
+  const MovingBytes& moving_;
   Ledger& ledger_;
   std::vector<int> messages_;  // by rank: the last exchange with one
   int exchange_ = 0;
@@ -167,13 +167,13 @@ Formula tree_formula(const Configuration& c, int64_t fan_in) {
   if (!f.known()) return f;
   const int64_t rows = shares.rows;
   const RowBytes row(c);
-  const Trees trees(c.ranks, shares.queries, std::min<int64_t>(fan_in, std::max(c.ranks, 2)));
+  const TreeShapes trees(c.ranks, shares.queries, std::min<int64_t>(fan_in, std::max(c.ranks, 2)));
   f.forward.steps = 2 * trees.rounds() + 1;
   f.forward.work = shares.work;  // seen from the other end, the pairs of a rank's keys are those of its queries
   if (c.backward) f.backward.steps = f.forward.steps, f.backward.work = shares.work;
 
-  const Moving forward{row.q, row.partial, row.sent_partial, row.packed_partial};
-  const Moving backward{row.bundle, row.dq, row.sent_dq, row.packed_dq};
+  const MovingBytes forward{row.q, row.partial, row.sent_partial, row.packed_partial};
+  const MovingBytes backward{row.bundle, row.dq, row.sent_dq, row.packed_dq};
   const auto walk = [&](Ledger& ledger, int64_t rank) {
     Ledger::Id q = ledger.make(rows * row.q), kv = ledger.make(rows * row.kv), acc = ledger.make(rows * row.partial);
     TreeRank down(trees, forward, rank, ledger, q, acc);

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "weft/methods/formulas/linear.h"
 #include "weft/methods/linear/fragments.h"
 #include "weft/methods/methods.h"
 
@@ -116,7 +117,7 @@ class Gather {
   std::vector<Map> maps_;  // of other ranks, by fragment
 };
 
-Steps write(SharedFragments fragments, Builder& b) {
+Steps write_gather(SharedFragments fragments, Builder& b) {
   std::vector<LocalFragment> own = local_fragments(b, *fragments);
   {
     LinearPass pass(b);
@@ -163,8 +164,9 @@ const Method all_gather_state = {
     .layout = contiguous_layout,
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions&) -> Writer {
       const SharedFragments fragments = make_fragments(*problem);
-      return [fragments](int /*rank*/, Builder& b) { return write(fragments, b); };
+      return [fragments](int /*rank*/, Builder& b) { return write_gather(fragments, b); };
     },
+    .formula = [](const Configuration& c, const MethodOptions&) { return gather_state_formula(c); },
 };
 
 }  // namespace weft::methods

@@ -20,6 +20,7 @@
 // LASP: Sun, Qin, Li, Shen, Qiao, Zhong 2024, arXiv 2404.02882. All-Scan: ZeCO, Chou et al. 2025, arXiv 2507.01004, cut by
 // heads here, which suits every transition. Volume: 4 H dk dv bytes over each of the P-1 borders that a document crosses,
 // in each direction; messages: blocks per border.
+#include "weft/methods/formulas/linear.h"
 #include "weft/methods/linear/chain_plan.h"
 #include "weft/methods/methods.h"
 
@@ -139,6 +140,7 @@ void Phase::work(const ChainWork& work) {
     case ChainWork::Kind::pass:
       hand_on(work, leaving(f, n));
       f.own[n].reset();
+      if (!b_.problem().backward) f.transitions[n].reset();
       return;
     case ChainWork::Kind::scan: return scan(f, n, heads);
   }
@@ -172,13 +174,21 @@ Steps write(SharedChain chain, Builder& b) {
   backward.finish();
 }
 
-Writer make_writer(const std::shared_ptr<const Problem>& problem, int blocks) {
+Writer make_chain_writer(const std::shared_ptr<const Problem>& problem, int blocks) {
   const auto chain = std::make_shared<const Chain>(*problem, blocks);
   return [chain](int /*rank*/, Builder& b) { return write(chain, b); };
 }
 
-constexpr std::string_view kMasks = "causal, one document or packed ones";
-constexpr std::string_view kNeeds = "layouts made of neighbouring tokens (contiguous, zigzag); any tokens and ranks";
+int64_t blocks_asked(int64_t heads, const MethodOptions& options) {
+  const int64_t blocks = options.is("blocks", "auto") ? default_blocks(heads) : options.integer("blocks");
+  if (blocks <= heads) return blocks;
+  throw Error(ErrorCode::unsupported, "all-scan has " + std::to_string(heads) + " heads to cut in " +
+                                          std::to_string(blocks) + " blocks; use at most as many blocks as heads");
+}
+
+constexpr std::string_view kChainMasks = "causal, one document or packed ones";
+constexpr std::string_view kChainNeeds =
+    "layouts made of neighbouring tokens (contiguous, zigzag); any tokens and ranks";
 
 }  // namespace
 
@@ -188,11 +198,13 @@ const Method chain = {
     .paper = "LASP, Sun, Qin, Li, Shen, Qiao, Zhong 2024, arXiv 2404.02882",
     .summary =
         "the state goes from rank to rank; each makes that of its own tokens first and scans them with what enters",
-    .masks = kMasks,
-    .needs = kNeeds,
+    .masks = kChainMasks,
+    .needs = kChainNeeds,
     .options = {},
     .layout = contiguous_layout,
-    .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions&) { return make_writer(problem, 1); },
+    .writer = [](std::shared_ptr<const Problem> problem,
+                 const MethodOptions&) { return make_chain_writer(problem, 1); },
+    .formula = [](const Configuration& c, const MethodOptions&) { return chain_formula(c, 1); },
 };
 
 const Method all_scan = {
@@ -202,21 +214,16 @@ const Method all_scan = {
     .summary =
         "the chain in blocks of heads: most leave the scan that they are made in, while earlier ones are scanned "
         "further on",
-    .masks = kMasks,
-    .needs = kNeeds,
+    .masks = kChainMasks,
+    .needs = kChainNeeds,
     .options = {MethodOption::integer("blocks", "auto", {.min = 1, .max = 65536},
                                       "of heads, each a message; auto: one for each head, at most 32", {"auto"})},
     .layout = contiguous_layout,
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
-      const int64_t heads = problem->heads;
-      const int64_t blocks = options.is("blocks", "auto") ? std::min<int64_t>(heads, 32) : options.integer("blocks");
-      if (blocks > heads) {
-        throw Error(ErrorCode::unsupported, "all-scan has " + std::to_string(heads) + " heads to cut in " +
-                                                std::to_string(blocks) +
-                                                " blocks; use at most as many blocks as heads");
-      }
-      return make_writer(problem, static_cast<int>(blocks));
+      return make_chain_writer(problem, static_cast<int>(blocks_asked(problem->heads, options)));
     },
+    .formula = [](const Configuration& c,
+                  const MethodOptions& options) { return chain_formula(c, blocks_asked(c.heads, options)); },
 };
 
 }  // namespace weft::methods

@@ -8,14 +8,6 @@ namespace {
 
 constexpr int64_t kScan = 100;  // the unit of times
 
-// As counted and measured for heads of 64 and 128 columns (docs/linear.md, 3). Backward has the transitions of forward.
-ChainTimes times_of(Layer layer, int towards) {
-  const Mixing mixing = traits_of(layer).mixing;
-  if (mixing == Mixing::none) return {.summary = towards > 0 ? 43 : 17, .transition = 0};
-  if (towards < 0) return {.summary = 31, .transition = 0};
-  return {.summary = 63, .transition = mixing == Mixing::delta ? 62 : 52};
-}
-
 }  // namespace
 
 // One way through, for a number of blocks ahead.
@@ -89,7 +81,7 @@ int64_t ChainPlay::time_of(const ChainWork& work) const {
                 heads = plan_.heads_ * (work.block + 1) / blocks - plan_.heads_ * work.block / blocks;
   if (work.kind == Kind::scan) return kScan * heads * f.tokens.size();
   const Range summed = plan_.towards_ > 0 ? f.tail : f.head;
-  return heads * (plan_.times_.summary * summed.size() + (f.crossed() ? plan_.times_.transition * f.tokens.size() : 0));
+  return heads * (plan_.work_.summary * summed.size() + (f.crossed() ? plan_.work_.transition * f.tokens.size() : 0));
 }
 
 // What has come is received, in the order in which it was sent, before anything else is sent: so no two ranks ever wait for
@@ -214,7 +206,7 @@ ChainPlan::ChainPlan(const Problem& problem, const Fragments& fragments, int blo
       ranks_(problem.ranks()),
       blocks_(blocks),
       towards_(towards),
-      times_(times_of(problem.layer, towards)) {
+      work_(linear_work(problem.layer, towards < 0)) {
   const int row = borders_in_a_row(), most = std::min(blocks, row);
   const bool path = is_a_path();
   int64_t least = -1;

@@ -12,7 +12,10 @@
 // none) for some numbers of blocks ahead, of which the one that ends first is taken. Every rank finds the same.
 #pragma once
 
+#include <algorithm>
+
 #include "weft/methods/linear/fragments.h"
+#include "weft/methods/linear/work.h"
 
 namespace weft::methods {
 
@@ -28,10 +31,8 @@ struct ChainWork {
   int block = 0;
 };
 
-// What the work on a token takes, in hundredths of its scan.
-struct ChainTimes {
-  int64_t summary = 0, transition = 0;
-};
+// Blocks of all-scan where nobody says: one for each head, but no more than hide the wait on a few ten ranks.
+inline int64_t default_blocks(int64_t heads) { return std::min<int64_t>(heads, 32); }
 
 class ChainPlan {
  public:
@@ -57,7 +58,7 @@ class ChainPlan {
   const Fragments& fragments_;
   const int64_t heads_;
   const int ranks_, blocks_, towards_;
-  const ChainTimes times_;
+  const LinearWork work_;
   int ahead_ = 0;
   double time_ = 0;
   std::vector<std::vector<ChainWork>> programs_;  // by rank

@@ -62,6 +62,10 @@ struct LocalFragment {
 };
 std::vector<LocalFragment> local_fragments(Builder& b, const Fragments& fragments);
 
+// Heads that are scanned before anything has come, where a method passes all of them at once: a quarter, for time to hide the
+// messages behind. Correcting them takes half a scan of theirs again, or a whole one where rows mix.
+inline int64_t first_heads(int64_t heads) { return (heads + 3) / 4; }
+
 // The rank's tensors of a phase, and the work on a fragment that every method does.
 struct LinearPass {
   explicit LinearPass(Builder& builder)
@@ -93,9 +97,7 @@ struct LinearPass {
   void scan_rest(std::vector<LocalFragment>& own);
   void scan_backward_rest(const std::vector<LocalFragment>& own, const std::vector<Value>& dstates);
 
-  // Heads that are scanned before anything has come: a quarter, for time to hide the messages behind. Correcting them takes
-  // half a scan of theirs again, or a whole one where rows mix.
-  Set first_heads() const { return b.set(Range{0, (b.problem().heads + 3) / 4}); }
+  Set first_heads() const { return b.set(Range{0, methods::first_heads(b.problem().heads)}); }
   Set other_heads() const { return b.all_heads() - first_heads(); }
   static Slice in(const Value& states, Set heads) { return states.at(states.tokens(), heads); }
 

@@ -8,6 +8,7 @@
 // tokens, P ranks and bytes of a row of all heads q, k, v, g, out: all ranks together send (P-1)/P S (q + kv + g + out) forward and
 // (P-1)/P S (dout + dq + dkv + dg) backward, where P divides the heads. Fewer heads than ranks leave ranks without work; published codes
 // refuse them.
+#include "weft/methods/formulas/linear.h"
 #include "weft/methods/methods.h"
 
 namespace weft::methods {
@@ -129,6 +130,7 @@ const Method head_exchange = {
     .writer = [](std::shared_ptr<const Problem>, const MethodOptions&) -> Writer {
       return [](int /*rank*/, Builder& b) { return write(b); };
     },
+    .formula = [](const Configuration& c, const MethodOptions&) { return trade_heads_formula(c); },
 };
 
 }  // namespace weft::methods

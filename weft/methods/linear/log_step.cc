@@ -13,13 +13,14 @@
 // (P-d) n + max(0, P-2d) m.
 //
 // On zigzag a rank takes part for both of its fragments; what a rank sends itself is a copy.
+#include "weft/methods/formulas/linear.h"
 #include "weft/methods/linear/doubling.h"
 #include "weft/methods/methods.h"
 
 namespace weft::methods {
 namespace {
 
-Steps write(SharedFragments fragments, Builder& b) {
+Steps write_log_step(SharedFragments fragments, Builder& b) {
   std::vector<LocalFragment> own = local_fragments(b, *fragments);
   {
     LinearPass pass(b);
@@ -68,8 +69,9 @@ const Method log_step = {
     .layout = contiguous_layout,
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions&) -> Writer {
       const SharedFragments fragments = make_fragments(*problem);
-      return [fragments](int /*rank*/, Builder& b) { return write(fragments, b); };
+      return [fragments](int /*rank*/, Builder& b) { return write_log_step(fragments, b); };
     },
+    .formula = [](const Configuration& c, const MethodOptions&) { return log_step_formula(c); },
 };
 
 }  // namespace weft::methods

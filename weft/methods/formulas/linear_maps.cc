@@ -1,0 +1,214 @@
+// What all_gather_state.cc and log_step.cc cost: maps of all heads, joined on the way.
+#include "weft/methods/formulas/linear_parts.h"
+#include "weft/methods/linear/fragments.h"
+
+namespace weft::methods {
+namespace {
+
+// Scans before and after what comes.
+void scan_first(Ledger& ledger, Ledger::Id entering) { ledger.attend({entering}, {}); }
+void scan_rest(Ledger& ledger, const LinearShares& shares, Ledger::Id coming, Ledger::Id entering) {
+  if (first_heads(shares.size.heads) < shares.size.heads) ledger.attend({coming, entering}, {});
+  ledger.use({coming, entering}, {});
+}
+
+// What a rank has and keeps: its own state or dstate and its transition, and the state that entered.
+struct RankMaps {
+  Ledger::Id own = 0, transition = 0, entering = 0;
+};
+
+// The fragments whose maps a rank joins, in one phase: `behind` of them, towards the begin in forward.
+struct GatherWalk {
+  Ledger& ledger;
+  const LinearShares& shares;
+  int64_t behind, ahead;
+
+  Ledger::Id compose(Ledger::Id near, Ledger::Id far, Ledger::Id transition) {
+    Ledger::Id joined = ledger.make(shares.size.states());
+    ledger.use({near, far, transition}, {joined});
+    return joined;
+  }
+  // The maps of all fragments behind, the farthest first, which alone has no transition.
+  std::vector<std::pair<Ledger::Id, Ledger::Id>> exchange(const RankMaps& mine) {
+    std::vector<std::pair<Ledger::Id, Ledger::Id>> maps;
+    std::vector<Ledger::In> in;
+    for (int64_t n = 0; n < behind; ++n) {
+      maps.emplace_back(ledger.make(shares.size.states()), n == 0 ? 0 : ledger.make(shares.size.transitions()));
+      in.push_back({maps.back().first, shares.size.states()});
+      in.push_back({maps.back().second, shares.size.transitions()});
+    }
+    const Ledger::Out out[] = {{mine.own, ahead * shares.size.states(), 0, static_cast<int>(ahead)},
+                               {mine.transition, ahead * shares.size.transitions(), 0, 0}};
+    ledger.exchange(0, out, in);
+    return maps;
+  }
+  Ledger::Id fold(const std::vector<std::pair<Ledger::Id, Ledger::Id>>& maps) {
+    Ledger::Id folded = 0;
+    for (size_t n = 0; n < maps.size(); ++n) {
+      if (n == 0) continue;
+      Ledger::Id next = compose(n == 1 ? maps[0].first : folded, maps[n].first, maps[n].second);
+      if (n > 1) ledger.drop(folded);
+      folded = next;
+    }
+    return folded;
+  }
+};
+
+void walk_gather(Ledger& ledger, const LinearShares& shares, int64_t rank) {
+  const int64_t before = rank, after = shares.ranks - 1 - rank;
+  RankMaps mine;
+  {
+    LinearTensors tensors(ledger, shares, false);
+    if (after > 0) mine.own = ledger.make(shares.size.states());
+    if (before > 0 && after > 0) mine.transition = ledger.make(shares.size.transitions());
+    GatherWalk gather{ledger, shares, before, after};
+    auto maps = gather.exchange(mine);
+    scan_first(ledger, 0);
+    mine.entering = gather.fold(maps);
+    if (before == 1) std::swap(mine.entering, maps[0].first);
+    for (auto& [state, transition] : maps) ledger.drop(state), ledger.drop(transition);
+    ledger.drop(mine.own);
+    if (before > 0) scan_rest(ledger, shares, mine.entering, 0);
+    tensors.finish();
+  }
+  if (!shares.backward) return;
+  ledger.begin_phase();
+  LinearTensors tensors(ledger, shares, true);
+  if (before > 0) mine.own = ledger.make(shares.size.states());
+  GatherWalk gather{ledger, shares, after, before};
+  auto maps = gather.exchange(mine);
+  scan_first(ledger, mine.entering);
+  const Ledger::Id folded = after == 1 ? maps[0].first : gather.fold(maps);
+  if (after > 0) scan_rest(ledger, shares, folded, mine.entering);
+  tensors.finish();
+}
+
+// Windows of doubling.h, of one fragment for each rank.
+class DoublingWalk {
+ public:
+  DoublingWalk(Ledger& ledger, const LinearShares& shares, const RankMaps& mine, int64_t behind, int64_t ahead)
+      : ledger_(ledger), shares_(shares), mine_(mine), behind_(behind), ahead_(ahead) {}
+  void round(int64_t d);
+  Ledger::Id state() const { return known_.state; }
+  Ledger::Id take() { return std::exchange(known_.state, 0); }
+  void drop() { ledger_.drop(known_.state), ledger_.drop(known_.transition); }
+
+ private:
+  struct Window {
+    Ledger::Id state = 0, transition = 0;
+  };
+  const LinearSizes& size() const { return shares_.size; }
+  Ledger::Id joined(Ledger::Id near, Ledger::Id far, Ledger::Id transition, int64_t bytes) {
+    Ledger::Id id = ledger_.make(bytes);
+    ledger_.use({near, far, transition}, {id});
+    return id;
+  }
+  bool crossed(int64_t behind, int64_t ahead) const { return behind > 0 && ahead > 0; }
+  void replace(Ledger::Id& old, Ledger::Id made) { ledger_.move(made, old); }
+
+  Ledger& ledger_;
+  const LinearShares& shares_;
+  const RankMaps& mine_;
+  const int64_t behind_, ahead_;
+  Window known_;
+};
+
+void DoublingWalk::round(int64_t d) {
+  Window sent{mine_.own, behind_ >= d ? mine_.transition : 0};
+  bool made = false;
+  std::vector<Ledger::Out> out;
+  if (ahead_ >= d) {
+    if (crossed(behind_, ahead_) && known_.state != 0) {
+      made = true;
+      sent.state = joined(known_.state, mine_.own, mine_.transition, size().states());
+      if (sent.transition != 0) sent.transition = joined(known_.transition, mine_.transition, 0, size().transitions());
+    }
+    out = {{sent.state, size().states()}, {sent.transition, size().transitions(), 0, 0}};
+  }
+  Window far;
+  std::vector<Ledger::In> in;
+  if (behind_ >= d) {
+    far.state = ledger_.make(size().states());
+    if (behind_ - d >= d) far.transition = ledger_.make(size().transitions());
+    in = {{far.state, size().states()}, {far.transition, size().transitions()}};
+  }
+  ledger_.exchange(0, out, in);
+  if (made) ledger_.drop(sent.state), ledger_.drop(sent.transition);
+  if (far.state == 0) return;
+  if (known_.state == 0) {
+    known_ = far;
+    return;
+  }
+  replace(known_.state, joined(far.state, known_.state, known_.transition, size().states()));
+  if (far.transition == 0) {
+    ledger_.drop(known_.transition);
+  } else {
+    replace(known_.transition, joined(far.transition, known_.transition, 0, size().transitions()));
+  }
+  ledger_.drop(far.state), ledger_.drop(far.transition);
+}
+
+void walk_doubling(Ledger& ledger, const LinearShares& shares, int64_t rank) {
+  const int64_t before = rank, after = shares.ranks - 1 - rank;
+  RankMaps mine;
+  const auto rounds = [&](DoublingWalk& doubling) {
+    for (int64_t d = 1; d < shares.ranks || d == 1; d *= 2) {
+      if (d < shares.ranks) doubling.round(d);
+      if (d == 1) scan_first(ledger, mine.entering);
+    }
+  };
+  {
+    LinearTensors tensors(ledger, shares, false);
+    if (after > 0) mine.own = ledger.make(shares.size.states());
+    if (before > 0 && after > 0) mine.transition = ledger.make(shares.size.transitions());
+    DoublingWalk doubling(ledger, shares, mine, before, after);
+    rounds(doubling);
+    mine.entering = doubling.take();
+    doubling.drop();
+    ledger.drop(mine.own);
+    if (before > 0) scan_rest(ledger, shares, mine.entering, 0);
+    tensors.finish();
+  }
+  if (!shares.backward) return;
+  ledger.begin_phase();
+  LinearTensors tensors(ledger, shares, true);
+  if (before > 0) mine.own = ledger.make(shares.size.states());
+  DoublingWalk doubling(ledger, shares, mine, after, before);
+  rounds(doubling);
+  if (after > 0) scan_rest(ledger, shares, doubling.state(), mine.entering);
+  tensors.finish();
+}
+
+// What enters a rank and, where another follows it, what it passes, are kept by both.
+int64_t kept_maps(const LinearShares& shares) {
+  return (shares.ranks > 1 ? shares.size.states() : 0) + (shares.ranks > 2 ? shares.size.transitions() : 0);
+}
+
+}  // namespace
+
+Formula gather_state_formula(const Configuration& c) {
+  Formula f;
+  const LinearShares shares(c, f);
+  if (!f.known()) return f;
+  f.forward.steps = 1;
+  if (c.backward) f.backward.steps = 1, f.saved_bytes = kept_maps(shares);
+  count_ranks(f, shares.ranks, false, shares.ranks,
+              [&](Ledger& ledger, int64_t rank) { walk_gather(ledger, shares, rank); });
+  return f;
+}
+
+Formula log_step_formula(const Configuration& c) {
+  Formula f;
+  const LinearShares shares(c, f);
+  if (!f.known()) return f;
+  int64_t rounds = 0;
+  for (int64_t d = 1; d < shares.ranks; d *= 2) ++rounds;
+  const bool rest = rounds > 0 && first_heads(c.heads) < c.heads;
+  f.forward.steps = std::max<int64_t>(1, rounds + rest);
+  if (c.backward) f.backward.steps = f.forward.steps, f.saved_bytes = kept_maps(shares);
+  count_ranks(f, shares.ranks, false, 8 * (rounds + 1),
+              [&](Ledger& ledger, int64_t rank) { walk_doubling(ledger, shares, rank); });
+  return f;
+}
+
+}  // namespace weft::methods
