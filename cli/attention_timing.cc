@@ -127,6 +127,7 @@ class RankBench {
     double factor = 1;
     uint64_t stream = static_cast<uint64_t>(field);
     if (mixes_rows(problem_.layer) && (field == Field::k || field == Field::a)) factor = unit;
+    if (column_blocks(problem_.layer) > 0 && field == Field::a) factor = 0.3;
     if (field == Field::b) factor = -0.5 * unit, stream = static_cast<uint64_t>(Field::a);
     std::vector<std::byte>& bytes = tensors_.emplace_back();
     if (field == Field::g || field == Field::beta) {
@@ -135,7 +136,7 @@ class RankBench {
       const double value = field == Field::g ? -0.05 : 0.5;
       for (int64_t i = 0; i < elements; ++i) kernels::store_element(bytes.data(), type, i, value);
     } else {
-      bytes = random_tensor(field == Field::u ? problem_.accumulator() : problem_.element, elements, stream, factor);
+      bytes = random_tensor(problem_.type_of(field, Form::whole), elements, stream, factor);
     }
     *inputs_.of(field) = {bytes.data()};
   }

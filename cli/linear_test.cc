@@ -24,16 +24,18 @@ TEST(Linear, MethodsListsTheFamily) {
   }
   EXPECT_EQ(linear, (std::vector<std::string>{"chain", "all-scan", "all-gather-state", "log-step", "hierarchical",
                                               "head-exchange"}));
-  EXPECT_TRUE(
-      has(run_line("methods").out,
-          "Of linear layers, named with --layer linear, retnet, mamba2, gla, deltanet, gdn, kda, rwkv6, rwkv7:\n"));
+  EXPECT_TRUE(has(run_line("methods").out,
+                  "Of linear layers, named with --layer linear, retnet, mamba2, gla, deltanet, gdn, kda, rwkv6, rwkv7, "
+                  "elementwise, "
+                  "pairwise:\n"));
 }
 
 TEST(Linear, EveryMethodAndLayerIsVerifiedAndChecked) {
   const std::map<std::string, std::vector<std::string>> inputs = {
       {"linear", {}},           {"retnet", {}},          {"mamba2", {"dg"}},
       {"gla", {"dg"}},          {"deltanet", {"dbeta"}}, {"gdn", {"dbeta", "dg"}},
-      {"kda", {"dbeta", "dg"}}, {"rwkv6", {"dg", "du"}}, {"rwkv7", {"da", "db", "dg"}}};
+      {"kda", {"dbeta", "dg"}}, {"rwkv6", {"dg", "du"}}, {"rwkv7", {"da", "db", "dg"}},
+      {"elementwise", {"da"}},  {"pairwise", {"da"}}};
   for (const auto& [layer, gradients] : inputs) {
     const std::string words = " --layer " + layer + kFewTokens + " --backward";
     const json all = json::parse(run_line("verify all" + words + " --json").out);
@@ -73,6 +75,8 @@ TEST(Linear, CheckSavesInputsAndResults) {
   EXPECT_EQ(run_line("check chain --layer rwkv7" + kFewTokens + " --dtype bf16 --save " + folder).code, kExitFine);
   EXPECT_TRUE(has(read_file(folder + "/inputs.safetensors"), R"("a":{"dtype":"BF16","shape":[50,2,4])"));
   EXPECT_TRUE(has(read_file(folder + "/outputs.safetensors"), R"("db":{"dtype":"BF16","shape":[50,2,4])"));
+  EXPECT_EQ(run_line("check chain --layer pairwise" + kFewTokens + " --dtype bf16 --save " + folder).code, kExitFine);
+  EXPECT_TRUE(has(read_file(folder + "/inputs.safetensors"), R"("a":{"dtype":"F32","shape":[50,2,12])"));
   EXPECT_EQ(run_line("check chain --layer gdn" + kFewTokens + " --dtype bf16 --save " + folder).code, kExitFine);
   EXPECT_TRUE(has(read_file(folder + "/inputs.safetensors"), R"("beta":{"dtype":"F32","shape":[50,2,1])"));
   EXPECT_TRUE(has(read_file(folder + "/outputs.safetensors"), R"("dbeta":{"dtype":"F32","shape":[50,2,1])"));

@@ -1,6 +1,7 @@
 // For tests of linear layers: one case as plain data, and the schedule that it stands for.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <string>
 #include <vector>
@@ -43,9 +44,14 @@ struct LinearCase {
     }
     return Layout::from_runs(begin, std::move(runs));
   }
+  // Columns of v: as many as asked for, or the next more that the layer takes.
+  int64_t columns() const {
+    const int64_t blocks = std::max<int64_t>(1, column_blocks(layer));
+    return (dim_v + blocks - 1) / blocks * blocks;
+  }
   Problem problem() const {
     Problem made = self_attention(Mask::documents(lengths, {.causal = true}), placement(), heads, heads, dim);
-    made.dim_v = dim_v;
+    made.dim_v = columns();
     made.layer = layer;
     if (decay_of(layer) == Decay::constant) made.log_decay = retnet_log_decays(heads);
     made.initial_states = initial_states;
@@ -58,8 +64,9 @@ struct LinearCase {
   Schedule schedule() const { return make_schedule(method, problem(), options); }
 };
 
-inline constexpr Layer kLinearLayers[] = {Layer::linear, Layer::retnet, Layer::mamba2, Layer::gla,  Layer::deltanet,
-                                          Layer::gdn,    Layer::kda,    Layer::rwkv6,  Layer::rwkv7};
+inline constexpr Layer kLinearLayers[] = {Layer::linear,   Layer::retnet,      Layer::mamba2,  Layer::gla,
+                                          Layer::deltanet, Layer::gdn,         Layer::kda,     Layer::rwkv6,
+                                          Layer::rwkv7,    Layer::elementwise, Layer::pairwise};
 static_assert(std::size(kLinearLayers) == kLayerCount - 1);
 
 // Any of it, small: empty and unequal shards, more documents than ranks, documents of one token, every layout.

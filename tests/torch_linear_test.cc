@@ -27,7 +27,7 @@
 namespace weft {
 namespace {
 
-constexpr int64_t kHeads = 2, kDim = 3, kDimV = 5;
+constexpr int64_t kHeads = 2, kDim = 3, kDimV = 6;
 
 at::Tensor random(std::vector<int64_t> sizes) { return at::randn(sizes, at::kDouble); }
 at::Tensor unit(const at::Tensor& t) { return t.div(t.pow(2).sum(-1, true).sqrt()); }
@@ -38,6 +38,7 @@ LinearInputs inputs_of(Layer layer, int64_t tokens, int64_t documents) {
   if (has_gates(layer)) in.g = at::log_sigmoid(rows(decay_of(layer) == Decay::channel ? kDim : 1));
   if (traits_of(layer).mixing == Mixing::delta) in.k = unit(in.k), in.beta = at::sigmoid(rows(1)).mul(2);
   if (traits_of(layer).mixing == Mixing::low_rank) in.a = unit(rows(kDim)), in.b = in.a.mul(at::sigmoid(rows(1))).neg();
+  if (const int64_t blocks = column_blocks(layer); blocks > 0) in.a = rows(blocks * kDimV).tanh().div(blocks);
   if (traits_of(layer).bonus) in.u = random({kHeads, kDim});
   in.initial_state = random({documents, kHeads, kDim, kDimV});
   return in;
@@ -192,7 +193,7 @@ TEST(LinearAttention, WhatDoesNotFitIsRefused) {
               }),
               "linear_attention: layer gdn has no u; leave it out");
     EXPECT_EQ(refusal([](LinearInputs& in) { in.v = in.q; }),
-              "linear_attention: v is [12, 2, 3] of Double; this rank's plan needs [12, 2, 5] of fp64 on the CPU");
+              "linear_attention: v is [12, 2, 3] of Double; this rank's plan needs [12, 2, 6] of fp64 on the CPU");
     EXPECT_NE(refusal([](LinearInputs& in) { in.g = in.g.neg(); }).find("at most 0"), std::string::npos);
   });
 }

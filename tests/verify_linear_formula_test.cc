@@ -40,7 +40,8 @@ TEST(LinearFormulas, AreWhatTheVerifierCounts) {
     for (const int64_t heads : {1, 2, 3, 8}) {
       for (LinearCase c : ways(heads)) {
         c.ranks = ranks, c.dim = 5, c.dim_v = 3;
-        for (const Layer layer : {Layer::retnet, Layer::mamba2, Layer::gla, Layer::gdn, Layer::rwkv7}) {
+        for (const Layer layer :
+             {Layer::retnet, Layer::mamba2, Layer::gla, Layer::gdn, Layer::rwkv7, Layer::pairwise}) {
           for (const DType element : {DType::fp64, DType::bf16}) {
             c.layer = layer, c.element = element, c.lengths = {7 * ranks};
             expect_exact(c, true);

@@ -66,10 +66,11 @@ Sent sent_by(const LinearCase& c) {
 int64_t state_bytes(const LinearCase& c) { return (c.element == DType::fp64 ? 8 : 4) * c.heads * c.dim * c.dim_v; }
 int64_t transition_bytes(const LinearCase& c) {
   const Decay decay = decay_of(c.layer);
-  const int64_t numbers = mixes_rows(c.layer)       ? c.dim * c.dim
-                          : decay == Decay::channel ? c.dim
-                          : decay == Decay::scalar  ? 1
-                                                    : 0;
+  const int64_t numbers = mixes_rows(c.layer)          ? c.dim * c.dim
+                          : column_blocks(c.layer) > 0 ? column_blocks(c.layer) * c.dim_v
+                          : decay == Decay::channel    ? c.dim
+                          : decay == Decay::scalar     ? 1
+                                                       : 0;
   return (c.element == DType::fp64 ? 8 : 4) * c.heads * numbers;
 }
 
@@ -119,11 +120,13 @@ TEST(VerifyLinearMethods, HeadExchangeSendsRows) {
         LinearCase c{.method = "head-exchange", .layer = layer, .lengths = {12 * P}, .ranks = static_cast<int>(P)};
         c.heads = 6, c.dim = 8, c.dim_v = 16, c.element = element;
         const int64_t e = size_of(element), rows = 12 * P * c.heads * (P - 1) / P;
-        // g and beta are fp32, a and b of the element type.
+        // g and beta are fp32, a and b of the element type; a that multiplies columns fp32.
         const Decay decay = decay_of(layer);
         const Mixing mixing = traits_of(layer).mixing;
         const int64_t gates = decay == Decay::channel ? 4 * c.dim : decay == Decay::scalar ? 4 : 0;
-        const int64_t mixed = mixing == Mixing::delta ? 4 : mixing == Mixing::low_rank ? 2 * e * c.dim : 0;
+        const int64_t mixed = mixing == Mixing::delta      ? 4
+                              : mixing == Mixing::low_rank ? 2 * e * c.dim
+                                                           : 4 * column_blocks(layer) * c.dim_v;
         const Sent sent = sent_by(c);
         EXPECT_EQ(sent.forward, rows * (e * (2 * c.dim + 2 * c.dim_v) + gates + mixed)) << c.describe();
         EXPECT_EQ(sent.backward, rows * (e * (2 * c.dim + 2 * c.dim_v) + gates + mixed)) << c.describe();

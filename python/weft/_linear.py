@@ -10,6 +10,7 @@ from weft._attention import Layout
 from weft._plan import Layer, Plan
 
 _NUMBERS = ("mamba2", "gdn")  # g is a number for each token and head
+_COLUMNS = ("elementwise", "pairwise")  # a multiplies the state
 _attend = torch.ops.weft.linear_attention.default  # looked up once, as in _attention
 
 
@@ -36,21 +37,24 @@ def linear_attention(layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Te
     in every tensor.
 
     With a state R [key dim, value dim] per head, 0 where a document begins: R_t = F_t R_{t-1} + k_t v_t^T, out_t = scale R_t^T q_t.
-    layer: that of the plan, "linear", "retnet", "mamba2", "gla", "deltanet", "gdn", "kda", "rwkv6" or "rwkv7"; docs/linear.md has
-        the formula of each. No convolution, feature map, normalisation or output gate is inside: k of the delta rule is given
+    layer: that of the plan, "linear", "retnet", "mamba2", "gla", "deltanet", "gdn", "kda", "rwkv6", "rwkv7", "elementwise" or
+        "pairwise"; docs/linear.md has the formula of each. No convolution, feature map, normalisation or output gate is inside: k of the delta rule is given
         with length 1.
     q, k [batch, local tokens, heads, key dim], v [batch, local tokens, heads, value dim]; any strides; float64, float32, bfloat16
         or float16. a and b of rwkv7: as k.
+    a of elementwise and pairwise: what columns of the state are multiplied by, [batch, local tokens, heads, value dim] and
+        [..., 2 * value dim].
     g: natural logarithm of the decay, at most 0: [batch, local tokens, heads] for mamba2 and gdn, [..., key dim] for gla, kda,
         rwkv6 and rwkv7. beta [batch, local tokens, heads], as it multiplies: deltanet, gdn, kda.
     u [heads, key dim]: the bonus of rwkv6, the same on all ranks; its gradient is this rank's share, to be summed over the ranks.
-    scale: of out; default 1 / sqrt(key dim), and 1 for mamba2, rwkv6 and rwkv7.
+    scale: of out; default 1 / sqrt(key dim), and 1 for mamba2, rwkv6, rwkv7, elementwise and pairwise.
     initial_state [batch, documents that begin here, heads, key dim, value dim]: instead of 0, for plan.documents_begun(). All ranks
         give one or none does.
     return_final_state: also the states after the last tokens of plan.documents_ended(), of the same form, differentiable too.
     layout: as of weft.attention; "thd" has no batch in initial_state and the final state, either.
 
-    States, g, beta and u are computed with in float32 (float64 for float64) and may be given in any of the four types. Every rank of
+    States, g, beta, u and an a that multiplies columns are computed with in float32 (float64 for float64) and may be given in any of
+    the four types. Every rank of
     the plan's group calls it, and its backward, equally often and in the same order, with the same dtype and batch, and with
     gradients wanted on all ranks or on none. Raises ValueError for tensors that are not the plan's, that the layer has not, or
     that it lacks, and for a g above 0; RuntimeError when a rank failed or was silent for longer than the plan's timeout. Tensors
@@ -70,9 +74,12 @@ def linear_attention(layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Te
     if torch.is_autocast_enabled(q.device.type):
         lower = torch.get_autocast_dtype(q.device.type)
         q, k, v = (t.to(lower) for t in (q, k, v))
-        a, b = (None if t is None else t.to(lower) for t in (a, b))
+        b = None if b is None else b.to(lower)
+        a = a if a is None or layer in _COLUMNS else a.to(lower)
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     g, beta, u, initial_state = (None if t is None else t.to(wide) for t in (g, beta, u, initial_state))
+    if a is not None and layer in _COLUMNS:
+        a = a.to(wide)
 
     def by_token(t: torch.Tensor | None) -> torch.Tensor | None:
         if t is None:

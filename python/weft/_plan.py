@@ -14,7 +14,7 @@ from weft import _library as _library  # loads the operators
 Ints = Sequence[int] | torch.Tensor
 
 
-Layer = Literal["softmax", "linear", "retnet", "mamba2", "gla", "deltanet", "gdn", "kda", "rwkv6", "rwkv7"]
+Layer = Literal["softmax", "linear", "retnet", "mamba2", "gla", "deltanet", "gdn", "kda", "rwkv6", "rwkv7", "elementwise", "pairwise"]
 
 
 def methods(layer: Layer = "softmax") -> list[str]:

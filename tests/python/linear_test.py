@@ -8,8 +8,8 @@ from ranks import run
 
 import weft
 
-LAYERS = ("linear", "retnet", "mamba2", "gla", "deltanet", "gdn", "kda", "rwkv6", "rwkv7")
-HEADS, DIM, DIM_V, BATCH = 2, 3, 5, 2
+LAYERS = ("linear", "retnet", "mamba2", "gla", "deltanet", "gdn", "kda", "rwkv6", "rwkv7", "elementwise", "pairwise")
+HEADS, DIM, DIM_V, BATCH = 2, 3, 6, 2
 SHARED = ("u", "initial_state")  # not rows of tokens
 
 
@@ -17,7 +17,7 @@ def recurrence(layer, t, lengths, scale=None):
     """out, and the states after the documents: the formulas of docs/linear.md as they stand there."""
     q, k, v = t["q"], t["k"], t["v"]
     if scale is None:
-        scale = 1.0 if layer in ("mamba2", "rwkv6", "rwkv7") else q.size(-1) ** -0.5
+        scale = 1.0 if layer in ("mamba2", "rwkv6", "rwkv7", "elementwise", "pairwise") else q.size(-1) ** -0.5
     constant = torch.log1p(-torch.exp2(-5.0 - torch.arange(q.size(2), dtype=q.dtype)))
     outs, finals, begin = [], [], 0
     for document, length in enumerate(lengths):
@@ -36,6 +36,9 @@ def recurrence(layer, t, lengths, scale=None):
             if layer == "rwkv7":
                 read = torch.einsum("bhkv,bhk->bhv", before, row["a"])
                 state = state + torch.einsum("bhk,bhv->bhkv", row["b"], read)
+            if layer in ("elementwise", "pairwise"):
+                n = 2 if layer == "pairwise" else 1
+                state = torch.einsum("bhijx,bhkjx->bhkix", row["a"].unflatten(-1, (n, n, -1)), state.unflatten(-1, (n, -1))).flatten(-2)
             state = state + torch.einsum("bhk,bhv->bhkv", key, write)
             if layer != "rwkv6":
                 outs.append(scale * torch.einsum("bhkv,bhk->bhv", state, row["q"]))
@@ -57,6 +60,9 @@ def inputs(layer, lengths, states):
     if layer == "rwkv7":
         a = F.normalize(torch.randn(*rows, DIM), dim=-1)
         t["a"], t["b"] = a, -a * torch.sigmoid(torch.randn(*rows, 1))
+    if layer in ("elementwise", "pairwise"):
+        n = 2 if layer == "pairwise" else 1
+        t["a"] = torch.tanh(torch.randn(*rows, n * DIM_V)) / n
     if layer == "rwkv6":
         t["u"] = torch.randn(HEADS, DIM)
     if states:

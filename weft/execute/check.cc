@@ -311,6 +311,12 @@ void normalise_rows(HostTensor& tensor) {
 void fill_mixing(const Problem& problem, uint64_t seed, CheckTensors& tensors) {
   Random random(seed, 5);
   const auto strength = [&] { return 1 / (1 + std::exp(random.normal())); };
+  if (const int64_t blocks = column_blocks(problem.layer); blocks > 0) {  // of both signs, a row below 1 together
+    tensors.a = make_global(problem, Field::a);
+    for (int64_t i = 0; i < tensors.a.elements(); ++i)
+      tensors.a.set(i, (2 * strength() - 1) / static_cast<double>(blocks));
+    return;
+  }
   if (traits_of(problem.layer).mixing == Mixing::delta) {
     normalise_rows(tensors.k);
     tensors.beta = make_global(problem, Field::beta);
@@ -348,7 +354,7 @@ CheckTensors random_inputs(const Problem& problem, uint64_t seed) {
     Random random(seed, 4);
     for (int64_t i = 0; i < tensors.g.elements(); ++i) tensors.g.set(i, -std::exp(1.5 * random.normal() - 4));
   }
-  if (mixes_rows(problem.layer)) fill_mixing(problem, seed, tensors);
+  if (traits_of(problem.layer).mixing != Mixing::none) fill_mixing(problem, seed, tensors);
   if (traits_of(problem.layer).bonus) fill_normal(tensors.u = make_global(problem, Field::u), seed, 9);
   for (const Field field : {Field::initial_state, Field::dfinal_state}) {
     if (!problem.inputs_of(true).has(field)) continue;

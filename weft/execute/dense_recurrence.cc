@@ -26,6 +26,7 @@ class Sequence {
         gates_(problem.columns_of(Field::g)),
         scale_(problem.softmax_scale()),
         mixing_(traits_of(problem.layer).mixing),
+        blocks_(column_blocks(problem.layer)),
         bonus_(traits_of(problem.layer).bonus) {}
 
   // States after every `kept_`th token are kept; those between are made again.
@@ -136,7 +137,26 @@ class Sequence {
         add_outer(in_.b, t, 1, seen, state);
         return add_outer(in_.k, t, 1, values(t), state);
       }
+      case Mixing::columns: multiply_columns(t, false, state); return add_outer(in_.k, t, 1, values(t), state);
     }
+  }
+
+  // Mixing::columns. Calls f(d, e, place in a) where column e of the state gives to column d.
+  template <typename F>
+  void for_each_entry(int64_t t, F&& f) const {
+    const int64_t width = dv_ / blocks_;
+    for (int64_t d = 0; d < dv_; ++d) {
+      for (int64_t e = d % width; e < dv_; e += width)
+        f(d, e, at(t, blocks_ * dv_, ((d / width) * blocks_ + e / width) * width + d % width));
+    }
+  }
+  void multiply_columns(int64_t t, bool transposed, State& state) const {
+    const State before = state;
+    std::fill(state.begin(), state.end(), T{0});
+    for_each_entry(t, [&](int64_t d, int64_t e, size_t place) {
+      const int64_t from = transposed ? d : e, to = transposed ? e : d;
+      for (int64_t c = 0; c < dk_; ++c) row(state, c)[to] += static_cast<T>(in_.a[place]) * row(before, c)[from];
+    });
   }
 
   double u(int64_t c) const { return in_.u[static_cast<size_t>(head_ * dk_ + c)]; }
@@ -180,6 +200,13 @@ class Sequence {
         decay_backward(t, before, gradient);
         return add_outer(in_.a, t, 1, dseen, gradient);
       }
+      case Mixing::columns:
+        for_each_entry(t, [&](int64_t d, int64_t e, size_t place) {
+          T sum = 0;
+          for (int64_t c = 0; c < dk_; ++c) sum += row(gradient, c)[d] * row(before, c)[e];
+          to_.da[place] = double{sum};
+        });
+        return multiply_columns(t, true, gradient);
     }
   }
 
@@ -242,6 +269,7 @@ class Sequence {
   const int64_t dk_, dv_, gates_;
   const double scale_;
   const Mixing mixing_;
+  const int64_t blocks_;
   const bool bonus_;
   int64_t kept_ = 1;
 };

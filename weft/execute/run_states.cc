@@ -112,6 +112,7 @@ void Run::for_each_head(const TokenRun& run, F&& f) {
                                 .beta = view(run.keys, Field::beta),
                                 .a = view(run.keys, Field::a),
                                 .b = view(run.keys, Field::b),
+                                .blocks = column_blocks(problem_.layer),
                                 .u = parameter(head),
                                 .decays = decays_of(head),
                                 .rows = run.range.size(),
@@ -279,6 +280,7 @@ void Run::compose(const Instruction& i) {
   const RankValue &first = whole(sources[0], "source", target.fields),
                   &second = whole(sources[1], "source", target.fields);
   const bool forward = target.fields == Fields(Field::state), mixes = mixes_rows(problem_.layer);
+  const int64_t blocks = column_blocks(problem_.layer);
   const Range passed = forward ? later : earlier;
   RankValue& to = find(target, "target");
   write(to, target);
@@ -287,10 +289,16 @@ void Run::compose(const Instruction& i) {
   for (const Range& heads : sets_[target.heads].ranges()) {
     for (int64_t head = heads.begin; head < heads.end; ++head) {
       if (target.fields == Fields(Field::transition)) {
-        kernels::multiply_transitions(view_of(&first, Field::transition, 0, head),
-                                      view_of(&second, Field::transition, 0, head),
-                                      mixes ? problem_.dim : problem_.columns_of(Field::transition), mixes,
-                                      view_of(&to, Field::transition, 0, head), &c_.kernels);
+        const View of_first = view_of(&first, Field::transition, 0, head),
+                   of_second = view_of(&second, Field::transition, 0, head),
+                   of_joined = view_of(&to, Field::transition, 0, head);
+        if (blocks > 0) {
+          kernels::multiply_column_transitions(of_first, of_second, problem_.dim_v, blocks, of_joined);
+        } else {
+          kernels::multiply_transitions(of_first, of_second,
+                                        mixes ? problem_.dim : problem_.columns_of(Field::transition), mixes, of_joined,
+                                        &c_.kernels);
+        }
         continue;
       }
       const Field field = forward ? Field::state : Field::dstate;
@@ -303,6 +311,7 @@ void Run::compose(const Instruction& i) {
                                .far = view_of(forward ? &second : &first, field, 0, head),
                                .transition = view_of(transition, Field::transition, 0, head),
                                .mixes_rows = mixes,
+                               .blocks = blocks,
                                .transposed = !forward,
                                .decays = decays_of(head),
                                .rows = passed.size(),

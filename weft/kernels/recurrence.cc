@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "weft/kernels/recurrence_columns.h"
 #include "weft/kernels/recurrence_math.h"
 
 namespace weft::kernels {
@@ -9,7 +10,10 @@ namespace {
 
 using namespace recurrence_internal;
 
-const LocalWork& work_of(const TokenRun& run) { return run.beta.data || run.a.data ? low_rank_work : diagonal_work; }
+const LocalWork& work_of(const TokenRun& run) {
+  if (run.blocks > 0) return columns_work;
+  return run.beta.data || run.a.data ? low_rank_work : diagonal_work;
+}
 
 // to (+)= a b or a^T b, a [dim, dim] and the others [dim, columns], contiguous.
 template <typename T>
@@ -38,6 +42,19 @@ void add_decayed(const Composition& p, const View& to) {
                                           : std::exp(static_cast<double>(p.rows) * p.decays.log_decay);
     for (int64_t d = c * p.dim_v; d < (c + 1) * p.dim_v && kept != 0; ++d)
       store(to, 0, 0, d, load(ConstView(to), 0, 0, d) + kept * load(p.near, 0, 0, d));
+  }
+}
+
+template <typename T>
+void add_through_columns(const Composition& p, T* to) {
+  const ColumnMap<T> map{numbers<T>(p.transition), p.blocks, p.dim_v / p.blocks};
+  for (int64_t r = 0; r < p.dim; ++r) {
+    const T* const from = numbers<T>(p.near) + r * p.dim_v;
+    if (p.transposed) {
+      map.add_transposed(from, to + r * p.dim_v);
+    } else {
+      map.add(from, to + r * p.dim_v);
+    }
   }
 }
 
@@ -82,11 +99,13 @@ void compose_states(const Composition& p, const View& joined) {
   in_type(joined.type, [&](auto t) {
     using T = decltype(t);
     std::copy_n(numbers<T>(p.far), p.dim * p.dim_v, numbers<T>(joined));
-    if (p.cut || !p.mixes_rows) return;
+    if (p.cut) return;
+    if (p.blocks > 0) return add_through_columns(p, numbers<T>(joined));
+    if (!p.mixes_rows) return;
     multiply_whole(p.kernels, numbers<T>(p.transition), p.transposed, numbers<T>(p.near), p.dim, p.dim_v, true,
                    numbers<T>(joined));
   });
-  if (!p.cut && !p.mixes_rows) add_decayed(p, joined);
+  if (!p.cut && !p.mixes_rows && p.blocks == 0) add_decayed(p, joined);
 }
 
 void multiply_transitions(const ConstView& earlier, const ConstView& later, int64_t columns, bool mixes_rows,
@@ -100,6 +119,16 @@ void multiply_transitions(const ConstView& earlier, const ConstView& later, int6
     } else {
       for (int64_t c = 0; c < columns; ++c) to[c] = first[c] * second[c];
     }
+  });
+}
+
+void multiply_column_transitions(const ConstView& earlier, const ConstView& later, int64_t dim_v, int64_t blocks,
+                                 const View& joined) {
+  in_type(joined.type, [&](auto t) {
+    using T = decltype(t);
+    std::fill_n(numbers<T>(joined), blocks * dim_v, T{0});
+    const ColumnMap<T> second{numbers<T>(later), blocks, dim_v / blocks};
+    second.add_after(numbers<T>(earlier), numbers<T>(joined));
   });
 }
 

@@ -31,11 +31,12 @@ struct Decays {
 
 // A run of neighbouring tokens in one head: row t of each view is token t of the run.
 struct TokenRun {
-  ConstView q, k, v;  // [rows, dim], [rows, dim], [rows, dim_v], element type; q is not read by summarise
-  ConstView g;        // [rows, decays.columns], fp32 (fp64): logarithms, at most 0
-  ConstView beta;     // [rows, 1], fp32 (fp64): the delta rule; or null
-  ConstView a, b;     // [rows, dim], element type: F_t = diag(exp g_t) + b_t a_t^T; or null
-  ConstView u;        // [1, dim], fp32 (fp64): out_t reads R_{t-1} + diag(u) k_t v_t^T; null: it reads R_t
+  ConstView q, k, v;   // [rows, dim], [rows, dim], [rows, dim_v], element type; q is not read by summarise
+  ConstView g;         // [rows, decays.columns], fp32 (fp64): logarithms, at most 0
+  ConstView beta;      // [rows, 1], fp32 (fp64): the delta rule; or null
+  ConstView a, b;      // [rows, dim], element type: F_t = diag(exp g_t) + b_t a_t^T; or null
+  int64_t blocks = 0;  // not 0: R_t = R_{t-1} A_t^T + k_t v_t^T, and a is A_t: schedule/layer.h, Mixing::columns
+  ConstView u;         // [1, dim], fp32 (fp64): out_t reads R_{t-1} + diag(u) k_t v_t^T; null: it reads R_t
   Decays decays;
   int64_t rows = 0;
   int64_t dim = 0, dim_v = 0;
@@ -47,8 +48,8 @@ struct TokenRun {
   const KernelSet* kernels = nullptr;  // whose products fp32 sums are made of; null: cpu_kernels()
 };
 
-// States are [dim, dim_v] and transitions [1 or dim], or [dim, dim] where rows mix; contiguous, fp32 (fp64). They are
-// written, not added to.
+// States are [dim, dim_v] and transitions [1 or dim], or [dim, dim] where rows mix, or as a of columns; contiguous, fp32
+// (fp64). They are written, not added to.
 //
 // `dfinal` has a row [dim, dim_v] for each document that ends in the run, the gradient of the state after it; `final` below
 // the states themselves. Both may be null.
@@ -87,6 +88,7 @@ struct Composition {
   ConstView near, far;      // [dim, dim_v]
   ConstView transition;     // of far's run; null for a constant decay
   bool mixes_rows = false;  // the transition is a matrix, not its diagonal
+  int64_t blocks = 0;       // not 0: it acts on columns, as TokenRun::blocks
   bool transposed = false;  // of dstates
   Decays decays;
   int64_t rows = 0;  // tokens of far's run
@@ -98,5 +100,7 @@ void compose_states(const Composition& composition, const View& joined);
 // The transition of two runs that follow one another, from theirs: `columns` numbers, or [columns, columns] where rows mix.
 void multiply_transitions(const ConstView& earlier, const ConstView& later, int64_t columns, bool mixes_rows,
                           const View& joined, const KernelSet* kernels = nullptr);
+void multiply_column_transitions(const ConstView& earlier, const ConstView& later, int64_t dim_v, int64_t blocks,
+                                 const View& joined);
 
 }  // namespace weft::kernels

@@ -11,27 +11,38 @@
 namespace weft::kernels {
 namespace {
 
-enum class Mixing { none, delta, low_rank };
+enum class Mixing { none, delta, low_rank, columns };
 
 // One head of one document, in fp64, cut anywhere.
 struct Tokens {
-  int64_t rows, dim, dim_v, gates;
+  int64_t rows, dim, dim_v, gates, blocks;
   Mixing mixing = Mixing::none;
   double scale = 0.7;
   std::vector<double> q, k, v, g, beta, a, b, dout;
 
+  // `columns` of g, or blocks of a.
   Tokens(int64_t r, int64_t d, int64_t dv, int64_t columns, double strength, uint64_t seed, Mixing m = Mixing::none)
-      : rows(r), dim(d), dim_v(dv), gates(columns), mixing(m) {
+      : rows(r),
+        dim(d),
+        dim_v(dv),
+        gates(m == Mixing::columns ? 0 : columns),
+        blocks(m == Mixing::columns ? columns : 0),
+        mixing(m) {
     Random random(seed, 0);
     const auto fill = [&](std::vector<double>& x, int64_t width) {
       for (int64_t i = 0; i < rows * width; ++i) x.push_back(random.normal());
     };
-    fill(q, dim), fill(k, dim), fill(v, dim_v), fill(dout, dim_v), fill(a, dim), fill(beta, 1);
+    fill(q, dim), fill(k, dim), fill(v, dim_v), fill(dout, dim_v), fill(a, a_columns()), fill(beta, 1);
     for (int64_t i = 0; i < rows * std::max<int64_t>(1, gates); ++i) g.push_back(-strength * std::exp(random.normal()));
     for (double& x : beta) x = 2 / (1 + std::exp(x));
-    if (mixing != Mixing::none) normalise(k), normalise(a);
+    if (mixing == Mixing::columns) {
+      for (double& x : a) x *= 0.9 / static_cast<double>(blocks);  // of both signs, some above 1
+    } else if (mixing != Mixing::none) {
+      normalise(k), normalise(a);
+    }
     for (const double x : a) b.push_back(-0.8 * x + 0.05 * random.normal());
   }
+  int64_t a_columns() const { return mixing == Mixing::columns ? blocks * dim_v : dim; }
   void normalise(std::vector<double>& x) const {
     for (int64_t row = 0; row < rows; ++row) {
       double squares = 0;
@@ -40,7 +51,13 @@ struct Tokens {
     }
   }
   // Numbers of a transition.
-  int64_t passed() const { return mixing == Mixing::none ? std::max<int64_t>(1, gates) : dim * dim; }
+  int64_t passed() const {
+    if (mixing == Mixing::columns) return a_columns();
+    return mixing == Mixing::none ? std::max<int64_t>(1, gates) : dim * dim;
+  }
+  // No transition is needed: all know it.
+  bool constant() const { return mixing == Mixing::none && gates == 0; }
+  bool mixes_rows() const { return mixing == Mixing::delta || mixing == Mixing::low_rank; }
   static ConstView view(const std::vector<double>& x, int64_t row, int64_t width) {
     return {x.data() + row * width, DType::fp64, width, width};
   }
@@ -50,8 +67,9 @@ struct Tokens {
             .v = view(v, begin, dim_v),
             .g = gates == 0 ? ConstView{} : view(g, begin, gates),
             .beta = mixing == Mixing::delta ? view(beta, begin, 1) : ConstView{},
-            .a = mixing == Mixing::low_rank ? view(a, begin, dim) : ConstView{},
+            .a = mixing == Mixing::low_rank || blocks > 0 ? view(a, begin, a_columns()) : ConstView{},
             .b = mixing == Mixing::low_rank ? view(b, begin, dim) : ConstView{},
+            .blocks = blocks,
             .u = {},
             .decays = {.columns = gates, .log_decay = gates == 0 && mixing == Mixing::none ? -0.03 : 0},
             .rows = end - begin,
@@ -84,6 +102,8 @@ std::vector<Tokens> samples() {
       list.emplace_back(150, 5, 3, gates, strength, 13, Mixing::low_rank);
     }
   }
+  list.emplace_back(150, 2, 3, 1, 0, 14, Mixing::columns);
+  list.emplace_back(150, 1, 6, 2, 0, 15, Mixing::columns);
   return list;
 }
 
@@ -91,14 +111,20 @@ std::vector<Tokens> samples() {
 struct Sums {
   Buffer dq, dk, dv, dg, dbeta, da, db;
   Sums(const Tokens& at, int64_t gates)
-      : dq(at.rows * at.dim), dk(dq), dv(at.rows * at.dim_v), dg(at.rows * gates), dbeta(at.rows), da(dq), db(dq) {}
+      : dq(at.rows * at.dim),
+        dk(dq),
+        dv(at.rows * at.dim_v),
+        dg(at.rows * gates),
+        dbeta(at.rows),
+        da(at.rows * at.a_columns()),
+        db(dq) {}
   RunGradients from(const Tokens& at, int64_t gates, int64_t row) {
     return {.dq = dq.view(at.dim, row),
             .dk = dk.view(at.dim, row),
             .dv = dv.view(at.dim_v, row),
             .dg = dg.view(gates, row),
             .dbeta = dbeta.view(1, row),
-            .da = da.view(at.dim, row),
+            .da = da.view(at.a_columns(), row),
             .db = db.view(at.dim, row),
             .du = {},
             .dinitial = {}};
@@ -186,7 +212,7 @@ TEST(Recurrence, RunsGoOnFromOneAnother) {
 TEST(Recurrence, MapsCompose) {
   for (const Tokens& t : samples()) {
     const int64_t size = t.dim * t.dim_v, columns = t.passed(), cut = 61;
-    const bool mixes = t.mixing != Mixing::none;
+    const bool mixes = t.mixes_rows();
     const TokenRun all = t.run(0, t.rows), left = t.run(0, cut), right = t.run(cut, t.rows);
     const auto summary = [&](const TokenRun& run) {
       Buffer to(size);
@@ -202,15 +228,21 @@ TEST(Recurrence, MapsCompose) {
     Buffer first = passed(left), second = passed(right), both(columns);
     compose_states({.near = earlier.view(size),
                     .far = later.view(size),
-                    .transition = t.gates == 0 && !mixes ? ConstView{} : ConstView(second.view(columns)),
+                    .transition = t.constant() ? ConstView{} : ConstView(second.view(columns)),
                     .mixes_rows = mixes,
+                    .blocks = t.blocks,
                     .decays = right.decays,
                     .rows = right.rows,
                     .dim = t.dim,
                     .dim_v = t.dim_v},
                    joined.view(size));
     expect_near(summary(all).data, joined.data, "state");
-    multiply_transitions(first.view(columns), second.view(columns), mixes ? t.dim : columns, mixes, both.view(columns));
+    if (t.blocks > 0) {
+      multiply_column_transitions(first.view(columns), second.view(columns), t.dim_v, t.blocks, both.view(columns));
+    } else {
+      multiply_transitions(first.view(columns), second.view(columns), mixes ? t.dim : columns, mixes,
+                           both.view(columns));
+    }
     expect_near(passed(all).data, both.data, "transition");
   }
 }
@@ -219,7 +251,7 @@ TEST(Recurrence, MapsCompose) {
 TEST(Recurrence, GradientsPassByTheTransposedTransition) {
   for (const Tokens& t : samples()) {
     const int64_t size = t.dim * t.dim_v, cut = 61;
-    const bool mixes = t.mixing != Mixing::none;
+    const bool mixes = t.mixes_rows();
     const TokenRun all = t.run(0, t.rows), left = t.run(0, cut), right = t.run(cut, t.rows);
     Buffer whole(size), near(size), far(size), joined(size), passed(t.passed());
     summarise_backward(all, Tokens::view(t.dout, 0, t.dim_v), {}, whole.view(size));
@@ -228,8 +260,9 @@ TEST(Recurrence, GradientsPassByTheTransposedTransition) {
     transition(left, passed.view(t.passed()));
     compose_states({.near = near.view(size),
                     .far = far.view(size),
-                    .transition = t.gates == 0 && !mixes ? ConstView{} : ConstView(passed.view(t.passed())),
+                    .transition = t.constant() ? ConstView{} : ConstView(passed.view(t.passed())),
                     .mixes_rows = mixes,
+                    .blocks = t.blocks,
                     .transposed = true,
                     .decays = left.decays,
                     .rows = left.rows,

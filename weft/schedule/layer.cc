@@ -19,6 +19,8 @@ constexpr LayerTraits kLayers[kLayerCount] = {
     {.name = "kda", .decay = Decay::channel, .mixing = Mixing::delta},
     {.name = "rwkv6", .decay = Decay::channel, .bonus = true, .unit_scale = true},
     {.name = "rwkv7", .decay = Decay::channel, .mixing = Mixing::low_rank, .unit_scale = true},
+    {.name = "elementwise", .mixing = Mixing::columns, .unit_scale = true, .blocks = 1},
+    {.name = "pairwise", .mixing = Mixing::columns, .unit_scale = true, .blocks = 2},
 };
 
 std::vector<std::string_view> names_from(int first) {

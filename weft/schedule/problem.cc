@@ -150,6 +150,10 @@ void Problem::validate_linear() const {
                                 std::to_string(heads) + "; repeat k and v for the heads that share them");
   unless(canonical_tile == 0, " has no canonical results yet; leave canonical out");
   unless(!return_lse, " has no lse; leave return_lse out");
+  const int64_t blocks = column_blocks(layer);
+  unless(blocks < 2 || dim_v % blocks == 0, " multiplies columns of the state " + std::to_string(blocks) +
+                                                " at a time: value-dim " + std::to_string(dim_v) +
+                                                " must be a multiple of that");
   if (decay_of(layer) != Decay::constant) return;
   require(log_decay.size() == static_cast<size_t>(heads), "layer " + name + " needs a log_decay for each of " +
                                                               std::to_string(heads) + " heads, not " +
@@ -192,6 +196,7 @@ Fields AttentionShape::key_inputs() const {
     case Mixing::none: return fields;
     case Mixing::delta: return fields | Field::beta;
     case Mixing::low_rank: return fields | Field::a | Field::b;
+    case Mixing::columns: return fields | Field::a;
   }
   return fields;
 }
@@ -224,6 +229,7 @@ int64_t AttentionShape::columns_of(Field field) const {
   switch (field) {
     case Field::transition:
       if (mixes_rows(layer)) return dim * dim;
+      if (column_blocks(layer) > 0) return column_blocks(layer) * dim_v;
       [[fallthrough]];
     case Field::g:
     case Field::dg: return decay_of(layer) == Decay::channel ? dim : 1;
@@ -233,13 +239,15 @@ int64_t AttentionShape::columns_of(Field field) const {
     case Field::dinitial_state:
     case Field::final_state:
     case Field::dfinal_state: return dim * dim_v;
+    case Field::a:
+    case Field::da:
+      if (column_blocks(layer) > 0) return column_blocks(layer) * dim_v;
+      [[fallthrough]];
     case Field::q:
     case Field::k:
     case Field::dq:
     case Field::dk:
-    case Field::a:
     case Field::b:
-    case Field::da:
     case Field::db:
     case Field::u:
     case Field::du: return dim;
@@ -263,7 +271,8 @@ DType AttentionShape::type_of(Field field, Form form) const {
   // Not of the element type: what is neither input nor result, and the few numbers that rule what is kept and written.
   constexpr Fields kBetween = Field::lse | Field::delta | Field::g | Field::dg | Field::beta | Field::dbeta |
                               kScoreFields | kStateFields | kDocumentFields | Field::u | Field::du;
-  return form == Form::accumulating || kBetween.has(field) ? accumulator() : element;
+  const bool multiplies = column_blocks(layer) > 0 && (field == Field::a || field == Field::da);
+  return form == Form::accumulating || kBetween.has(field) || multiplies ? accumulator() : element;
 }
 
 IntervalSet Problem::columns_of_scores(const IntervalSet& queries) const {

@@ -40,14 +40,15 @@ enum class Field : uint8_t {
   g,   // natural logarithm of the decay, at most 0   [tokens, heads, 1 or dim]
   dg,  // gradient of g
   // Of a run of neighbouring tokens, which is what the tokens of such a value are:
-  state,       // what the run makes of a state of zero at its begin              [heads, dim, dim_v]
-  dstate,      // gradient of the state that enters the run, from the run's out   [heads, dim, dim_v]
-  transition,  // what an entering state is multiplied by; 0 if a document begins  [heads, 1, dim or dim * dim]
+  state,   // what the run makes of a state of zero at its begin              [heads, dim, dim_v]
+  dstate,  // gradient of the state that enters the run, from the run's out   [heads, dim, dim_v]
+  // what an entering state is multiplied by; 0 if a document begins  [heads, 1, dim or dim * dim; or as a of columns]
+  transition,
   // Again on the key side, of linear layers that mix rows of the state:
   beta,   // how strongly the delta rule writes   [tokens, heads, 1]
   dbeta,  // gradient of beta
   a,
-  b,  // F = D + b a^T                        [tokens, heads, dim]
+  b,  // F = D + b a^T                        [tokens, heads, dim]; or a alone: Mixing::columns, [.., blocks * dim_v]
   da,
   db,  // gradients of a and b
   // Of a document, where the problem has them. On the key side, in the row of its first token:

@@ -39,7 +39,12 @@ inline LinearResult linear_token_loop(const AttentionShape& shape, double scale,
             state.mul(at::tensor(shape.log_decay, in.q.options().requires_grad(false)).exp().view({shape.heads, 1, 1}));
       }
       if (in.beta.defined()) write = in.beta[t].mul(write.sub(read(state, k)));
-      if (in.a.defined()) state = state.add(outer(in.b[t], read(before, in.a[t])));
+      if (in.b.defined()) state = state.add(outer(in.b[t], read(before, in.a[t])));
+      if (layer.blocks > 0) {  // a as [heads, to, from, numbers], a state as [heads, dim, from, numbers]
+        const int64_t blocks = layer.blocks, numbers = shape.dim_v / blocks;
+        const at::Tensor a = in.a[t].reshape({shape.heads, 1, blocks, blocks, numbers});
+        state = a.mul(state.reshape({shape.heads, shape.dim, 1, blocks, numbers})).sum(3).flatten(2);
+      }
       state = state.add(outer(k, write));
       if (!layer.bonus) outs.push_back(read(state, q));
     }
