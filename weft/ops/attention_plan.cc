@@ -8,6 +8,7 @@
 #include "weft/methods/linear/choice.h"
 #include "weft/methods/registry.h"
 #include "weft/torch/torch_kernels.h"
+#include "weft/transport/largest.h"
 
 namespace weft {
 namespace {
@@ -160,6 +161,16 @@ HaloExchange& AttentionPlan::halo_exchange(int64_t width, DType element, int64_t
   }
   endpoint_->set_kind(hash);
   return *planned.exchange;
+}
+
+double AttentionPlan::largest_of_ranks(double mine) {
+  static const std::string kind = "the largest number of all ranks";
+  static const uint64_t hash = Digest().add(kind).value();
+  endpoint_->begin_call();
+  if (!compares_numbers_) endpoint_->agree(kind, sizeof mine);
+  compares_numbers_ = true;
+  endpoint_->set_kind(hash);
+  return weft::largest_of_ranks(*endpoint_, mine);
 }
 
 Executor& AttentionPlan::executor(const CallKind& kind) {

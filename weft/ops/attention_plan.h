@@ -76,6 +76,8 @@ class AttentionPlan {
   Schedule schedule(const CallKind& kind) const;
   // For a convolution of so many taps over the plan's tokens, whatever its layer; `columns`: of a row. As executor().
   HaloExchange& halo_exchange(int64_t width, DType element, int64_t columns);
+  // Of numbers that all ranks give; a call of its own.
+  double largest_of_ranks(double mine);
   // Rows of other ranks that this rank's tokens read in it.
   int64_t halo_rows(int64_t width) const;
   // Of one sequence of a batch.
@@ -101,6 +103,7 @@ class AttentionPlan {
   };
   std::map<int64_t, PlannedHalo> halos_;                                    // by width
   std::map<std::tuple<int64_t, DType, int64_t>, uint64_t> kinds_of_halos_;  // hashes
+  bool compares_numbers_ = false;                                           // agreed upon
 };
 
 }  // namespace weft

@@ -1,11 +1,15 @@
 #include "weft/transport/thread_transport.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 #include <thread>
 
 #include "weft/base/memory.h"
 #include "weft/base/random.h"
+#include "weft/transport/largest.h"
 #include "weft/transport/testing.h"
 
 namespace weft {
@@ -44,6 +48,22 @@ TEST(ThreadTransport, MessagesArriveInOrderOverAllLanes) {
     }
     endpoint.end_phase();
   });
+}
+
+// Whoever has it, all ranks know it; NaN is larger than any.
+TEST(ThreadTransport, LargestOfRanks) {
+  for (const int ranks : {1, 2, 3, 5, 8}) {
+    for (int who = 0; who < ranks; ++who) {
+      run_threads(ranks, [&](Endpoint& endpoint) {
+        const double mine = endpoint.rank() == who ? 7.5 : -endpoint.rank();
+        EXPECT_EQ(largest_of_ranks(endpoint, mine), 7.5) << ranks << " " << who;
+        const double second = who == ranks - 1 ? ranks - 2.0 : ranks - 1.0;  // of -mine, where nobody else has more
+        EXPECT_EQ(largest_of_ranks(endpoint, -mine), ranks == 1 ? -7.5 : second);
+        const double nan = std::numeric_limits<double>::quiet_NaN();
+        EXPECT_TRUE(std::isnan(largest_of_ranks(endpoint, endpoint.rank() == who ? nan : 1)));
+      });
+    }
+  }
 }
 
 TEST(ThreadTransport, ToItself) {
