@@ -10,6 +10,7 @@
 
 #include "python/library.h"
 #include "weft/ops/convolution_op.h"
+#include "weft/torch/associative_memory.h"
 
 namespace weft::convolution_operators {
 namespace {
@@ -123,3 +124,14 @@ TORCH_LIBRARY_IMPL(weft, Meta, m) {
   m.impl("short_convolution_backward", &weft::convolution_operators::backward_meta);
 }
 TORCH_LIBRARY_IMPL(weft, Autograd, m) { m.impl("short_convolution", &weft::convolution_operators::autograd); }
+
+// Behind the convolution, of operators of torch: as differentiable as they are, on any device.
+TORCH_LIBRARY_FRAGMENT(weft, m) {
+  m.def("retrieve_and_gate(Tensor local, Tensor x, Tensor gates, Tensor memory, Tensor values) -> Tensor",
+        [](const at::Tensor& local, const at::Tensor& x, const at::Tensor& gates, const at::Tensor& memory,
+           const at::Tensor& values) {
+          return weft::guarded([&] {
+            return weft::retrieve_and_gate("weft.gated_associative_memory", local, x, gates, memory, values);
+          });
+        });
+}

@@ -10,13 +10,13 @@ Every rank calls the same functions in the same order, as with torch.distributed
 """
 
 from weft._attention import attention
-from weft._convolution import short_convolution, token_shift
+from weft._convolution import gated_associative_memory, short_convolution, token_shift
 from weft._linear import linear_attention
 from weft._loss import cross_entropy, shard_batch
 from weft._plan import Plan, methods, plan
 from weft._rnn import para_rnn
 from weft._transformers import plans_for_model, register_with_transformers
 
-__all__ = ["Plan", "attention", "cross_entropy", "linear_attention", "methods", "para_rnn", "plan", "plans_for_model",
+__all__ = ["Plan", "attention", "cross_entropy", "gated_associative_memory", "linear_attention", "methods", "para_rnn", "plan", "plans_for_model",
            "register_with_transformers", "shard_batch", "short_convolution", "token_shift"]
 __version__ = "0.1.0"

@@ -37,6 +37,25 @@ def token_shift(x: torch.Tensor, plan: Plan) -> torch.Tensor:
     return _convolve("token_shift", x, None, None, plan)
 
 
+def gated_associative_memory(x: torch.Tensor, gates: torch.Tensor, weight: torch.Tensor, memory: torch.Tensor, plan: Plan,
+                             bias: torch.Tensor | None = None, values: torch.Tensor | None = None) -> torch.Tensor:
+    """Gated associative memory (GAM) of this rank's tokens: what a token reads of its neighbours and what it finds in a learned memory,
+    each through a gate. Differentiable in every tensor.
+
+    out = sigmoid(gates[..., :channels]) * short_convolution(x, weight, plan, bias)
+        + sigmoid(gates[..., channels:]) * softmax(x memory^T) values
+    x: a block's input behind its norm, [batch, local tokens, channels] or without the batch; gates: a product of it, [..., 2 * channels].
+    weight, bias, plan, calls and errors: as of weft.short_convolution; only its rows travel.
+    memory, values: [slots, channels], values by default the memory itself; of the type of x. The same on all ranks, as weight is.
+    """
+    _require_plan("gated_associative_memory", plan)
+    if gates.shape != (*x.shape[:-1], 2 * x.size(-1)):
+        plan.refuse(f"weft.gated_associative_memory: gates are {list(gates.shape)}; for this x they are {[*x.shape[:-1], 2 * x.size(-1)]}, "
+                    "local ones first")
+    local = short_convolution(x, weight, plan, bias)
+    return torch.ops.weft.retrieve_and_gate(local, x, gates, memory, memory if values is None else values)
+
+
 def _convolve(who: str, x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, plan: Plan) -> torch.Tensor:
     if x.dim() not in (2, 3):
         plan.refuse(f"weft.{who}: x is {list(x.shape)}; give [batch, local tokens, channels] or [local tokens, channels]")

@@ -58,6 +58,30 @@ def shifts(rank, ranks):
     assert torch.equal(mine.grad, plan.shard(x.grad))
 
 
+def remembers(rank, ranks, layout):
+    plan = plan_of(layout)
+    torch.manual_seed(0)
+    slots = 5
+    sizes = {"x": (BATCH, sum(LENGTHS), CHANNELS), "gates": (BATCH, sum(LENGTHS), 2 * CHANNELS), "weight": (CHANNELS, 3), "bias": (CHANNELS,),
+             "memory": (slots, CHANNELS), "values": (slots, CHANNELS)}
+    whole = {name: torch.randn(*size, dtype=torch.float64, requires_grad=True) for name, size in sizes.items()}
+    near, far = torch.sigmoid(whole["gates"]).chunk(2, dim=-1)
+    found = torch.softmax(whole["x"] @ whole["memory"].T, -1) @ whole["values"]
+    want = near * dense(whole["x"], whole["weight"].unsqueeze(1), whole["bias"], LENGTHS) + far * found
+    dout = torch.randn_like(want)
+    want.backward(dout)
+    mine = {name: (plan.shard(t.detach()) if name in ("x", "gates") else t.detach().clone()).requires_grad_() for name, t in whole.items()}
+    out = weft.gated_associative_memory(plan=plan, **mine)
+    torch.testing.assert_close(out, plan.shard(want.detach()), rtol=0, atol=1e-12)
+    out.backward(plan.shard(dout))
+    for name, t in mine.items():
+        if name in ("x", "gates"):
+            torch.testing.assert_close(t.grad, plan.shard(whole[name].grad), rtol=0, atol=1e-11)
+        else:
+            torch.distributed.all_reduce(t.grad)
+            torch.testing.assert_close(t.grad, whole[name].grad, rtol=0, atol=1e-11)
+
+
 def compiles(rank, ranks):
     plan = plan_of("")
     weight = torch.randn(CHANNELS, 4, generator=torch.Generator().manual_seed(1))
@@ -82,6 +106,7 @@ def refuses(rank, ranks):
         (lambda: weft.short_convolution(x, torch.zeros(CHANNELS, 4), plan, torch.zeros(2)), "bias is [2]"),
         (lambda: weft.short_convolution(x.long(), torch.zeros(CHANNELS, 4), plan), "x is of Long"),
         (lambda: weft.token_shift(x[0, 0], plan), "give [batch, local tokens, channels]"),
+        (lambda: weft.gated_associative_memory(x, x, torch.zeros(CHANNELS, 4), torch.zeros(9, CHANNELS), plan), "local ones first"),
     ]
     for call, text in wrong:
         try:
@@ -112,6 +137,11 @@ class ConvolutionTest(unittest.TestCase):
 
     def test_token_shift(self):
         run(3, shifts)
+
+    def test_gated_associative_memory(self):
+        for ranks, layout in ((1, ""), (3, "zigzag"), (3, "striped")):
+            with self.subTest(ranks=ranks, layout=layout):
+                run(ranks, remembers, layout)
 
     def test_compiles(self):
         run(2, compiles)
