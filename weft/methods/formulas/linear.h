@@ -8,6 +8,7 @@ namespace weft::methods {
 Formula chain_formula(const Configuration& c, int64_t blocks);
 Formula gather_state_formula(const Configuration& c);
 Formula log_step_formula(const Configuration& c);
+Formula hierarchical_formula(const Configuration& c, int64_t node);
 Formula trade_heads_formula(const Configuration& c);
 
 }  // namespace weft::methods

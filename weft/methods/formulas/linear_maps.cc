@@ -1,21 +1,8 @@
 // What all_gather_state.cc and log_step.cc cost: maps of all heads, joined on the way.
-#include "weft/methods/formulas/linear_parts.h"
-#include "weft/methods/linear/fragments.h"
+#include "weft/methods/formulas/linear_doubling.h"
 
 namespace weft::methods {
 namespace {
-
-// Scans before and after what comes.
-void scan_first(Ledger& ledger, Ledger::Id entering) { ledger.attend({entering}, {}); }
-void scan_rest(Ledger& ledger, const LinearShares& shares, Ledger::Id coming, Ledger::Id entering) {
-  if (first_heads(shares.size.heads) < shares.size.heads) ledger.attend({coming, entering}, {});
-  ledger.use({coming, entering}, {});
-}
-
-// What a rank has and keeps: its own state or dstate and its transition, and the state that entered.
-struct RankMaps {
-  Ledger::Id own = 0, transition = 0, entering = 0;
-};
 
 // The fragments whose maps a rank joins, in one phase: `behind` of them, towards the begin in forward.
 struct GatherWalk {
@@ -83,71 +70,6 @@ void walk_gather(Ledger& ledger, const LinearShares& shares, int64_t rank) {
   tensors.finish();
 }
 
-// Windows of doubling.h, of one fragment for each rank.
-class DoublingWalk {
- public:
-  DoublingWalk(Ledger& ledger, const LinearShares& shares, const RankMaps& mine, int64_t behind, int64_t ahead)
-      : ledger_(ledger), shares_(shares), mine_(mine), behind_(behind), ahead_(ahead) {}
-  void round(int64_t d);
-  Ledger::Id state() const { return known_.state; }
-  Ledger::Id take() { return std::exchange(known_.state, 0); }
-  void drop() { ledger_.drop(known_.state), ledger_.drop(known_.transition); }
-
- private:
-  struct Window {
-    Ledger::Id state = 0, transition = 0;
-  };
-  const LinearSizes& size() const { return shares_.size; }
-  Ledger::Id joined(Ledger::Id near, Ledger::Id far, Ledger::Id transition, int64_t bytes) {
-    Ledger::Id id = ledger_.make(bytes);
-    ledger_.use({near, far, transition}, {id});
-    return id;
-  }
-  bool crossed(int64_t behind, int64_t ahead) const { return behind > 0 && ahead > 0; }
-  void replace(Ledger::Id& old, Ledger::Id made) { ledger_.move(made, old); }
-
-  Ledger& ledger_;
-  const LinearShares& shares_;
-  const RankMaps& mine_;
-  const int64_t behind_, ahead_;
-  Window known_;
-};
-
-void DoublingWalk::round(int64_t d) {
-  Window sent{mine_.own, behind_ >= d ? mine_.transition : 0};
-  bool made = false;
-  std::vector<Ledger::Out> out;
-  if (ahead_ >= d) {
-    if (crossed(behind_, ahead_) && known_.state != 0) {
-      made = true;
-      sent.state = joined(known_.state, mine_.own, mine_.transition, size().states());
-      if (sent.transition != 0) sent.transition = joined(known_.transition, mine_.transition, 0, size().transitions());
-    }
-    out = {{sent.state, size().states()}, {sent.transition, size().transitions(), 0, 0}};
-  }
-  Window far;
-  std::vector<Ledger::In> in;
-  if (behind_ >= d) {
-    far.state = ledger_.make(size().states());
-    if (behind_ - d >= d) far.transition = ledger_.make(size().transitions());
-    in = {{far.state, size().states()}, {far.transition, size().transitions()}};
-  }
-  ledger_.exchange(0, out, in);
-  if (made) ledger_.drop(sent.state), ledger_.drop(sent.transition);
-  if (far.state == 0) return;
-  if (known_.state == 0) {
-    known_ = far;
-    return;
-  }
-  replace(known_.state, joined(far.state, known_.state, known_.transition, size().states()));
-  if (far.transition == 0) {
-    ledger_.drop(known_.transition);
-  } else {
-    replace(known_.transition, joined(far.transition, known_.transition, 0, size().transitions()));
-  }
-  ledger_.drop(far.state), ledger_.drop(far.transition);
-}
-
 void walk_doubling(Ledger& ledger, const LinearShares& shares, int64_t rank) {
   const int64_t before = rank, after = shares.ranks - 1 - rank;
   RankMaps mine;
@@ -161,7 +83,7 @@ void walk_doubling(Ledger& ledger, const LinearShares& shares, int64_t rank) {
     LinearTensors tensors(ledger, shares, false);
     if (after > 0) mine.own = ledger.make(shares.size.states());
     if (before > 0 && after > 0) mine.transition = ledger.make(shares.size.transitions());
-    DoublingWalk doubling(ledger, shares, mine, before, after);
+    DoublingWalk doubling(ledger, shares, mine, {before, after, before, after});
     rounds(doubling);
     mine.entering = doubling.take();
     doubling.drop();
@@ -173,15 +95,10 @@ void walk_doubling(Ledger& ledger, const LinearShares& shares, int64_t rank) {
   ledger.begin_phase();
   LinearTensors tensors(ledger, shares, true);
   if (before > 0) mine.own = ledger.make(shares.size.states());
-  DoublingWalk doubling(ledger, shares, mine, after, before);
+  DoublingWalk doubling(ledger, shares, mine, {after, before, after, before});
   rounds(doubling);
   if (after > 0) scan_rest(ledger, shares, doubling.state(), mine.entering);
   tensors.finish();
-}
-
-// What enters a rank and, where another follows it, what it passes, are kept by both.
-int64_t kept_maps(const LinearShares& shares) {
-  return (shares.ranks > 1 ? shares.size.states() : 0) + (shares.ranks > 2 ? shares.size.transitions() : 0);
 }
 
 }  // namespace

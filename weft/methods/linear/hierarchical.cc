@@ -10,6 +10,7 @@
 // Backward is the same against the order, the first rank of a node in the role of the last. One document over N nodes of g ranks,
 // n bytes of state and m of transition: inside, sum over d = 1, 2, 4 .. < g of N (g-d) n + ((N-1)(g-d) + max(0, g-2d)) m; between,
 // that of log-step for N; home, (N-1)(g-1) n. Only what a document reaches travels.
+#include "weft/methods/formulas/linear.h"
 #include "weft/methods/linear/doubling.h"
 #include "weft/methods/methods.h"
 
@@ -186,6 +187,8 @@ const Method hierarchical = {
       const auto levels = std::make_shared<const Levels>(*problem, static_cast<int>(options.integer("node")));
       return [levels](int /*rank*/, Builder& b) { return write(levels, b); };
     },
+    .formula = [](const Configuration& c,
+                  const MethodOptions& options) { return hierarchical_formula(c, options.integer("node")); },
 };
 
 }  // namespace weft::methods
