@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -53,6 +54,23 @@ TEST(Linear, EveryMethodAndLayerIsVerifiedAndChecked) {
       EXPECT_EQ(found, gradients) << layer;
     }
   }
+}
+
+TEST(Linear, Householders) {
+  const std::string words = " --layer gdn --householders 3" + kFewTokens + " --backward";
+  EXPECT_EQ(json::parse(run_line("verify all" + words + " --json").out)["ok"], true);
+  EXPECT_EQ(run_line("check chain" + words + " --dtype bf16").code, kExitFine);
+  const std::string text = run_line("show chain" + words + " --json").out;
+  EXPECT_TRUE(has(text, "\"householders\": 3"));
+  const std::string path = ::testing::TempDir() + "householders_" + std::to_string(::getpid()) + ".json";
+  std::ofstream(path) << text;
+  EXPECT_EQ(run_line("verify --file " + path).code, kExitFine);
+  std::filesystem::remove(path);
+  const Outcome refused = run_line("check chain --layer gla --householders 3" + kFewTokens);
+  EXPECT_EQ(refused.code, kExitUsage);
+  ASSERT_EQ(refused.complaints.size(), 1u);
+  EXPECT_TRUE(
+      has(refused.complaints[0], "householders go with a layer that has a delta rule: deltanet, gdn or kda, not"));
 }
 
 TEST(Linear, MethodMayBeNamedByItsOption) {

@@ -183,6 +183,8 @@ void add_problem_options(Command& command, ProblemOptions& options) {
                   .value = "LAYER",
                   .help = "softmax, or a linear layer: " + join(linear_layer_names()) + " (default: softmax)",
                   .set = [o](std::string_view given) { o->layer = layer_of(given); }});
+  command.count("--householders", "N", "writes of a token, of layers with a delta rule: DeltaProduct (default: 1)",
+                &o->householders, {.min = 1, .max = 64});
   command.flag("--initial-states", "of a linear layer: every document begins with a given state", &o->initial_states);
   command.flag("--final-states", "of a linear layer: the states after the documents are results", &o->final_states);
   command.custom({.name = "--dtype",

@@ -38,6 +38,7 @@ struct ProblemOptions {
   int64_t key_dim = 0;    // of q and k; 0: head_dim
   int64_t value_dim = 0;  // of v; 0: head_dim
   Layer layer = Layer::softmax;
+  int64_t householders = 1;
   bool initial_states = false, final_states = false;
   DType dtype = DType::fp32;
   std::optional<DType> wire;  // not given: the accumulator of dtype

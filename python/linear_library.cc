@@ -71,6 +71,11 @@ std::vector<Tensor> backward_real(const Tensor& dout, const MaybeTensor& dfinal_
   });
 }
 
+// Columns of out: v has them once for each of the plan's Householder factors.
+c10::SymInt value_columns(const Tensor& v, int64_t plan) {
+  return v.sym_size(3) / guarded([&] { return plan_of(plan)->spec().householders; });
+}
+
 // The strides that the kernels give: rows of a token, or document, for all sequences of the batch.
 Tensor meta_rows(const Tensor& like) {
   if (like.dim() < 4) return at::empty_symint(like.sym_sizes(), like.options());
@@ -83,11 +88,12 @@ Results forward_meta(const Tensor& q, const Tensor&, const Tensor& v, const Mayb
   TORCH_CHECK_VALUE(q.dim() == 4 && v.dim() == 4,
                     "weft.linear_attention: q, k and v are [batch, tokens, heads, columns]");
   const auto options = q.options().dtype(wide(q));
-  const Tensor out = at::empty_symint({q.sym_size(1), q.sym_size(0), q.sym_size(2), v.sym_size(3)}, q.options());
+  const Tensor out =
+      at::empty_symint({q.sym_size(1), q.sym_size(0), q.sym_size(2), value_columns(v, plan)}, q.options());
   Tensor state = at::empty({0}, options);
   if (final_state) {
     const int64_t documents = guarded([&] { return plan_of(plan)->local_rows(Field::final_state); });
-    state = at::empty_symint({documents, q.sym_size(0), q.sym_size(2), q.sym_size(3), v.sym_size(3)}, options)
+    state = at::empty_symint({documents, q.sym_size(0), q.sym_size(2), q.sym_size(3), value_columns(v, plan)}, options)
                 .transpose(0, 1);
   }
   return {out.transpose(0, 1), state, at::empty({1}, q.options().dtype(at::kLong))};
@@ -149,7 +155,7 @@ class LinearFunction : public torch::autograd::Function<LinearFunction> {
       const int64_t documents = guarded([&] { return plan_of(plan)->local_rows(Field::final_state); });
       dfinal = grads[1].defined() ? grads[1]
                                   : at::zeros_symint({saved[0].sym_size(0), documents, saved[0].sym_size(2),
-                                                      saved[0].sym_size(3), saved[2].sym_size(3)},
+                                                      saved[0].sym_size(3), value_columns(saved[2], plan)},
                                                      saved[0].options().dtype(wide(saved[0])));
     }
     const std::vector<Tensor> list =

@@ -63,6 +63,51 @@ TEST(ExecuteLinear, PackedDocuments) {
   }
 }
 
+// Gated DeltaProduct and its relatives: tokens that decay once and write several times.
+TEST(ExecuteLinear, Householders) {
+  for (const Method* method : linear_methods()) {
+    for (const Layer layer : {Layer::deltanet, Layer::gdn, Layer::kda}) {
+      for (const int64_t householders : {2, 3}) {
+        LinearCase c{.method = std::string(method->name), .layer = layer, .lengths = {41}, .ranks = 3};
+        c.householders = householders;
+        expect_right(c);
+        c.lengths = {1, 17, 1, 1, 30, 5}, c.layout = "zigzag", c.initial_states = c.final_states = true;
+        expect_right(c);
+      }
+    }
+  }
+}
+
+// With beta of 0 in all but one of its writes, whichever, a token writes once.
+TEST(ExecuteLinear, WritesOfStrengthZeroAreNone) {
+  LinearCase c{.method = "chain", .layer = Layer::kda, .lengths = {37}, .ranks = 2};
+  const CheckOptions options{.compare = false};
+  CheckTensors one = random_inputs(c.problem(), 4);
+  for (const int64_t which : {0, 1, 2}) {
+    LinearCase three = c;
+    three.householders = 3;
+    CheckTensors many = random_inputs(three.problem(), 5);
+    many.q = one.q, many.g = one.g, many.dout = one.dout;
+    for (const Field field : {Field::k, Field::v, Field::beta}) {
+      const HostTensor& from = one.of(field);
+      HostTensor& to = many.of(field);
+      for (int64_t row = 0; row < from.rows * from.heads; ++row) {
+        for (int64_t i = 0; i < to.columns; ++i) {
+          const bool own = i / from.columns == which;
+          if (own || field == Field::beta)
+            to.set(row * to.columns + i, own ? from.at(row * from.columns + i % from.columns) : 0);
+        }
+      }
+    }
+    const CheckTensors want = check_schedule(c.schedule(), one, options).tensors,
+                       got = check_schedule(three.schedule(), many, options).tensors;
+    for (const Field field : {Field::out, Field::dq, Field::dg}) {
+      for (int64_t i = 0; i < want.of(field).elements(); ++i)
+        EXPECT_NEAR(got.of(field).at(i), want.of(field).at(i), 1e-12) << name_of(field);
+    }
+  }
+}
+
 // Documents that begin with given states, and states after them: inside a rank, across several, of one token.
 TEST(ExecuteLinear, InitialAndFinalStates) {
   for (const Method* method : linear_methods()) {

@@ -22,6 +22,7 @@ struct LinearCase {
   DType element = DType::fp64;
   std::vector<int64_t> shards = {};  // tokens of each rank in order, some perhaps 0; overrides the layout
   bool initial_states = false, final_states = false;
+  int64_t householders = 1;
 
   std::string describe() const {
     std::string text = method + " " + name_of(layer) + ", " + std::to_string(ranks) + " ranks, documents";
@@ -29,6 +30,7 @@ struct LinearCase {
     text += ", heads " + std::to_string(heads) + ", dims " + std::to_string(dim) + "/" + std::to_string(dim_v) +
             ", layout '" + layout + "', " + std::string(name_of(element));
     for (int64_t tokens : shards) text += ", shard " + std::to_string(tokens);
+    if (householders > 1) text += ", householders " + std::to_string(householders);
     if (initial_states) text += ", initial states";
     if (final_states) text += ", final states";
     for (const auto& [key, value] : options) text += ", " + key + "=" + value;
@@ -54,6 +56,7 @@ struct LinearCase {
     made.dim_v = columns();
     made.layer = layer;
     if (decay_of(layer) == Decay::constant) made.log_decay = retnet_log_decays(heads);
+    made.householders = householders;
     made.initial_states = initial_states;
     made.final_states = final_states;
     made.backward = true;
@@ -76,6 +79,7 @@ inline LinearCase random_linear_case(Random& random, std::string_view method = "
   const auto any = static_cast<size_t>(random.uniform(static_cast<int64_t>(methods.size())));
   c.method = method.empty() ? methods[any]->name : method;
   c.layer = kLinearLayers[random.uniform(std::size(kLinearLayers))];
+  if (traits_of(c.layer).mixing == Mixing::delta && random.uniform(2) == 0) c.householders = 2 + random.uniform(2);
   c.ranks = 1 + static_cast<int>(random.uniform(6));
   c.heads = 1 + random.uniform(3);
   c.dim = 1 + random.uniform(4), c.dim_v = 1 + random.uniform(4);

@@ -57,6 +57,21 @@ TEST(LinearKernels, EveryPathLayerAndOddSize) {
   }
 }
 
+// Tokens that write several times, on every path and type.
+TEST(LinearKernels, Householders) {
+  std::vector<std::string_view> paths = kernels::available_cpu_paths();
+  paths.push_back("reference");
+  for (const std::string_view path : paths) {
+    for (const Layer layer : {Layer::deltanet, Layer::gdn, Layer::kda}) {
+      for (const DType element : kElements) {
+        LinearCase c{.layer = layer, .lengths = {3, 65, 1, 40}, .ranks = 2, .dim = 33, .dim_v = 17};
+        c.element = element, c.householders = 2, c.final_states = true;
+        expect_right(c, path, 6);
+      }
+    }
+  }
+}
+
 // Documents of any length begin and end inside chunks and across ranks.
 TEST(LinearKernels, PackedDocumentsOnEveryPath) {
   for (const std::string_view path : kernels::available_cpu_paths()) {

@@ -32,11 +32,15 @@ constexpr int64_t kHeads = 2, kDim = 3, kDimV = 6;
 at::Tensor random(std::vector<int64_t> sizes) { return at::randn(sizes, at::kDouble); }
 at::Tensor unit(const at::Tensor& t) { return t.div(t.pow(2).sum(-1, true).sqrt()); }
 
-LinearInputs inputs_of(Layer layer, int64_t tokens, int64_t documents) {
+LinearInputs inputs_of(Layer layer, int64_t tokens, int64_t documents, int64_t householders = 1) {
   const auto rows = [&](int64_t columns) { return random({tokens, kHeads, columns}); };
   LinearInputs in{.q = rows(kDim), .k = rows(kDim), .v = rows(kDimV)};
   if (has_gates(layer)) in.g = at::log_sigmoid(rows(decay_of(layer) == Decay::channel ? kDim : 1));
-  if (traits_of(layer).mixing == Mixing::delta) in.k = unit(in.k), in.beta = at::sigmoid(rows(1)).mul(2);
+  if (traits_of(layer).mixing == Mixing::delta) in.k = unit(in.k), in.beta = at::sigmoid(rows(householders)).mul(2);
+  if (householders > 1) {
+    in.k = unit(random({tokens, kHeads, householders, kDim})).flatten(2);
+    in.v = rows(householders * kDimV);
+  }
   if (traits_of(layer).mixing == Mixing::low_rank) in.a = unit(rows(kDim)), in.b = in.a.mul(at::sigmoid(rows(1))).neg();
   if (const int64_t blocks = column_blocks(layer); blocks > 0) in.a = rows(blocks * kDimV).tanh().div(blocks);
   if (traits_of(layer).bonus) in.u = random({kHeads, kDim});
@@ -58,6 +62,7 @@ struct Case {
   std::string method, layout = {};
   std::vector<int64_t> lengths;
   int ranks;
+  int64_t householders = 1;
 };
 
 Problem problem_of(const Case& c) {
@@ -66,6 +71,7 @@ Problem problem_of(const Case& c) {
   problem.layer = c.layer;
   if (decay_of(c.layer) == Decay::constant) problem.log_decay = retnet_log_decays(kHeads);
   problem.dim_v = kDimV;
+  problem.householders = c.householders;
   problem.backward = problem.initial_states = problem.final_states = true;
   problem.element = problem.wire = DType::fp64;
   return problem;
@@ -91,7 +97,8 @@ void compare(const Case& c) {
   const Problem problem = problem_of(c);
   const Schedule schedule = make_schedule(c.method, problem);
   verify_or_throw(schedule);
-  LinearInputs whole = inputs_of(c.layer, problem.mask.queries(), static_cast<int64_t>(c.lengths.size()));
+  LinearInputs whole =
+      inputs_of(c.layer, problem.mask.queries(), static_cast<int64_t>(c.lengths.size()), c.householders);
   for (const auto member : kMembers) {
     if ((whole.*member).defined()) (whole.*member).requires_grad_(true);
   }
@@ -133,6 +140,11 @@ TEST(LinearAttention, EveryLayerAgainstTheTokenLoop) {
   for (const std::string_view name : linear_layer_names()) {
     for (const int ranks : {1, 2, 3}) compare({layer_of(name), "all-scan", {}, {7, 1, 20, 5}, ranks});
   }
+}
+
+TEST(LinearAttention, Householders) {
+  for (const Layer layer : {Layer::deltanet, Layer::gdn, Layer::kda})
+    compare({layer, "log-step", {}, {7, 1, 20, 5}, 3, 2});
 }
 
 TEST(LinearAttention, EveryMethodAndItsLayouts) {

@@ -137,6 +137,20 @@ TEST(VerifyLinearMethods, HeadExchangeSendsRows) {
   }
 }
 
+// A token that writes several times has so many keys, values and betas; states are as large as ever.
+TEST(VerifyLinearMethods, HouseholdersAreRowsAndNoStates) {
+  LinearCase c{.layer = Layer::gdn, .lengths = {48}, .ranks = 4, .heads = 4, .dim = 8, .dim_v = 16};
+  c.element = DType::bf16;
+  for (const int64_t n : {1, 2, 3}) {
+    c.householders = n;
+    c.method = "log-step";
+    EXPECT_EQ(sent_by(c).forward, 5 * state_bytes(c) + 2 * transition_bytes(c));
+    c.method = "head-exchange";
+    const int64_t rows = 48 * c.heads * 3 / 4;
+    EXPECT_EQ(sent_by(c).forward, rows * (2 * (n * (c.dim + c.dim_v) + c.dim + c.dim_v) + 4 + 4 * n));
+  }
+}
+
 // Inside nodes, between nodes, and home from the rank that has a node's sum.
 TEST(VerifyLinearMethods, HierarchicalSendsOneStateANodeAndRoundBetweenNodes) {
   for (const Layer layer : kLinearLayers) {

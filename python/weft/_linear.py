@@ -46,6 +46,8 @@ def linear_attention(layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Te
         [..., 2 * value dim].
     g: natural logarithm of the decay, at most 0: [batch, local tokens, heads] for mamba2 and gdn, [..., key dim] for gla, kda,
         rwkv6 and rwkv7. beta [batch, local tokens, heads], as it multiplies: deltanet, gdn, kda.
+    k, v, beta of a plan with householders=n > 1: [batch, local tokens, heads, n, columns], beta [..., heads, n]; a token decays once
+        and writes its n keys one after the other.
     u [heads, key dim]: the bonus of rwkv6, the same on all ranks; its gradient is this rank's share, to be summed over the ranks.
     scale: of out; default 1 / sqrt(key dim), and 1 for mamba2, rwkv6, rwkv7, elementwise and pairwise.
     initial_state [batch, documents that begin here, heads, key dim, value dim]: instead of 0, for plan.documents_begun(). All ranks
@@ -91,7 +93,14 @@ def linear_attention(layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Te
     q, k, v, g, beta, a, b = (by_token(t) for t in (q, k, v, g, beta, a, b))
     if g is not None and layer in _NUMBERS:
         g = g.unsqueeze(-1)
-    if beta is not None:
+    many = plan.householders
+    if many > 1:
+        for name, t in (("k", k), ("v", v)):
+            if t.dim() != 5 or t.size(3) != many:
+                plan.refuse(f"weft.linear_attention: {name} is {list(t.shape)}; with householders={many} it is [batch, local tokens, heads, "
+                            f"{many}, columns]")
+        k, v = k.flatten(3), v.flatten(3)
+    elif beta is not None:
         beta = beta.unsqueeze(-1)
     if initial_state is not None and layout == "thd":
         initial_state = initial_state.unsqueeze(0)

@@ -81,7 +81,7 @@ def _lengths(tokens: int | None, documents: Ints | None, cu_seqlens: Ints | None
 
 def plan(group: dist.ProcessGroup | None = None, *, tokens: int | None = None, heads: int, kv_heads: int | None = None,
          head_dim: int, value_dim: int | None = None, layer: Layer = "softmax", log_decay: Sequence[float] | None = None,
-         causal: bool = True, window: int | None = None, documents: Ints | None = None,
+         householders: int = 1, causal: bool = True, window: int | None = None, documents: Ints | None = None,
          cu_seqlens: Ints | None = None, position_ids: Ints | None = None, method: str = "auto",
          layout: str | Sequence[Ints] = "", options: Mapping[str, Any] | None = None, timeout: float | None = None) -> Plan:
     """How the ranks of a group share one sequence and its attention. Every rank calls it with the same arguments.
@@ -92,6 +92,7 @@ def plan(group: dist.ProcessGroup | None = None, *, tokens: int | None = None, h
     heads, kv_heads, head_dim, value_dim: of the whole attention; kv_heads defaults to heads, value_dim to head_dim.
     layer: "softmax" is attention; the others are linear layers, for weft.linear_attention: causal, without a window, as many kv
         heads as heads; head_dim is their key dim. log_decay: of each head of "retnet", at most 0; None: those of RetNet.
+        householders: of "deltanet", "gdn" and "kda": so often does a token write (Gated DeltaProduct).
     causal, window: a query sees keys k <= q, and with a window those with |q - k| < window, in its own document.
     method: a name from weft.methods(layer), or "auto": the least cost by the methods' closed forms, of linear
         layers the least time by a model of the machine; explain() says why.
@@ -116,6 +117,7 @@ def plan(group: dist.ProcessGroup | None = None, *, tokens: int | None = None, h
         "window": 0 if window is None else _whole("window", window, 1),
         "layer": _text("layer", layer),
         "log_decay": [] if log_decay is None else [float(x) for x in log_decay],
+        "householders": _whole("householders", householders, 1),
         "heads": heads,
         "kv_heads": heads if kv_heads is None else _whole("kv_heads", kv_heads, 1),
         "dim": _whole("head_dim", head_dim, 1),
@@ -211,6 +213,11 @@ class Plan:
         return self._spec["causal"]
 
     @property
+    def householders(self) -> int:
+        """How often a token writes, of layers with a delta rule."""
+        return self._spec["householders"]
+
+    @property
     def window(self) -> int | None:
         """A query sees keys with |q - k| < window; None: all."""
         return self._spec["window"] or None
@@ -227,13 +234,13 @@ class Plan:
         return other
 
     def with_layer(self, layer: Layer, *, heads: int | None = None, head_dim: int | None = None, value_dim: int | None = None,
-                   log_decay: Sequence[float] | None = None, method: str = "auto",
+                   log_decay: Sequence[float] | None = None, householders: int = 1, method: str = "auto",
                    options: Mapping[str, Any] | None = None) -> Plan:
         """The plan for the same tokens in the same places, with another layer: for hybrid models, whose layers are of both
         families. Every rank calls it.
 
-        heads, head_dim, value_dim: of that layer; by default as many heads and columns as here. method, options, log_decay: as of
-        weft.plan. Raises ValueError where the layer cannot be computed on these places: linear layers need runs of neighbouring
+        heads, head_dim, value_dim: of that layer; by default as many heads and columns as here. method, options, log_decay,
+        householders: as of weft.plan. Raises ValueError where the layer cannot be computed on these places: linear layers need runs of neighbouring
         tokens, as contiguous and zigzag have them.
         """
         heads = self._spec["heads"] if heads is None else _whole("heads", heads, 1)
@@ -242,6 +249,7 @@ class Plan:
         spec = {**self._spec, "layer": _text("layer", layer), "method": method, "heads": heads, "kv_heads": heads, "dim": dim,
                 "dim_v": values, "options": {str(key): str(value) for key, value in (options or {}).items()},
                 "log_decay": [] if log_decay is None else [float(x) for x in log_decay], "causal": True, "window": 0,
+                "householders": _whole("householders", householders, 1),
                 "layout": "" if "runs" in self._spec else self.layout}
         _require_equal(spec, self.group)
         other = Plan(spec, self.group)

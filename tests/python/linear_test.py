@@ -112,6 +112,39 @@ def every_layer(rank, ranks):
         compare(LAYERS[n], method, "", [2], True)  # ranks without tokens, of which the third has no document either
 
 
+def householders(rank, ranks):
+    """Gated DeltaProduct: the delta rule on the sequence in which each token is two, of which the first decays and the second is read."""
+    lengths, n = [9, 1, 14], 2
+    twice = inputs("gdn", [n * length for length in lengths], True)
+    rows = {name: t.clone().requires_grad_() for name, t in twice.items()}
+    g = torch.stack([rows["g"][:, ::n], torch.zeros_like(rows["g"][:, ::n])], 2).flatten(1, 2)
+    out, final = recurrence("gdn", {**rows, "g": g}, [n * length for length in lengths])
+    out = out[:, n - 1::n]
+    dout, dfinal = torch.randn_like(out), torch.randn_like(final)
+    ((out * dout).sum() + (final * dfinal).sum()).backward()
+
+    def fold(t):  # [batch, n tokens, heads, ..] as [batch, tokens, heads, n, ..]
+        return t.unflatten(1, (-1, n)).transpose(2, 3)
+
+    plan = weft.plan(documents=lengths, heads=HEADS, head_dim=DIM, value_dim=DIM_V, layer="gdn", householders=n, layout="zigzag")
+    pick = {"q": lambda t: t[:, n - 1::n], "g": lambda t: t[:, ::n], "k": fold, "v": fold, "beta": fold, "initial_state": lambda t: t}
+    mine = {name: local(plan, name, pick[name](t)).clone().requires_grad_() for name, t in twice.items()}
+    got, state = weft.linear_attention("gdn", plan=plan, return_final_state=True, **mine)
+    torch.testing.assert_close(got, plan.shard(out.detach()), rtol=1e-10, atol=1e-10)
+    ended = plan.documents_ended()
+    torch.testing.assert_close(state, final[:, ended].detach(), rtol=1e-10, atol=1e-10)
+    ((got * plan.shard(dout)).sum() + (state * dfinal[:, ended]).sum()).backward()
+    for name, t in mine.items():
+        torch.testing.assert_close(t.grad, local(plan, name, pick[name](rows[name].grad)), rtol=1e-10, atol=1e-10, msg=lambda m: f"d{name}: {m}")
+    half = weft.linear_attention("gdn", plan=plan, layout="bhtd",
+                                 **{name: t.detach() if name == "initial_state" else t.detach().transpose(1, 2) for name, t in mine.items()})
+    torch.testing.assert_close(half.transpose(1, 2), got.detach())
+    model = torch.compile(lambda q: weft.linear_attention("gdn", plan=plan, **{**mine, "q": q}).sin(), backend="aot_eager")
+    torch.testing.assert_close(model(mine["q"]), got.sin())
+    refusal(lambda: weft.linear_attention("gdn", plan=plan, **{**mine, "k": mine["k"][..., 0, :]}), ValueError, "with householders=2")
+    refusal(lambda: weft.plan(tokens=12, heads=2, head_dim=4, layer="gla", householders=2), ValueError, "a delta rule: deltanet, gdn or kda")
+
+
 def properties(rank, ranks):
     lengths = [30, 11]
     given = {name: t.float() for name, t in inputs("gdn", lengths, True).items()}
@@ -255,6 +288,11 @@ def one_refuses(rank, ranks):
 
 
 class Linear(unittest.TestCase):
+    def test_householders(self):
+        for ranks in (1, 3):
+            with self.subTest(ranks=ranks):
+                run(ranks, householders)
+
     def test_every_layer_against_the_token_loop(self):
         for ranks in (1, 2, 3):
             with self.subTest(ranks=ranks):

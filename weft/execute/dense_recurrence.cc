@@ -27,11 +27,13 @@ class Sequence {
         scale_(problem.softmax_scale()),
         mixing_(traits_of(problem.layer).mixing),
         blocks_(column_blocks(problem.layer)),
+        steps_(problem.householders),
         bonus_(traits_of(problem.layer).bonus) {}
 
-  // States after every `kept_`th token are kept; those between are made again.
+  // Every token is as many steps as it has Householder factors, one for most layers: t counts steps. States after every
+  // `kept_`th are kept; those between are made again.
   void run(bool backward) {
-    const int64_t rows = tokens_.size();
+    const int64_t rows = tokens_.size() * steps_;
     kept_ = std::max<int64_t>(1, static_cast<int64_t>(std::sqrt(static_cast<double>(rows))));
     std::vector<State> kept;
     State state = given(in_.initial_state);
@@ -39,7 +41,7 @@ class Sequence {
       if (t % kept_ == 0) kept.push_back(state);
       if (bonus_) write_out(t, state);
       step(t, state);
-      if (!bonus_) write_out(t, state);
+      if (!bonus_ && is_last(t)) write_out(t, state);
     }
     put(state, to_.final_state);
     if (!backward) return;
@@ -75,15 +77,24 @@ class Sequence {
   }
   size_t size() const { return static_cast<size_t>(dk_ * dv_); }
   size_t at(int64_t t, int64_t columns, int64_t c) const {
-    return static_cast<size_t>(((tokens_.begin + t) * problem_.heads + head_) * columns + c);
+    const int64_t row = (tokens_.begin + t / steps_) * problem_.heads + head_;
+    return static_cast<size_t>((row * steps_ + t % steps_) * columns + c);
   }
+  // Of what a token has one row of: q, out and g.
+  size_t at_token(int64_t t, int64_t columns, int64_t c) const {
+    return static_cast<size_t>(((tokens_.begin + t / steps_) * problem_.heads + head_) * columns + c);
+  }
+  bool is_first(int64_t t) const { return t % steps_ == 0; }
+  bool is_last(int64_t t) const { return t % steps_ == steps_ - 1; }
   T decay(int64_t t, int64_t c) const {
-    if (has_gates(problem_.layer)) return static_cast<T>(std::exp(in_.g[at(t, gates_, gates_ == 1 ? 0 : c)]));
+    if (!is_first(t)) return T{1};
+    if (has_gates(problem_.layer)) return static_cast<T>(std::exp(in_.g[at_token(t, gates_, gates_ == 1 ? 0 : c)]));
     return static_cast<T>(problem_.log_decay.empty() ? 1 : std::exp(problem_.log_decay[static_cast<size_t>(head_)]));
   }
 
   T number(const std::vector<double>& input, int64_t t, int64_t columns, int64_t c) const {
-    return static_cast<T>(input[at(t, columns, c)]);
+    const bool by_token = &input == &in_.q || &input == &in_.dout;
+    return static_cast<T>(input[by_token ? at_token(t, columns, c) : at(t, columns, c)]);
   }
   T* row(State& state, int64_t c) const { return state.data() + c * dv_; }
   const T* row(const State& state, int64_t c) const { return state.data() + c * dv_; }
@@ -172,7 +183,7 @@ class Sequence {
     std::vector<T> sum = read(in_.q, t, state);
     const T own = own_score(t);
     for (int64_t d = 0; d < dv_ && bonus_; ++d) sum[static_cast<size_t>(d)] += own * number(in_.v, t, dv_, d);
-    for (int64_t d = 0; d < dv_; ++d) to_.out[at(t, dv_, d)] = scale_ * double{sum[static_cast<size_t>(d)]};
+    for (int64_t d = 0; d < dv_; ++d) to_.out[at_token(t, dv_, d)] = scale_ * double{sum[static_cast<size_t>(d)]};
   }
 
   // From the gradient of the state after token t to that of the state before it.
@@ -180,8 +191,9 @@ class Sequence {
     std::vector<T> dout(static_cast<size_t>(dv_));
     for (int64_t d = 0; d < dv_; ++d) dout[static_cast<size_t>(d)] = number(in_.dout, t, dv_, d);
     const State& seen_by_q = bonus_ ? before : after;
-    for (int64_t c = 0; c < dk_; ++c) to_.dq[at(t, dk_, c)] = scale_ * double{dot_row(seen_by_q, c, dout)};
-    if (!bonus_) add_outer(in_.q, t, static_cast<T>(scale_), dout, gradient);
+    for (int64_t c = 0; c < dk_ && is_last(t); ++c)
+      to_.dq[at_token(t, dk_, c)] = scale_ * double{dot_row(seen_by_q, c, dout)};
+    if (!bonus_ && is_last(t)) add_outer(in_.q, t, static_cast<T>(scale_), dout, gradient);
     const std::vector<T> v = values(t), dv = read(in_.k, t, gradient);
     for (int64_t d = 0; d < dv_; ++d) to_.dv[at(t, dv_, d)] = double{dv[static_cast<size_t>(d)]};
     for (int64_t c = 0; c < dk_; ++c) to_.dk[at(t, dk_, c)] = double{dot_row(gradient, c, v)};
@@ -249,15 +261,15 @@ class Sequence {
 
   void decay_backward(int64_t t, const State& before, State& gradient) const {
     decay_rows(t, gradient);
-    if (to_.dg.empty()) return;
+    if (to_.dg.empty() || !is_first(t)) return;
     T all = 0;
     for (int64_t c = 0; c < dk_; ++c) {
       T dg = 0;
       for (int64_t d = 0; d < dv_; ++d) dg += row(gradient, c)[d] * row(before, c)[d];
-      if (gates_ > 1) to_.dg[at(t, gates_, c)] = double{dg};
+      if (gates_ > 1) to_.dg[at_token(t, gates_, c)] = double{dg};
       all += dg;
     }
-    if (gates_ == 1) to_.dg[at(t, 1, 0)] = double{all};
+    if (gates_ == 1) to_.dg[at_token(t, 1, 0)] = double{all};
   }
 
   const Problem& problem_;
@@ -269,7 +281,7 @@ class Sequence {
   const int64_t dk_, dv_, gates_;
   const double scale_;
   const Mixing mixing_;
-  const int64_t blocks_;
+  const int64_t blocks_, steps_;
   const bool bonus_;
   int64_t kept_ = 1;
 };

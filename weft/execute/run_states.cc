@@ -110,6 +110,7 @@ void Run::for_each_head(const TokenRun& run, F&& f) {
                                 .v = view(run.keys, Field::v),
                                 .g = view(run.keys, Field::g),
                                 .beta = view(run.keys, Field::beta),
+                                .householders = problem_.householders,
                                 .a = view(run.keys, Field::a),
                                 .b = view(run.keys, Field::b),
                                 .blocks = column_blocks(problem_.layer),

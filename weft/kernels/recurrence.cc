@@ -12,6 +12,7 @@ using namespace recurrence_internal;
 
 const LocalWork& work_of(const TokenRun& run) {
   if (run.blocks > 0) return columns_work;
+  if (run.householders > 1) return product_work;
   return run.beta.data || run.a.data ? low_rank_work : diagonal_work;
 }
 

@@ -31,9 +31,11 @@ struct Decays {
 
 // A run of neighbouring tokens in one head: row t of each view is token t of the run.
 struct TokenRun {
-  ConstView q, k, v;   // [rows, dim], [rows, dim], [rows, dim_v], element type; q is not read by summarise
-  ConstView g;         // [rows, decays.columns], fp32 (fp64): logarithms, at most 0
-  ConstView beta;      // [rows, 1], fp32 (fp64): the delta rule; or null
+  ConstView q, k, v;  // [rows, dim], [rows, dim], [rows, dim_v], element type; q is not read by summarise
+  ConstView g;        // [rows, decays.columns], fp32 (fp64): logarithms, at most 0
+  ConstView beta;     // [rows, 1], fp32 (fp64): the delta rule; or null
+  // Of the delta rule: a token decays once and writes so often, k, v and beta having as many rows for it in each of their own.
+  int64_t householders = 1;
   ConstView a, b;      // [rows, dim], element type: F_t = diag(exp g_t) + b_t a_t^T; or null
   int64_t blocks = 0;  // not 0: R_t = R_{t-1} A_t^T + k_t v_t^T, and a is A_t: schedule/layer.h, Mixing::columns
   ConstView u;         // [1, dim], fp32 (fp64): out_t reads R_{t-1} + diag(u) k_t v_t^T; null: it reads R_t

@@ -182,6 +182,7 @@ struct LocalWork {
 };
 extern const LocalWork diagonal_work;  // recurrence_ends.cc: F = diag(exp g)
 extern const LocalWork low_rank_work;  // recurrence_low_rank.cc: with a matrix of rank one
+extern const LocalWork product_work;   // recurrence_products.cc: several of them for each token
 extern const LocalWork columns_work;   // recurrence_columns.cc: of columns of the state
 
 // Of diagonal transitions: recurrence_chunks.cc.

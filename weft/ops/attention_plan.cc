@@ -67,7 +67,7 @@ void AttentionPlan::choose_method() {
   c.ranks = ranks(), c.tokens = spec_.documents.lengths[0], c.mask = spec_.documents.rule, c.layout = spec_.layout;
   c.heads = spec_.heads, c.kv_heads = spec_.kv_heads, c.dim = spec_.dim, c.dim_v = spec_.dim_v, c.backward = true;
   if (spec_.layer != Layer::softmax) {
-    c.layer = spec_.layer, c.element = c.wire = DType::bf16;
+    c.layer = spec_.layer, c.householders = spec_.householders, c.element = c.wire = DType::bf16;
     c.tokens = std::accumulate(spec_.documents.lengths.begin(), spec_.documents.lengths.end(), int64_t{0});
     const LinearChoice choice = choose_linear_method(c, kMachine);
     method_ = choice.method, why_ = choice.why + kOnMachine;
@@ -97,6 +97,7 @@ AttentionShape AttentionPlan::shape(const CallKind& kind) const {
   }
   shape.heads = spec_.heads, shape.kv_heads = spec_.kv_heads;
   shape.dim = spec_.dim, shape.dim_v = spec_.dim_v;
+  shape.householders = spec_.householders;
   shape.backward = kind.backward;
   shape.return_lse = kind.lse;
   shape.initial_states = kind.initial_states, shape.final_states = kind.final_states;

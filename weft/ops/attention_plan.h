@@ -35,6 +35,7 @@ struct PlanSpec {
   std::map<std::string, std::string> options;
   Documents documents{1};  // and the mask rule in each
   Layer layer = Layer::softmax;
+  int64_t householders = 1;            // of layers with a delta rule
   std::vector<double> log_decay = {};  // of each head, for layers with a constant decay; empty: RetNet's
   int64_t heads = 1, kv_heads = 1, dim = 64, dim_v = 64;
   double timeout = 0;  // seconds to wait for a message; 0: as the group says

@@ -42,6 +42,7 @@ constexpr const char* kNames[kFieldCount] = {"q",
                                              "du"};
 
 constexpr int64_t kMostElements = int64_t{1} << 50;  // of one tensor
+constexpr int64_t kMostHouseholders = 64;
 
 void require(bool fine, const std::string& message) {
   if (!fine) throw Error(ErrorCode::usage, message);
@@ -127,6 +128,11 @@ void Problem::validate() const {
           "more than 2^63 pairs to attend; use fewer tokens or heads");
   require(element != DType::fp64 || wire == DType::fp64, "fp64 needs wire type fp64");
   if (layer != Layer::softmax) validate_linear();
+  require(householders >= 1 && householders <= kMostHouseholders,
+          "householders " + number(householders) + " is out of range; use 1 to " + number(kMostHouseholders));
+  require(householders == 1 || traits_of(layer).mixing == Mixing::delta,
+          "householders go with a layer that has a delta rule: deltanet, gdn or kda, not " +
+              std::string(weft::name_of(layer)) + "; leave it out");
   require(layer != Layer::softmax || (!initial_states && !final_states),
           "initial_states and final_states go with a linear layer; layer softmax has no state");
   require(log_decay.empty() || decay_of(layer) == Decay::constant,
@@ -244,17 +250,19 @@ int64_t AttentionShape::columns_of(Field field) const {
       if (column_blocks(layer) > 0) return column_blocks(layer) * dim_v;
       [[fallthrough]];
     case Field::q:
-    case Field::k:
     case Field::dq:
-    case Field::dk:
     case Field::b:
     case Field::db:
     case Field::u:
     case Field::du: return dim;
-    case Field::lse:
-    case Field::delta:
+    case Field::k:
+    case Field::dk: return householders * dim;
+    case Field::v:
+    case Field::dv: return householders * dim_v;
     case Field::beta:
-    case Field::dbeta: return 1;
+    case Field::dbeta: return householders;
+    case Field::lse:
+    case Field::delta: return 1;
     case Field::scores:
     case Field::probs:
     case Field::dprobs:

@@ -22,7 +22,7 @@ namespace weft {
 // have one row per key token and count kv heads. The fields of a state have one row per run of neighbouring tokens.
 enum class Field : uint8_t {
   q,      // queries                      [tokens, heads, dim]
-  k,      // keys                         [tokens, kv heads, dim]
+  k,      // keys                         [tokens, kv heads, dim]      both, and beta, times householders
   v,      // values                       [tokens, kv heads, dim_v]
   out,    // attention output, normalised [tokens, heads, dim_v]
   lse,    // log-sum-exp, natural log     [tokens, heads]
@@ -150,6 +150,9 @@ struct AttentionShape {
   int64_t dim = 64;      // columns of q and k
   int64_t dim_v = 64;    // columns of v and out
   bool backward = false;
+  // Of layers with a delta rule: so often does a token decay, no more than once, and write: DeltaProduct. k, v and beta have as
+  // many rows of dim, dim_v and 1 columns for each token, one behind the other.
+  int64_t householders = 1;
   // Of linear layers: documents begin with given states, else with zero; the states after their last tokens are results.
   bool initial_states = false, final_states = false;
   bool return_lse = false;      // whether lse must reach its owners; else methods may leave it where it was computed

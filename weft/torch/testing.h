@@ -30,15 +30,24 @@ inline LinearResult linear_token_loop(const AttentionShape& shape, double scale,
                            ? in.initial_state[static_cast<int64_t>(document)]
                            : at::zeros({shape.heads, shape.dim, shape.dim_v}, in.q.options().requires_grad(false));
     for (const int64_t end = t + lengths[document]; t < end; ++t) {
-      const at::Tensor q = in.q[t], k = in.k[t], before = state;
-      at::Tensor write = in.v[t];
+      const at::Tensor q = in.q[t], before = state;
+      const auto factor = [&](const at::Tensor& rows, int64_t columns, int64_t n) {
+        return rows[t].narrow(1, n * columns, columns);
+      };
+      const at::Tensor k = factor(in.k, shape.dim, shape.householders - 1);
+      at::Tensor write = factor(in.v, shape.dim_v, shape.householders - 1);
       if (layer.bonus) outs.push_back(read(state, q).add(q.mul(in.u).mul(k).sum(1, true).mul(write)));
       if (in.g.defined()) state = state.mul(in.g[t].exp().unsqueeze(2));
       if (!shape.log_decay.empty()) {
         state =
             state.mul(at::tensor(shape.log_decay, in.q.options().requires_grad(false)).exp().view({shape.heads, 1, 1}));
       }
-      if (in.beta.defined()) write = in.beta[t].mul(write.sub(read(state, k)));
+      for (int64_t n = 0; n + 1 < shape.householders; ++n) {
+        const at::Tensor key = factor(in.k, shape.dim, n);
+        const at::Tensor missing = factor(in.v, shape.dim_v, n).sub(read(state, key));
+        state = state.add(outer(key, factor(in.beta, 1, n).mul(missing)));
+      }
+      if (in.beta.defined()) write = factor(in.beta, 1, shape.householders - 1).mul(write.sub(read(state, k)));
       if (in.b.defined()) state = state.add(outer(in.b[t], read(before, in.a[t])));
       if (layer.blocks > 0) {  // a as [heads, to, from, numbers], a state as [heads, dim, from, numbers]
         const int64_t blocks = layer.blocks, numbers = shape.dim_v / blocks;

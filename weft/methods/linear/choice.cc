@@ -21,7 +21,8 @@ struct ScanPhase {
     // Of a token: what it reads of the chunk before it, and of the state, and what it writes. Backward is 2.5 times that.
     constexpr double kChunk = 32, kBackward = 2.5;
     const double products = kChunk * (dim + dim_v) + work.products * dim * dim_v;
-    scan = rows * all * products * (backward ? kBackward : 1) * 2 / machine.operations;
+    const double steps = rows * static_cast<double>(c.householders);
+    scan = steps * all * products * (backward ? kBackward : 1) * 2 / machine.operations;
     compose = all * (mixes_rows(c.layer) ? dim * dim * dim_v : dim * dim_v) * 2 / machine.operations;
     state = static_cast<double>(c.heads * c.bytes_per_row(Field::state, Form::whole));
     transition =
