@@ -95,8 +95,7 @@ struct Tensor {
 // What the processor can do at most of what bounds the problem: GB/s or GFLOP/s.
 double peak_of(const Problem& p, const std::string& path) {
   if (p.decode()) return bench::read_gb_per_second();
-  if (path == "amx" && p.type == DType::bf16) return bench::amx_peak_gflops();
-  return bench::fma_peak_gflops(path.c_str());
+  return p.type == DType::bf16 ? bench::bf16_peak_gflops(path.c_str()) : bench::fma_peak_gflops(path.c_str());
 }
 
 void run(const KernelSet& kernels, const Problem& p, int repeats) {

@@ -57,7 +57,7 @@ double fma_peak_gflops(const char* path) {
   int lanes = 4;
 #if defined(__x86_64__)
   if (std::string_view(path) == "avx2" || std::string_view(path) == "emulated") run = avx2, lanes = 8;
-  if (std::string_view(path) == "avx512" || std::string_view(path) == "amx") run = avx512, lanes = 16;
+  if (std::string_view(path).starts_with("avx512") || std::string_view(path) == "amx") run = avx512, lanes = 16;
 #endif
   constexpr int64_t kRounds = 500'000;
   float sink[16] = {};
@@ -103,22 +103,43 @@ __attribute__((target("amx-tile,amx-bf16"))) void amx(int64_t rounds) {
   _tile_release();
 }
 
-}  // namespace
+// As chains; nobody must see that they are equal.
+__attribute__((target("avx512f,avx512bf16"))) void dots(int64_t rounds) {
+  __m512 c[12] = {};
+  __m512bh a = {}, b = {};
+  __asm__ volatile("" : "+v"(a), "+v"(b));
+#pragma GCC unroll 16
+  for (int i = 0; i < 12; ++i) __asm__ volatile("" : "+v"(c[i]));
+  for (int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 12; ++i) c[i] = _mm512_dpbf16_ps(c[i], a, b);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 12; ++i) __asm__ volatile("" ::"v"(c[i]));
+}
 
-double amx_peak_gflops() {
-  constexpr int64_t kRounds = 50'000;
-  amx(kRounds);
+// The best of ten, in GFLOP/s, of a loop with so many operations a round.
+double best_gflops(void (*run)(int64_t), int64_t rounds, double operations) {
+  run(rounds);
   double best = 0;
   for (int repeat = 0; repeat < 10; ++repeat) {
     const double begin = thread_seconds();
-    amx(kRounds);
-    const double gflops = 2.0 * 16 * 16 * 16 * 32 * kRounds / (thread_seconds() - begin) * 1e-9;
+    run(rounds);
+    const double gflops = operations * static_cast<double>(rounds) / (thread_seconds() - begin) * 1e-9;
     if (gflops > best) best = gflops;
   }
   return best;
 }
+
+}  // namespace
+
+double bf16_peak_gflops(const char* path) {
+  if (std::string_view(path) == "amx") return best_gflops(amx, 50'000, 2.0 * 16 * 16 * 16 * 32);
+  if (std::string_view(path) == "avx512_bf16") return best_gflops(dots, 500'000, 2.0 * 12 * 16 * 2);
+  return fma_peak_gflops(path);
+}
 #else
-double amx_peak_gflops() { return 0; }
+double bf16_peak_gflops(const char* path) { return fma_peak_gflops(path); }
 #endif
 
 double read_gb_per_second() {

@@ -7,12 +7,13 @@ namespace weft::bench {
 double thread_seconds();
 
 // fp32 GFLOP/s of independent FMAs on registers with the widest instructions that this processor
-// has and that `path` ("portable", "avx2", "avx512", "amx") may use; about 0.03 s.
+// has and that `path` ("portable", "avx2", "avx512", "avx512_bf16", "amx") may use; about 0.03 s.
 double fma_peak_gflops(const char* path);
 
-// bf16 GFLOP/s of AMX products of 32 x 32 sums whose operands come from the nearest cache; call it only where the kernel
-// path "amx" is available, which asks the system for the tile registers.
-double amx_peak_gflops();
+// bf16 GFLOP/s of `path`: of dot products of pairs on registers ("avx512_bf16"), of AMX products of 32 x 32 sums whose operands
+// come from the nearest cache ("amx"), else as above, since bf16 is converted there. Call it only with a path that is
+// available, which asks the system for AMX's tile registers.
+double bf16_peak_gflops(const char* path);
 
 // GB/s of reading 256 MiB in order, which is more than caches hold; about 0.05 s.
 double read_gb_per_second();

@@ -60,6 +60,9 @@ const char* weft_kernel_name() {
 
 double weft_fma_peak_gflops() { return bench::fma_peak_gflops(weft_kernel_name()); }
 
+// That of bf16 products, GFLOP/s.
+double weft_bf16_peak_gflops() { return bench::bf16_peak_gflops(weft_kernel_name()); }
+
 // From empty accumulators.
 int weft_attend(const WeftAttention* a) try {
   const Call call(*a);

@@ -13,6 +13,7 @@ def load(path):
     torch.set_num_threads(1)
     library = ctypes.CDLL(path)
     library.weft_fma_peak_gflops.restype = ctypes.c_double
+    library.weft_bf16_peak_gflops.restype = ctypes.c_double
     library.weft_kernel_name.restype = ctypes.c_char_p
     return library
 

@@ -7,8 +7,9 @@ add_library(weft_flags INTERFACE)
 target_include_directories(weft_flags INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_options(weft_flags INTERFACE -Wall -Wextra -Wshadow -Werror=return-type)
 if(CMAKE_UNITY_BUILD)
-  # There the file that is compiled is not the one with the anonymous namespace, which gcc takes for a header then.
-  target_compile_options(weft_flags INTERFACE -Wno-subobject-linkage)
+  # There the file that is compiled is not the one with the anonymous namespace, which gcc takes for a header then; and a
+  # file sees the global names of others, which its local ones may hide.
+  target_compile_options(weft_flags INTERFACE -Wno-subobject-linkage -Wno-shadow)
 endif()
 target_link_libraries(weft_flags INTERFACE Threads::Threads)
 if(WEFT_SANITIZE STREQUAL "address")

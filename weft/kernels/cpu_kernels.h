@@ -12,7 +12,7 @@ namespace weft::kernels {
 
 void cpu_attend(const TileOps& ops, const AttendArgs& args);
 // One block of few queries, for all heads that read one kv head.
-void cpu_attend_few(const TileOps& ops, const AttendArgs& args, const HeadGroup& group, const Block& block);
+void cpu_attend_few(const TileOps& ops, const AttendArgs& args, std::span<const HeadGroup> groups, const Block& block);
 void cpu_attend_backward(const TileOps& ops, const AttendBackwardArgs& args);
 
 // Element-wise calls; types that a path has no code for (fp64) go to the reference loops.

@@ -46,6 +46,7 @@ TEST(Dispatch, TakesTheBestPath) {
   const std::vector<std::string_view> available = available_cpu_paths();
   EXPECT_NE(std::find(available.begin(), available.end(), "portable"), available.end());
   EXPECT_NE(cpu_kernels().name(), "emulated");
+  EXPECT_EQ(has_fast_bf16(), cpu_kernels().name() == "amx" || cpu_kernels().name() == "avx512_bf16");
 }
 
 TEST(Dispatch, TakesTheForcedPath) {

@@ -98,29 +98,45 @@ void for_each_group(WorkerPool* pool, const std::vector<HeadGroup>& groups, std:
   });
 }
 
-// Calls work(group, block, queries) for all queries of all blocks, at most `step` at a time. With more threads than
-// groups, pieces of a block run side by side, and blocks one after the other, since they may share queries.
+// Calls work(groups, block, queries) for all queries of all blocks: for all groups at once without a pool, else for one
+// and at most `step` queries. With more threads than groups, pieces of a block run side by side, and blocks one after the
+// other, since they may share queries.
 template <typename Work>
 void for_each_piece(const AttendArgs& args, int64_t step, const Work& work) {
   const std::vector<HeadGroup> groups = group_heads(args.kv_head);
+  if (!args.pool || args.pool->threads() == 1) {
+    for (const Block& block : args.blocks) work(std::span(groups), block, block.band.q);
+    return;
+  }
   const auto pieces_of = [&](const Block& block) { return (block.band.q.size() + step - 1) / step; };
-  const auto run_piece = [&](const HeadGroup& group, const Block& block, int64_t piece) {
+  const auto run_piece = [&](int64_t group, const Block& block, int64_t piece) {
     const int64_t begin = block.band.q.begin + piece * step;
-    work(group, block, intersect(block.band.q, {begin, begin + step}));
+    work(std::span(groups).subspan(static_cast<size_t>(group), 1), block,
+         intersect(block.band.q, {begin, begin + step}));
   };
   const int64_t count = static_cast<int64_t>(groups.size());
-  if (args.pool && count < args.pool->threads()) {
+  if (count < args.pool->threads()) {
     for (const Block& block : args.blocks) {
       const int64_t pieces = pieces_of(block);
-      args.pool->run(count * pieces, [&](int64_t item) {
-        run_piece(groups[static_cast<size_t>(item / pieces)], block, item % pieces);
-      });
+      args.pool->run(count * pieces, [&](int64_t item) { run_piece(item / pieces, block, item % pieces); });
     }
     return;
   }
-  for_each_group(args.pool, groups, args.blocks, [&](const HeadGroup& group, const Block& block) {
-    for (int64_t piece = 0; piece < pieces_of(block); ++piece) run_piece(group, block, piece);
+  args.pool->run(count, [&](int64_t group) {
+    for (const Block& block : args.blocks) {
+      for (int64_t piece = 0; piece < pieces_of(block); ++piece) run_piece(group, block, piece);
+    }
   });
+}
+
+// Calls run(group, queries) for all groups, at most `step` queries at a time.
+template <typename Run>
+void for_each_step(std::span<const HeadGroup> groups, Range queries, int64_t step, const Run& run) {
+  for (const HeadGroup& group : groups) {
+    for (int64_t begin = queries.begin; begin < queries.end; begin += step) {
+      run(group, intersect(queries, {begin, begin + step}));
+    }
+  }
 }
 
 }  // namespace weft::kernels

@@ -7,8 +7,6 @@ namespace {
 
 static_assert(kFewKeys % kLanes == 0 && kFewRowsMultiple % (kLanes / 4) == 0);
 
-inline constexpr int64_t kFewAhead = 4 * kFewKeys;  // what is fetched early
-
 // The keys of one step that a row sees.
 struct KeySpan {
   int64_t begin, end;
@@ -118,9 +116,17 @@ WEFT_INLINE void few_outputs(Piece v, int64_t columns, const float* weights, Key
   for (; c < columns; c += kLanes) few_outputs<kRows, 1>(v, weights, keys, c, o, o_stride);
 }
 
+// Asks for the part of `rows` that steps [begin, end) of `steps` have, into the second cache.
+WEFT_INLINE void fetch_share(const RowsIn& rows, int64_t begin, int64_t end, int64_t steps) {
+  const int64_t size = rows.type == DType::fp32 ? 4 : 2;
+  for (int64_t row = rows.rows * begin / steps; row < rows.rows * end / steps; ++row) {
+    const char* const at = (const char*)rows.data + row * rows.stride * size;
+    for (int64_t byte = 0; byte < rows.columns * size; byte += 64) __builtin_prefetch(at + byte, 0, 2);
+  }
+}
+
 static void forward_few(const FewRows& t) {
   const int64_t dim = round_up(t.k.columns, kLanes), dim_v = round_up(t.v.columns, kLanes);
-  const int64_t k_size = t.k.type == DType::fp32 ? 4 : 2, v_size = t.v.type == DType::fp32 ? 4 : 2;
   float *const k_scratch = t.scratch, *const v_scratch = k_scratch + kFewKeys * dim;
   float* const scores = v_scratch + kFewKeys * dim_v;
   for (int64_t r = 0; r < t.rows; ++r) {
@@ -130,9 +136,8 @@ static void forward_few(const FewRows& t) {
   }
   for (int64_t key = 0; key < t.k.rows; key += kFewKeys) {
     const int64_t count = smaller(kFewKeys, t.k.rows - key);
-    const int64_t ahead = smaller(key + kFewAhead, t.k.rows), until = smaller(ahead + kFewKeys, t.k.rows);
-    prefetch_rows(t.k.data, k_size, t.k.stride, ahead, until, t.k.columns);
-    prefetch_rows(t.v.data, v_size, t.v.stride, ahead, until, t.v.columns);
+    fetch_share(t.next_k, key, key + count, t.k.rows);
+    fetch_share(t.next_v, key, key + count, t.k.rows);
     const Piece k = few_keys(t.k, key, count, k_scratch), v = few_keys(t.v, key, count, v_scratch);
     for (int64_t r = 0; r < t.rows; r += kTogether) {
       few_scores(k, dim, t.q + r * t.q_stride, t.q_stride, scores + r * kFewKeys);

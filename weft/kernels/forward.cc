@@ -92,9 +92,10 @@ class Forward {
 
 void cpu_attend(const TileOps& ops, const AttendArgs& args) {
   check(args);
-  for_each_piece(args, kForwardQueryBlock, [&](const HeadGroup& group, const Block& block, Range queries) {
-    if (block.band.q.size() <= kFewQueries) return cpu_attend_few(ops, args, group, block);
-    Forward(ops, args).run(group, block, queries);
+  for_each_piece(args, kForwardQueryBlock, [&](std::span<const HeadGroup> groups, const Block& block, Range queries) {
+    if (block.band.q.size() <= kFewQueries) return cpu_attend_few(ops, args, groups, block);
+    for_each_step(groups, queries, kForwardQueryBlock,
+                  [&](const HeadGroup& group, Range piece) { Forward(ops, args).run(group, block, piece); });
   });
 }
 

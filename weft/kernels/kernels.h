@@ -9,8 +9,8 @@
 //
 // Conventions, all paths: partial results are (o, lse) with o normalised over the keys seen so far and lse the natural
 // logarithm of the sum of exp(scale * q.k); the empty partial is (0, -inf). Softmax statistics, partials and
-// gradients are fp32 for fp32, bf16 and fp16 inputs and fp64 for fp64 inputs. Products are taken in fp32, too; a matrix unit
-// ("amx") takes weights as bf16 where inputs are bf16. The same call gives the same bits.
+// gradients are fp32 for fp32, bf16 and fp16 inputs and fp64 for fp64 inputs. Products are taken in fp32, too; where bf16 is
+// multiplied by hardware ("amx", "avx512_bf16") weights are rounded to bf16 where inputs are bf16. The same call gives the same bits.
 #pragma once
 
 #include <cstdint>
@@ -164,12 +164,16 @@ const KernelSet& reference_kernels();
 // WEFT_KERNEL names an unknown path, or one that this processor lacks: never a fallback.
 const KernelSet& cpu_kernels();
 
-// A CPU path by name ("portable", "avx2", "avx512", "amx", and for tests "emulated": the last two's arithmetic on AVX2);
-// Error(usage) as above.
+// A CPU path by name ("portable", "avx2", "avx512", "avx512_bf16", "amx", and for tests "emulated": AMX's and AVX-512's
+// arithmetic on AVX2); Error(usage) as above.
 const KernelSet& cpu_kernels(std::string_view path);
 
-// Names of the CPU paths that this processor can run, slowest first; the last is what it has best.
+// Names of the CPU paths that this processor can run, those that are only taken by name first, then slowest first; the last
+// is what it has best.
 std::vector<std::string_view> available_cpu_paths();
+
+// Whether this processor's best path multiplies bf16 by hardware, and faster than fp32.
+bool has_fast_bf16();
 
 // Names of all CPU paths in this build, slowest first.
 std::vector<std::string_view> known_cpu_paths();

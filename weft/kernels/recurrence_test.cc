@@ -203,7 +203,9 @@ TEST(Recurrence, RunsGoOnFromOneAnother) {
                       sum.from(t, columns, 0));
         expect_near(whole, sum);
         expect_near(first.data, second.data, "leaving dstate");
-        if (!starts.empty() && starts[0] == 0) EXPECT_EQ(first.data, std::vector<double>(first.data.size(), 0.0));
+        if (!starts.empty() && starts[0] == 0) {
+          EXPECT_EQ(first.data, std::vector<double>(first.data.size(), 0.0));
+        }
       }
     }
   }

@@ -263,9 +263,10 @@ inline void make_bundle_consistent(AttentionCase& c, uint64_t seed) {
   }
 }
 
-// Matrix units take weights and gradients of scores as bf16 where inputs are bf16.
+// Weights and gradients of scores are rounded to bf16 where inputs are bf16 and hardware multiplies them.
 inline bool rounds_weights(const KernelSet& kernels, DType type) {
-  return type == DType::bf16 && (kernels.name() == "amx" || kernels.name() == "emulated");
+  const std::string_view name = kernels.name();
+  return type == DType::bf16 && (name == "amx" || name == "avx512_bf16" || name == "emulated");
 }
 // What a path may be off by, of the largest result: that of fp32 sums, and where weights are rounded (half a unit of bf16,
 // 2^-9) some of that, more for gradients, whose terms may cancel. lse is a sum of weights before they are rounded.

@@ -45,9 +45,9 @@ inline constexpr int64_t kMostTileOfKeys = 128;
 
 // Blocks of at most so many queries do without packing: see few_rows.inc.h. Their keys are taken in steps of kFewKeys, and
 // cut into chunks whose results are merged.
-inline constexpr int64_t kFewQueries = 8;
+inline constexpr int64_t kFewQueries = 16;
 inline constexpr int64_t kFewKeys = 16;
-inline constexpr int64_t kFewChunk = 4096;
+inline constexpr int64_t kFewChunk = 128;
 inline constexpr int64_t kFewRowsMultiple = 4;
 
 // Contiguous columns of some rows in memory, of any 16-bit or fp32 type.
@@ -88,6 +88,7 @@ struct ForwardResult {
 struct FewRows {
   int64_t rows;
   RowsIn k, v;
+  RowsIn next_k, next_v;  // asked of memory meanwhile: a share of the next keys
   const float*
       q;  // [rows][q_stride], multiplied by scale * log2(e); zeros up to multiples of kFewRowsMultiple and strip
   int64_t q_stride;

@@ -1,6 +1,5 @@
 #include "weft/model/rows.h"
 
-#include <ATen/cpu/Utils.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
@@ -8,12 +7,13 @@
 #include <algorithm>
 
 #include "weft/base/error.h"
+#include "weft/kernels/kernels.h"
 #include "weft/torch/types.h"
 
 namespace weft {
 
 at::ScalarType operands_for(at::ScalarType stored) {
-  static const bool fast_bf16 = at::cpu::init_amx();
+  static const bool fast_bf16 = kernels::has_fast_bf16();
   return stored == at::kBFloat16 && fast_bf16 ? at::kBFloat16 : wide(stored);
 }
 

@@ -21,7 +21,7 @@ namespace weft {
 inline at::ScalarType wide(at::ScalarType type) { return type == at::kDouble ? at::kDouble : at::kFloat; }
 
 // The type in which matrix products of activations stored as `stored` take their operands. bf16 only where the processor
-// multiplies it fast (AMX): elsewhere torch's bf16 products are several times slower than converting chunks to fp32.
+// multiplies it fast: elsewhere torch's bf16 products are several times slower than converting chunks to fp32.
 at::ScalarType operands_for(at::ScalarType stored);
 
 // Of a tensor's element type; fp64, fp32, bf16 or fp16.

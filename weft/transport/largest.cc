@@ -19,9 +19,11 @@ double largest_of_ranks(Endpoint& endpoint, double mine) {
   const int ranks = endpoint.ranks(), rank = endpoint.rank();
   for (int distance = 1; distance < ranks; distance *= 2) {
     const auto leaving = std::make_shared<double>(mine), arriving = std::make_shared<double>(0);
-    OutgoingPart out{.regions = {region_of_number(leaving)}, .bytes = sizeof(double), .label = kLargestLabel};
+    OutgoingPart out;
+    out.regions = {region_of_number(leaving)}, out.bytes = sizeof(double), out.label = kLargestLabel;
     out.lending = Lending::lasting, out.owner = leaving;
-    IncomingPart in{.regions = {region_of_number(arriving)}, .bytes = sizeof(double), .label = kLargestLabel};
+    IncomingPart in;
+    in.regions = {region_of_number(arriving)}, in.bytes = sizeof(double), in.label = kLargestLabel;
     in.owner = arriving;
     Transfer transfer;
     transfer.send.push_back({.peer = (rank + distance) % ranks, .parts = {std::move(out)}});

@@ -1,6 +1,6 @@
-// The contract between the drivers for processors with a matrix unit (forward.cc, backward.cc in this folder) and the
-// arithmetic on tiles, which is compiled once per engine (path_*.cc): AMX, and an emulation of it for every other
-// processor, so that all but the few lines of the engine itself is tested everywhere.
+// The contract between the drivers for processors that multiply bf16 by hardware (forward.cc, backward.cc in this folder) and
+// the arithmetic on tiles, which is compiled once per engine (path_*.cc): AMX, the dot products of AVX512-BF16, and an
+// emulation for every other processor, so that all but the few lines of the engine itself is tested everywhere.
 //
 // Inputs are bf16. A matrix unit multiplies a *row tile* (left: 16 rows of 32 elements, 1 KiB) by a *pair tile* (right: 16
 // pairs of rows, 16 columns, the two elements of a pair side by side) into 16 x 16 sums in fp32. Four products at a time
@@ -101,6 +101,7 @@ struct MatrixOps {
 };
 
 const MatrixOps& amx_ops();       // x86-64 only: AVX-512 with BF16, AMX-TILE and AMX-BF16, lent by the system
+const MatrixOps& dot_ops();       // x86-64 only: AVX-512 with BF16
 const MatrixOps& emulated_ops();  // x86-64 only: AVX2 and FMA
 
 }  // namespace weft::kernels
