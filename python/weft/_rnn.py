@@ -9,11 +9,6 @@ import torch
 from weft._plan import Plan
 
 
-@torch.compiler.disable  # how many iterations it runs depends on numbers
-def _solve(*arguments: object) -> tuple[torch.Tensor, torch.Tensor, int]:
-    return torch.ops.weft.para_rnn(*arguments)
-
-
 @overload
 def para_rnn(cell: Literal["gru", "lstm"], x: torch.Tensor, a: torch.Tensor, plan: Plan, *, peephole: torch.Tensor | None = None,
              initial_state: torch.Tensor | None = None, return_final_state: Literal[False] = False, tolerance: float | None = None,
@@ -60,7 +55,10 @@ def para_rnn(cell: Literal["gru", "lstm"], x: torch.Tensor, a: torch.Tensor, pla
         x, initial_state = x.unsqueeze(0), None if initial_state is None else initial_state.unsqueeze(0)
     if tolerance is not None and not tolerance > 0:
         plan.refuse(f"weft.para_rnn: tolerance {tolerance}; give a positive number")
-    out, state, _ = _solve(cell, x, a, peephole, initial_state, plan.handle, tolerance or 0.0, iterations)
+    solve = torch.ops.weft.para_rnn
+    if torch.compiler.is_compiling():  # else not imported: the compiler takes seconds
+        from weft._uncompiled import solve
+    out, state, _ = solve(cell, x, a, peephole, initial_state, plan.handle, tolerance or 0.0, iterations)
     if not batched:
         out, state = out.squeeze(0), state.squeeze(0)
     return (out, state) if return_final_state else out

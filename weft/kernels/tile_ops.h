@@ -45,7 +45,7 @@ inline constexpr int64_t kMostTileOfKeys = 128;
 
 // Blocks of at most so many queries do without packing: see few_rows.inc.h. Their keys are taken in steps of kFewKeys, and
 // cut into chunks whose results are merged.
-inline constexpr int64_t kFewQueries = 16;
+inline constexpr int64_t kFewQueries = 8;
 inline constexpr int64_t kFewKeys = 16;
 inline constexpr int64_t kFewChunk = 128;
 inline constexpr int64_t kFewRowsMultiple = 4;
