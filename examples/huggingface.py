@@ -67,7 +67,9 @@ def main():
                                     train_dataset=examples)
     trainer.train()
     if trainer.is_world_process_zero():
-        print("losses", *(entry["loss"] for entry in trainer.state.log_history if "loss" in entry))
+        print("losses", *(entry["loss"] for entry in trainer.state.log_history if "loss" in entry), flush=True)
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
