@@ -10,7 +10,6 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <functional>
 #include <limits>
 #include <numeric>
 #include <string>
@@ -238,17 +237,8 @@ TEST(ShortConvolution, WhatDoesNotFitIsRefused) {
   ThreadTransport transport(1);
   run_threads(transport, [&](int) {
     const auto seat = std::make_shared<HaloExchange>(halo, 0, transport.endpoint(0));
-    const auto refusal = [](const std::function<void()>& action) -> std::string {
-      try {
-        action();
-      } catch (const Error& error) {
-        EXPECT_EQ(error.code(), ErrorCode::usage);
-        return error.what();
-      }
-      return "";
-    };
     const at::Tensor x = at::zeros({8, 2}), weight = at::zeros({2, 3});
-    EXPECT_EQ(refusal([&] { short_convolution(x, weight, {}, seat); }), "");
+    EXPECT_NO_THROW(short_convolution(x, weight, {}, seat));
     EXPECT_EQ(
         refusal([&] {
           short_convolution(at::zeros({7, 2}), weight, {}, seat);

@@ -8,7 +8,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <string>
 #include <vector>
@@ -16,6 +15,7 @@
 #include "tests/rnn_case.h"
 #include "weft/base/error.h"
 #include "weft/base/test_level.h"
+#include "weft/mask/testing.h"
 
 namespace weft {
 namespace {
@@ -229,15 +229,6 @@ TEST(ParaRnn, WhatDoesNotFitIsRefused) {
     };
     const auto halo_of = [&](int64_t width) {
       return std::make_shared<HaloExchange>(make_halo({8}, problem.query_layout, width), 0, transport.endpoint(0));
-    };
-    const auto refusal = [](const std::function<void()>& action) -> std::string {
-      try {
-        action();
-      } catch (const Error& error) {
-        EXPECT_EQ(error.code(), ErrorCode::usage);
-        return error.what();
-      }
-      return "";
     };
     const ScheduledSequence ranks(executor_of(problem), halo_of(2));
     const auto call = [&](RnnCell cell, std::vector<int64_t> x, std::vector<int64_t> a, NewtonOptions options = {}) {

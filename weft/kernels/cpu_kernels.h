@@ -11,7 +11,7 @@
 namespace weft::kernels {
 
 void cpu_attend(const TileOps& ops, const AttendArgs& args);
-// One block of few queries, for all heads that read one kv head.
+// One block of few queries, for the heads of these groups.
 void cpu_attend_few(const TileOps& ops, const AttendArgs& args, std::span<const HeadGroup> groups, const Block& block);
 void cpu_attend_backward(const TileOps& ops, const AttendBackwardArgs& args);
 

@@ -6,6 +6,13 @@
 
 namespace weft::methods {
 
+// Rounds in which windows of 1, 2, 4 .. cover so many.
+inline int64_t rounds_over(int64_t count) {
+  int64_t rounds = 0;
+  for (int64_t d = 1; d < count; d *= 2) ++rounds;
+  return rounds;
+}
+
 // Scans before and after what comes.
 inline void scan_first(Ledger& ledger, Ledger::Id entering) { ledger.attend({entering}, {}); }
 inline void scan_rest(Ledger& ledger, const LinearShares& shares, Ledger::Id coming, Ledger::Id entering) {
@@ -16,6 +23,12 @@ inline void scan_rest(Ledger& ledger, const LinearShares& shares, Ledger::Id com
 // What a rank has and keeps: its own state or dstate and its transition, and the state that entered.
 struct RankMaps {
   Ledger::Id own = 0, transition = 0, entering = 0;
+
+  // Forward, between so many ranks: what another one needs.
+  void make(Ledger& ledger, const LinearShares& shares, int64_t before, int64_t after) {
+    if (after > 0) own = ledger.make(shares.size.states());
+    if (before > 0 && after > 0) transition = ledger.make(shares.size.transitions());
+  }
 };
 
 // What enters a rank and, where another follows it, what it passes, are kept by both.

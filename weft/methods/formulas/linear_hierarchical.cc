@@ -4,12 +4,6 @@
 namespace weft::methods {
 namespace {
 
-int64_t rounds_over(int64_t count) {
-  int64_t rounds = 0;
-  for (int64_t d = 1; d < count; d *= 2) ++rounds;
-  return rounds;
-}
-
 // One phase on one rank: towards the end of the sequence, or its begin.
 class NodeWalk {
  public:
@@ -90,8 +84,7 @@ void walk_nodes(Ledger& ledger, const LinearShares& shares, int64_t rank, int64_
   RankMaps mine;
   {
     LinearTensors tensors(ledger, shares, false);
-    if (after > 0) mine.own = ledger.make(shares.size.states());
-    if (before > 0 && after > 0) mine.transition = ledger.make(shares.size.transitions());
+    mine.make(ledger, shares, before, after);
     NodeWalk walk(ledger, shares, mine, rank, size, true);
     walk.first_round();
     scan_first(ledger, 0);

@@ -46,8 +46,7 @@ void walk_gather(Ledger& ledger, const LinearShares& shares, int64_t rank) {
   RankMaps mine;
   {
     LinearTensors tensors(ledger, shares, false);
-    if (after > 0) mine.own = ledger.make(shares.size.states());
-    if (before > 0 && after > 0) mine.transition = ledger.make(shares.size.transitions());
+    mine.make(ledger, shares, before, after);
     GatherWalk gather{ledger, shares, before, after};
     auto maps = gather.exchange(mine);
     scan_first(ledger, 0);
@@ -81,8 +80,7 @@ void walk_doubling(Ledger& ledger, const LinearShares& shares, int64_t rank) {
   };
   {
     LinearTensors tensors(ledger, shares, false);
-    if (after > 0) mine.own = ledger.make(shares.size.states());
-    if (before > 0 && after > 0) mine.transition = ledger.make(shares.size.transitions());
+    mine.make(ledger, shares, before, after);
     DoublingWalk doubling(ledger, shares, mine, {before, after, before, after});
     rounds(doubling);
     mine.entering = doubling.take();
@@ -118,8 +116,7 @@ Formula log_step_formula(const Configuration& c) {
   Formula f;
   const LinearShares shares(c, f);
   if (!f.known()) return f;
-  int64_t rounds = 0;
-  for (int64_t d = 1; d < shares.ranks; d *= 2) ++rounds;
+  const int64_t rounds = rounds_over(shares.ranks);
   const bool rest = rounds > 0 && first_heads(c.heads) < c.heads;
   f.forward.steps = std::max<int64_t>(1, rounds + rest);
   if (c.backward) f.backward.steps = f.forward.steps, f.saved_bytes = kept_maps(shares);
