@@ -116,13 +116,10 @@ WEFT_INLINE void few_outputs(Piece v, int64_t columns, const float* weights, Key
   for (; c < columns; c += kLanes) few_outputs<kRows, 1>(v, weights, keys, c, o, o_stride);
 }
 
-// Asks for the part of `rows` that steps [begin, end) of `steps` have, into the second cache.
+// Asks for the part of `rows` that steps [begin, end) of `steps` have.
 WEFT_INLINE void fetch_share(const RowsIn& rows, int64_t begin, int64_t end, int64_t steps) {
-  const int64_t size = rows.type == DType::fp32 ? 4 : 2;
-  for (int64_t row = rows.rows * begin / steps; row < rows.rows * end / steps; ++row) {
-    const char* const at = (const char*)rows.data + row * rows.stride * size;
-    for (int64_t byte = 0; byte < rows.columns * size; byte += 64) __builtin_prefetch(at + byte, 0, 2);
-  }
+  prefetch_rows<2>(rows.data, rows.type == DType::fp32 ? 4 : 2, rows.stride, rows.rows * begin / steps,
+                   rows.rows * end / steps, rows.columns);
 }
 
 static void forward_few(const FewRows& t) {

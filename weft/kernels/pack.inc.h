@@ -20,13 +20,15 @@ WEFT_INLINE Piece piece(const RowsIn& from, int64_t row, int64_t rows, int64_t c
   return {chunk, kChunk};
 }
 
-// Rows further down, which the processor does not foresee where other heads lie between: they are wanted in a moment.
+// Rows further down, which the processor does not foresee where other heads lie between: they are wanted in a moment, or with
+// kLocality 2 later, from the second cache.
 inline constexpr int64_t kAhead = 16;
+template <int kLocality = 3>
 WEFT_INLINE void prefetch_rows(const void* data, int64_t size, int64_t stride, int64_t begin, int64_t end,
                                int64_t columns) {
   for (int64_t row = begin; row < end; ++row) {
     const char* at = (const char*)data + row * stride * size;
-    for (int64_t byte = 0; byte < columns * size; byte += 64) __builtin_prefetch(at + byte);
+    for (int64_t byte = 0; byte < columns * size; byte += 64) __builtin_prefetch(at + byte, 0, kLocality);
   }
 }
 WEFT_INLINE void prefetch_ahead(const RowsIn& from, int64_t row, int64_t count) {
