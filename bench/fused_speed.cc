@@ -15,7 +15,7 @@
 
 #include "bench/fma_peak.h"
 #include "weft/base/random.h"
-#include "weft/kernels/fused.h"
+#include "weft/kernels/fused/fused.h"
 #include "weft/kernels/kernels.h"
 
 namespace {

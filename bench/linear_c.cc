@@ -2,7 +2,7 @@
 #include <cstdio>
 #include <cstring>
 
-#include "weft/kernels/recurrence.h"
+#include "weft/kernels/linear/recurrence.h"
 
 using namespace weft;
 using namespace weft::kernels;

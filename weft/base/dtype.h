@@ -7,7 +7,7 @@
 
 namespace weft {
 
-// Elements are of the first four. The others are accumulators of canonical results (kernels/exact_sum.h): the sum of any
+// Elements are of the first four. The others are accumulators of canonical results (kernels/canonical/exact_sum.h): the sum of any
 // numbers in two or three bins, and the sum of exponentials with the exponent that they share.
 enum class DType : uint8_t { fp64, fp32, bf16, fp16, sum2, sum3, expsum2, expsum3 };
 

@@ -3,7 +3,7 @@
 #include <chrono>
 #include <thread>
 
-#include "weft/kernels/exact_bins.h"
+#include "weft/kernels/canonical/exact_bins.h"
 
 namespace weft::execute_internal {
 

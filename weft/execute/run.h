@@ -14,7 +14,7 @@
 #include "weft/execute/blocks.h"
 #include "weft/execute/executor.h"
 #include "weft/execute/value.h"
-#include "weft/kernels/recurrence.h"
+#include "weft/kernels/linear/recurrence.h"
 #include "weft/schedule/dependencies.h"
 #include "weft/schedule/print.h"
 

@@ -1,4 +1,4 @@
-// Linear layers: slices become runs of tokens in one head, and the loops of kernels/recurrence.h do the rest.
+// Linear layers: slices become runs of tokens in one head, and the loops of kernels/linear/recurrence.h do the rest.
 #include "weft/execute/run.h"
 
 namespace weft::execute_internal {

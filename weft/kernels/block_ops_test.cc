@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "weft/base/random.h"
-#include "weft/kernels/block_matrix.h"
-#include "weft/kernels/block_solve.h"
 #include "weft/kernels/kernels.h"
+#include "weft/kernels/linear/block_matrix.h"
+#include "weft/kernels/linear/block_solve.h"
 
 namespace weft::kernels {
 namespace {

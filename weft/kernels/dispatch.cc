@@ -9,9 +9,9 @@
 #include <memory>
 #include <string>
 
-#include "weft/kernels/canonical.h"
+#include "weft/kernels/canonical/canonical.h"
 #include "weft/kernels/cpu_kernels.h"
-#include "weft/kernels/fused.h"
+#include "weft/kernels/fused/fused.h"
 #include "weft/kernels/matrix/drivers.h"
 
 namespace weft::kernels {

@@ -20,4 +20,4 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
 endif()
 set_source_files_properties(kernels/path_portable.cc PROPERTIES COMPILE_OPTIONS "${speed};-fno-math-errno")
 # Sums of gates' gradients are loops over rows of doubles.
-set_source_files_properties(kernels/recurrence_decays.cc PROPERTIES COMPILE_OPTIONS -O3)
+set_source_files_properties(kernels/linear/decays.cc PROPERTIES COMPILE_OPTIONS -O3)

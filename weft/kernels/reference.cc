@@ -5,7 +5,7 @@
 #include <limits>
 #include <vector>
 
-#include "weft/kernels/canonical.h"
+#include "weft/kernels/canonical/canonical.h"
 #include "weft/kernels/checks.h"
 #include "weft/kernels/element.h"
 

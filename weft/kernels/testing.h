@@ -13,7 +13,8 @@
 
 namespace weft::kernels {
 
-inline constexpr double kNoKeys = -std::numeric_limits<double>::infinity();
+inline constexpr double kInfinity = std::numeric_limits<double>::infinity();
+inline constexpr double kNoKeys = -kInfinity;
 
 // rows x heads x columns of one type, with gaps between heads and rows that hold a canary value.
 struct Field {

@@ -23,8 +23,8 @@
 
 #include "weft/base/dtype.h"
 #include "weft/kernels/block_ops.h"
-#include "weft/kernels/exact_bins.h"
-#include "weft/kernels/fused_ops.h"
+#include "weft/kernels/canonical/exact_bins.h"
+#include "weft/kernels/fused/fused_ops.h"
 
 namespace weft::kernels {
 

@@ -13,7 +13,7 @@
 
 #include "weft/base/dtype.h"
 #include "weft/base/range.h"
-#include "weft/kernels/fused.h"
+#include "weft/kernels/fused/fused.h"
 
 namespace weft {
 

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <numbers>
 
-#include "weft/kernels/fused.h"
+#include "weft/kernels/fused/fused.h"
 
 namespace weft {
 

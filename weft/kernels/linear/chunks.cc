@@ -4,7 +4,7 @@
 //   out = s (qe R + S V)                        R <- diag(exp c_C) R + ke^T V
 //   dS  = s dout V^T                            G <- diag(exp c_C) G + s qe^T dout
 //   dq  = s (dout R^T) exp c_i + from dS        dk = (V G^T) exp(c_C - c_j) + from dS        dv = ke G + s S^T dout
-#include "weft/kernels/recurrence_decays.h"
+#include "weft/kernels/linear/decays.h"
 
 namespace weft::kernels::recurrence_internal {
 namespace {

@@ -24,7 +24,7 @@
 #include <utility>
 #include <vector>
 
-#include "weft/kernels/exact_bins.h"
+#include "weft/kernels/canonical/exact_bins.h"
 
 namespace weft::kernels {
 

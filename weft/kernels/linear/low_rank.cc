@@ -1,5 +1,5 @@
 // Runs whose states mix rows, forward: recurrence_low_rank.h has the formulas.
-#include "weft/kernels/recurrence_low_rank.h"
+#include "weft/kernels/linear/low_rank.h"
 
 namespace weft::kernels::recurrence_internal {
 namespace {

@@ -1,6 +1,6 @@
 // What a run takes from and gives to its ends where F is diagonal: states and their gradients, chunk by chunk, each with the
 // decays between a chunk and the end as sums of logarithms from that end, in fp64.
-#include "weft/kernels/recurrence_decays.h"
+#include "weft/kernels/linear/decays.h"
 
 namespace weft::kernels::recurrence_internal {
 namespace {

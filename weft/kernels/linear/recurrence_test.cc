@@ -1,5 +1,5 @@
 // The parts of a run add up to the run, maps compose, and the adjoint of a map is its transposed transition.
-#include "weft/kernels/recurrence.h"
+#include "weft/kernels/linear/recurrence.h"
 
 #include <gtest/gtest.h>
 

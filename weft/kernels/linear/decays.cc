@@ -1,4 +1,4 @@
-#include "weft/kernels/recurrence_decays.h"
+#include "weft/kernels/linear/decays.h"
 
 namespace weft::kernels::recurrence_internal {
 namespace {

@@ -6,9 +6,9 @@
 #include <type_traits>
 #include <vector>
 
-#include "weft/kernels/block_matrix.h"
 #include "weft/kernels/element.h"
-#include "weft/kernels/recurrence.h"
+#include "weft/kernels/linear/block_matrix.h"
+#include "weft/kernels/linear/recurrence.h"
 
 namespace weft::kernels::recurrence_internal {
 

@@ -2,7 +2,7 @@
 // raw pointers. Accumulator types are fp32 here.
 #pragma once
 
-#include "weft/kernels/fused.h"
+#include "weft/kernels/fused/fused.h"
 
 namespace weft::kernels {
 

@@ -2,7 +2,7 @@
 // Private to this folder.
 #pragma once
 
-#include "weft/kernels/block_matrix.h"
+#include "weft/kernels/linear/block_matrix.h"
 
 namespace weft::kernels {
 

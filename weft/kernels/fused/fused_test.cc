@@ -1,6 +1,6 @@
 // Every operation of FusedKernels, path and type of storage against the reference in fp64; odd sizes, strides, rows that
 // are not finite. Buffers end where their last row does, so that a sanitizer sees a step beyond.
-#include "weft/kernels/fused.h"
+#include "weft/kernels/fused/fused.h"
 
 #include <gtest/gtest.h>
 
@@ -11,7 +11,6 @@ namespace weft::kernels {
 namespace {
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr DType kStored[] = {DType::fp32, DType::bf16, DType::fp16};
 constexpr int64_t kColumns[] = {1, 2, 7, 8, 9, 15, 16, 31, 33, 63, 64, 65, 127, 256, 1000};
 

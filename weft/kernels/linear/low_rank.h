@@ -26,8 +26,8 @@
 // This header has what one chunk needs in both directions. Private to this folder.
 #pragma once
 
-#include "weft/kernels/block_solve.h"
-#include "weft/kernels/recurrence_decays.h"
+#include "weft/kernels/linear/block_solve.h"
+#include "weft/kernels/linear/decays.h"
 
 namespace weft::kernels::recurrence_internal {
 

@@ -2,7 +2,7 @@
 // many: all write, the first decays, the last is read. So k, v and beta are copied as they are, q, dout and g with zeros between.
 #include <cstring>
 
-#include "weft/kernels/recurrence_math.h"
+#include "weft/kernels/linear/chunk_math.h"
 
 namespace weft::kernels::recurrence_internal {
 namespace {

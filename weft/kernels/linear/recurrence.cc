@@ -1,9 +1,9 @@
-#include "weft/kernels/recurrence.h"
+#include "weft/kernels/linear/recurrence.h"
 
 #include <cmath>
 
-#include "weft/kernels/recurrence_columns.h"
-#include "weft/kernels/recurrence_math.h"
+#include "weft/kernels/linear/chunk_math.h"
+#include "weft/kernels/linear/columns.h"
 
 namespace weft::kernels {
 namespace {

@@ -1,5 +1,5 @@
 // The canonical kernel set: what it does with accumulators element by element, and who computes.
-#include "weft/kernels/canonical.h"
+#include "weft/kernels/canonical/canonical.h"
 
 #include <algorithm>
 #include <bit>
@@ -9,8 +9,8 @@
 #include <string>
 
 #include "weft/base/error.h"
+#include "weft/kernels/canonical/exact_sum.h"
 #include "weft/kernels/element.h"
-#include "weft/kernels/exact_sum.h"
 
 namespace weft::kernels {
 

@@ -1,5 +1,5 @@
 // FusedKernels of the CPU paths: what involves fp64 goes to the reference, the rest to the path's FusedOps.
-#include "weft/kernels/fused.h"
+#include "weft/kernels/fused/fused.h"
 
 #include <algorithm>
 #include <cmath>

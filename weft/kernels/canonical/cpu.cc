@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "weft/kernels/canonical.h"
+#include "weft/kernels/canonical/canonical.h"
 #include "weft/kernels/checks.h"
 #include "weft/kernels/driver.h"
 

@@ -4,9 +4,9 @@
 //
 //   out_t = s sum over rows of q_t R_t                G_t = A_{t+1}^T G_{t+1} + s q_t dout_t
 //   dq_t = s R_t dout_t    dk_t = G_t v_t    dv_t = sum over rows of k_t G_t    da_t,ij = sum over rows of G_t,i * R_{t-1},j
-#include "weft/kernels/recurrence_columns.h"
+#include "weft/kernels/linear/columns.h"
 
-#include "weft/kernels/recurrence_math.h"
+#include "weft/kernels/linear/chunk_math.h"
 
 namespace weft::kernels::recurrence_internal {
 namespace {

@@ -14,7 +14,7 @@
 
 #include <span>
 
-#include "weft/kernels/recurrence_math.h"
+#include "weft/kernels/linear/chunk_math.h"
 
 namespace weft::kernels::recurrence_internal {
 

@@ -1,5 +1,5 @@
 // Canonical kernels: right, and the same bits however a call is cut.
-#include "weft/kernels/canonical.h"
+#include "weft/kernels/canonical/canonical.h"
 
 #include <gtest/gtest.h>
 
@@ -8,8 +8,6 @@
 
 namespace weft::kernels {
 namespace {
-
-constexpr double kInf = std::numeric_limits<double>::infinity();
 
 // A value of accumulators: rows x heads x columns of exact sums, without gaps; all identities.
 struct Sums {
@@ -251,7 +249,7 @@ TEST(Canonical, WhatIsNotFiniteStaysWhereItIsSeen) {
     Random random(seed, 4);
     const auto spoil = [&](Field& field) {
       for (int n = 0; n < 2; ++n) {
-        const double x = random.uniform(2) ? std::nan("") : random.uniform(2) ? kInf : -kInf;
+        const double x = random.uniform(2) ? std::nan("") : random.uniform(2) ? kInfinity : -kInfinity;
         field.set(random.uniform(field.shape.rows), random.uniform(field.shape.heads),
                   random.uniform(field.shape.columns), x);
       }

@@ -4,7 +4,7 @@
 
 #include "weft/base/error.h"
 #include "weft/kernels/element.h"
-#include "weft/kernels/fused.h"
+#include "weft/kernels/fused/fused.h"
 
 namespace weft::kernels {
 namespace {

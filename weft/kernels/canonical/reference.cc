@@ -4,10 +4,10 @@
 #include <limits>
 #include <vector>
 
-#include "weft/kernels/canonical.h"
+#include "weft/kernels/canonical/canonical.h"
+#include "weft/kernels/canonical/exact_sum.h"
 #include "weft/kernels/checks.h"
 #include "weft/kernels/element.h"
-#include "weft/kernels/exact_sum.h"
 
 namespace weft::kernels {
 namespace {
