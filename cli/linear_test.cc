@@ -127,8 +127,23 @@ TEST(Linear, StatesOfDocumentsAreSaved) {
   EXPECT_EQ(run_line("verify all" + words + " --initial-states --final-states --backward").code, kExitFine);
 }
 
+TEST(Linear, StatesAtPositionsAreSaved) {
+  const std::string folder = ::testing::TempDir() + "linear_positions_" + std::to_string(::getpid());
+  const std::string words = " --ranks 3 --docs 10,30,10 --heads 2 --key-dim 4 --value-dim 6 --layer gdn";
+  const std::string line = "check log-step" + words + " --state-positions 20,3 --dtype fp64 --save " + folder;
+  EXPECT_EQ(run_line(line).code, kExitFine);
+  EXPECT_TRUE(has(read_file(folder + "/inputs.safetensors"), R"("dfinal_state":{"dtype":"F64","shape":[2,2,4,6])"));
+  EXPECT_TRUE(has(read_file(folder + "/outputs.safetensors"), R"("final_state":{"dtype":"F64","shape":[2,2,4,6])"));
+  EXPECT_EQ(run_line(line + " --final-states").code, kExitFine);  // one more for each document
+  EXPECT_TRUE(has(read_file(folder + "/outputs.safetensors"), R"("final_state":{"dtype":"F64","shape":[5,2,4,6])"));
+  std::filesystem::remove_all(folder);
+  EXPECT_EQ(run_line("verify all" + words + " --state-positions 9,10,49 --backward").code, kExitFine);
+}
+
 TEST(Linear, SaysWhatDoesNotFit) {
   EXPECT_TRUE(has(complaint("verify ring --final-states --ranks 2 --tokens 20"), "layer softmax has no state"));
+  EXPECT_TRUE(has(complaint("verify chain --layer gla --ranks 2 --tokens 50 --state-positions 50"),
+                  "state position 50 is none of the 50 tokens; use 0 to 49"));
   EXPECT_TRUE(has(complaint("verify ring --layer gla" + kFewTokens),
                   "method ring computes softmax attention, not layer gla; use chain, "));
   EXPECT_TRUE(

@@ -187,6 +187,13 @@ void add_problem_options(Command& command, ProblemOptions& options) {
                 &o->householders, {.min = 1, .max = 64});
   command.flag("--initial-states", "of a linear layer: every document begins with a given state", &o->initial_states);
   command.flag("--final-states", "of a linear layer: the states after the documents are results", &o->final_states);
+  command.custom(
+      {.name = "--state-positions",
+       .value = "LIST",
+       .help = "of a linear layer: the states after these tokens of the sequence are results: 99,1999 or @file",
+       .set = [o](std::string_view given) {
+         o->state_positions = parse_list("--state-positions", given, {.min = 0, .max = kTokenLimits.max - 1});
+       }});
   command.custom({.name = "--dtype",
                   .value = "TYPE",
                   .help = "fp64, fp32, bf16 or fp16 (default: fp32)",

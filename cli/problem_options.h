@@ -40,6 +40,7 @@ struct ProblemOptions {
   Layer layer = Layer::softmax;
   int64_t householders = 1;
   bool initial_states = false, final_states = false;
+  std::vector<int64_t> state_positions;
   DType dtype = DType::fp32;
   std::optional<DType> wire;  // not given: the accumulator of dtype
   int64_t seed = 0;

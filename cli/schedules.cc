@@ -25,6 +25,7 @@ Schedule schedule_for(const std::string& method, const ProblemOptions& options, 
   problem.householders = options.householders;
   problem.initial_states = options.initial_states;
   problem.final_states = options.final_states;
+  problem.ask_for_states(options.state_positions);
   if (decay_of(problem.layer) == Decay::constant) problem.log_decay = retnet_log_decays(options.heads);
   problem.scale = options.scale;
   problem.backward = backward;

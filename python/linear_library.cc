@@ -39,30 +39,48 @@ struct Arguments {
   }
 };
 
+// Which states are asked for, and how many of them on this rank.
+AttentionShape asked_for(bool final_state, at::IntArrayRef state_positions) {
+  AttentionShape shape;
+  shape.final_states = final_state;
+  shape.ask_for_states(state_positions);
+  return shape;
+}
+int64_t states_here(int64_t plan, bool final_state, at::IntArrayRef state_positions) {
+  return guarded(
+      [&] { return plan_of(plan)->local_rows(Field::final_state, asked_for(final_state, state_positions)); });
+}
+CallOptions call_options(double scale, bool final_state, at::IntArrayRef state_positions, bool keep) {
+  return {.scale = scale, .final_state = final_state, .state_positions = state_positions.vec(), .keep = keep};
+}
+
 at::ScalarType wide(const Tensor& t) { return t.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
 Results forward_real(const Tensor& q, const Tensor& k, const Tensor& v, const MaybeTensor& g, const MaybeTensor& beta,
                      const MaybeTensor& a, const MaybeTensor& b, const MaybeTensor& u, const MaybeTensor& initial_state,
-                     int64_t plan, double scale, bool final_state, bool keep) {
+                     int64_t plan, double scale, bool final_state, at::IntArrayRef state_positions, bool keep) {
   return guarded([&] {
     const CallResult done = attend(plan_of(plan), Arguments{q, k, v, g, beta, a, b, u, initial_state}.by_field(),
-                                   {.scale = scale, .final_state = final_state, .keep = keep});
-    return Results(done.results.of(Field::out),
-                   final_state ? done.results.of(Field::final_state) : at::empty({0}, q.options().dtype(wide(q))),
-                   done.run);
+                                   call_options(scale, final_state, state_positions, keep));
+    const FieldTensors& results = done.results;
+    return Results(
+        results.of(Field::out),
+        results.has(Field::final_state) ? results.of(Field::final_state) : at::empty({0}, q.options().dtype(wide(q))),
+        done.run);
   });
 }
 
 std::vector<Tensor> backward_real(const Tensor& dout, const MaybeTensor& dfinal_state, const Tensor& q, const Tensor& k,
                                   const Tensor& v, const MaybeTensor& g, const MaybeTensor& beta, const MaybeTensor& a,
                                   const MaybeTensor& b, const MaybeTensor& u, const MaybeTensor& initial_state,
-                                  const Tensor& run, int64_t plan, double scale, bool final_state) {
+                                  const Tensor& run, int64_t plan, double scale, bool final_state,
+                                  at::IntArrayRef state_positions) {
   return guarded([&] {
     FieldTensors tensors = Arguments{q, k, v, g, beta, a, b, u, initial_state}.by_field();
     tensors.set(Field::dout, dout);
     if (dfinal_state) tensors.set(Field::dfinal_state, *dfinal_state);
-    const FieldTensors gradients =
-        attend_backward(plan_of(plan), tensors, std::nullopt, run, {.scale = scale, .final_state = final_state});
+    const FieldTensors gradients = attend_backward(plan_of(plan), tensors, std::nullopt, run,
+                                                   call_options(scale, final_state, state_positions, true));
     std::vector<Tensor> list;
     for (const Field field : kArguments) {
       if (tensors.has(field)) list.push_back(gradients.of(gradient_of(field)));
@@ -84,16 +102,16 @@ Tensor meta_rows(const Tensor& like) {
 
 Results forward_meta(const Tensor& q, const Tensor&, const Tensor& v, const MaybeTensor&, const MaybeTensor&,
                      const MaybeTensor&, const MaybeTensor&, const MaybeTensor&, const MaybeTensor&, int64_t plan,
-                     double, bool final_state, bool) {
+                     double, bool final_state, at::IntArrayRef state_positions, bool) {
   TORCH_CHECK_VALUE(q.dim() == 4 && v.dim() == 4,
                     "weft.linear_attention: q, k and v are [batch, tokens, heads, columns]");
   const auto options = q.options().dtype(wide(q));
   const Tensor out =
       at::empty_symint({q.sym_size(1), q.sym_size(0), q.sym_size(2), value_columns(v, plan)}, q.options());
   Tensor state = at::empty({0}, options);
-  if (final_state) {
-    const int64_t documents = guarded([&] { return plan_of(plan)->local_rows(Field::final_state); });
-    state = at::empty_symint({documents, q.sym_size(0), q.sym_size(2), q.sym_size(3), value_columns(v, plan)}, options)
+  if (final_state || !state_positions.empty()) {
+    const int64_t rows = states_here(plan, final_state, state_positions);
+    state = at::empty_symint({rows, q.sym_size(0), q.sym_size(2), q.sym_size(3), value_columns(v, plan)}, options)
                 .transpose(0, 1);
   }
   return {out.transpose(0, 1), state, at::empty({1}, q.options().dtype(at::kLong))};
@@ -102,7 +120,7 @@ Results forward_meta(const Tensor& q, const Tensor&, const Tensor& v, const Mayb
 std::vector<Tensor> backward_meta(const Tensor&, const MaybeTensor&, const Tensor& q, const Tensor& k, const Tensor& v,
                                   const MaybeTensor& g, const MaybeTensor& beta, const MaybeTensor& a,
                                   const MaybeTensor& b, const MaybeTensor& u, const MaybeTensor& initial_state,
-                                  const Tensor&, int64_t, double, bool) {
+                                  const Tensor&, int64_t, double, bool, at::IntArrayRef) {
   const FieldTensors tensors = Arguments{q, k, v, g, beta, a, b, u, initial_state}.by_field();
   std::vector<Tensor> list;
   for (const Field field : kArguments) {
@@ -114,9 +132,10 @@ std::vector<Tensor> backward_meta(const Tensor&, const MaybeTensor&, const Tenso
 std::tuple<Tensor, Tensor> below(const Tensor& q, const Tensor& k, const Tensor& v, const MaybeTensor& g,
                                  const MaybeTensor& beta, const MaybeTensor& a, const MaybeTensor& b,
                                  const MaybeTensor& u, const MaybeTensor& initial_state, int64_t plan, double scale,
-                                 bool final_state) {
+                                 bool final_state, at::IntArrayRef state_positions) {
   static const auto op = operator_of<decltype(forward_real)>("weft::linear_attention_forward");
-  const auto [out, state, run] = op.call(q, k, v, g, beta, a, b, u, initial_state, plan, scale, final_state, false);
+  const auto [out, state, run] =
+      op.call(q, k, v, g, beta, a, b, u, initial_state, plan, scale, final_state, state_positions, false);
   return {out, state};
 }
 
@@ -126,18 +145,20 @@ class LinearFunction : public torch::autograd::Function<LinearFunction> {
                                                 const Tensor& k, const Tensor& v, const MaybeTensor& g,
                                                 const MaybeTensor& beta, const MaybeTensor& a, const MaybeTensor& b,
                                                 const MaybeTensor& u, const MaybeTensor& initial_state, int64_t plan,
-                                                double scale, bool final_state) {
+                                                double scale, bool final_state, at::IntArrayRef state_positions) {
     static const auto op = operator_of<decltype(forward_real)>("weft::linear_attention_forward");
     const at::AutoDispatchBelowADInplaceOrView under;
-    const auto [out, state, run] = op.call(q, k, v, g, beta, a, b, u, initial_state, plan, scale, final_state, true);
+    const auto [out, state, run] =
+        op.call(q, k, v, g, beta, a, b, u, initial_state, plan, scale, final_state, state_positions, true);
     const auto plain = [](const MaybeTensor& t) { return t.value_or(Tensor()); };
     context->save_for_backward(
         {q, k, v, plain(g), plain(beta), plain(a), plain(b), plain(u), plain(initial_state), out, run});
     context->saved_data["plan"] = plan;
     context->saved_data["scale"] = scale;
     context->saved_data["final_state"] = final_state;
+    context->saved_data["state_positions"] = state_positions.vec();
     context->set_materialize_grads(false);
-    if (!final_state) context->mark_non_differentiable({state});
+    if (!final_state && state_positions.empty()) context->mark_non_differentiable({state});
     return {out, state};
   }
 
@@ -147,21 +168,23 @@ class LinearFunction : public torch::autograd::Function<LinearFunction> {
     const auto saved = context->get_saved_variables();
     const auto maybe = [&](size_t n) { return saved[n].defined() ? MaybeTensor(saved[n]) : std::nullopt; };
     const bool final_state = context->saved_data["final_state"].toBool();
+    const std::vector<int64_t> state_positions = context->saved_data["state_positions"].toIntVector();
     // All ranks run the whole backward, also one whose results nobody used.
     const Tensor dout = grads[0].defined() ? grads[0] : at::zeros_like(saved[9]);
     MaybeTensor dfinal;
-    if (final_state) {
+    if (final_state || !state_positions.empty()) {
       const int64_t plan = context->saved_data["plan"].toInt();
-      const int64_t documents = guarded([&] { return plan_of(plan)->local_rows(Field::final_state); });
+      const int64_t rows = states_here(plan, final_state, state_positions);
       dfinal = grads[1].defined() ? grads[1]
-                                  : at::zeros_symint({saved[0].sym_size(0), documents, saved[0].sym_size(2),
+                                  : at::zeros_symint({saved[0].sym_size(0), rows, saved[0].sym_size(2),
                                                       saved[0].sym_size(3), value_columns(saved[2], plan)},
                                                      saved[0].options().dtype(wide(saved[0])));
     }
     const std::vector<Tensor> list =
         op.call(dout, dfinal, saved[0], saved[1], saved[2], maybe(3), maybe(4), maybe(5), maybe(6), maybe(7), maybe(8),
-                saved[10], context->saved_data["plan"].toInt(), context->saved_data["scale"].toDouble(), final_state);
-    torch::autograd::variable_list gradients(12);
+                saved[10], context->saved_data["plan"].toInt(), context->saved_data["scale"].toDouble(), final_state,
+                state_positions);
+    torch::autograd::variable_list gradients(13);
     size_t next = 0;
     for (size_t n = 0; n < kArguments.size(); ++n) {
       if (saved[n].defined()) gradients[n] = list[next++];
@@ -173,15 +196,16 @@ class LinearFunction : public torch::autograd::Function<LinearFunction> {
 std::tuple<Tensor, Tensor> autograd(const Tensor& q, const Tensor& k, const Tensor& v, const MaybeTensor& g,
                                     const MaybeTensor& beta, const MaybeTensor& a, const MaybeTensor& b,
                                     const MaybeTensor& u, const MaybeTensor& initial_state, int64_t plan, double scale,
-                                    bool final_state) {
+                                    bool final_state, at::IntArrayRef state_positions) {
   bool differentiable = false;
   const FieldTensors tensors = Arguments{q, k, v, g, beta, a, b, u, initial_state}.by_field();
   tensors.fields().for_each([&](Field field) { differentiable |= tensors.of(field).requires_grad(); });
   if (!differentiable || !at::GradMode::is_enabled()) {
     const at::AutoDispatchBelowADInplaceOrView under;
-    return below(q, k, v, g, beta, a, b, u, initial_state, plan, scale, final_state);
+    return below(q, k, v, g, beta, a, b, u, initial_state, plan, scale, final_state, state_positions);
   }
-  const auto results = LinearFunction::apply(q, k, v, g, beta, a, b, u, initial_state, plan, scale, final_state);
+  const auto results =
+      LinearFunction::apply(q, k, v, g, beta, a, b, u, initial_state, plan, scale, final_state, state_positions);
   return {results[0], results[1]};
 }
 
@@ -192,16 +216,17 @@ TORCH_LIBRARY_FRAGMENT(weft, m) {
   m.def(
       "linear_attention(Tensor q, Tensor k, Tensor v, Tensor? g, Tensor? beta, Tensor? a, Tensor? b, Tensor? u, "
       "Tensor? "
-      "initial_state, int plan, float scale, bool final_state) -> (Tensor, Tensor)");
+      "initial_state, int plan, float scale, bool final_state, int[] state_positions) -> (Tensor, Tensor)");
   m.def(
       "linear_attention_forward(Tensor q, Tensor k, Tensor v, Tensor? g, Tensor? beta, Tensor? a, Tensor? b, Tensor? "
       "u, "
-      "Tensor? initial_state, int plan, float scale, bool final_state, bool keep) -> (Tensor, Tensor, Tensor)");
+      "Tensor? initial_state, int plan, float scale, bool final_state, int[] state_positions, bool keep) -> (Tensor, "
+      "Tensor, Tensor)");
   m.def(
       "linear_attention_backward(Tensor dout, Tensor? dfinal_state, Tensor q, Tensor k, Tensor v, Tensor? g, Tensor? "
       "beta, "
-      "Tensor? a, Tensor? b, Tensor? u, Tensor? initial_state, Tensor run, int plan, float scale, bool final_state) -> "
-      "Tensor[]");
+      "Tensor? a, Tensor? b, Tensor? u, Tensor? initial_state, Tensor run, int plan, float scale, bool final_state, "
+      "int[] state_positions) -> Tensor[]");
 }
 // On a GPU the plan refuses, on all ranks alike.
 TORCH_LIBRARY_IMPL(weft, CPU, m) {

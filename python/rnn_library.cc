@@ -28,15 +28,15 @@ class PlannedSequence final : public RnnSequence {
     return op.call(states.flatten(2), std::nullopt, std::nullopt, number_).view(states.sizes());
   }
   Tensor solve(const Tensor& v, const Tensor& jacobian) const override {
-    using Signature = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const MaybeTensor&,
-                                                 const MaybeTensor&, const MaybeTensor&, const MaybeTensor&,
-                                                 const MaybeTensor&, const MaybeTensor&, int64_t, double, bool);
+    using Signature = std::tuple<Tensor, Tensor>(
+        const Tensor&, const Tensor&, const Tensor&, const MaybeTensor&, const MaybeTensor&, const MaybeTensor&,
+        const MaybeTensor&, const MaybeTensor&, const MaybeTensor&, int64_t, double, bool, at::IntArrayRef);
     static const auto op = operator_of<Signature>("weft::linear_attention");
     const int64_t heads = plan_->spec().heads;
     const Tensor one = at::ones({v.size(0), v.size(1), heads, 1}, jacobian.options());
     const auto [out, state] =
         op.call(one, one, heads_of_rows(v, heads), std::nullopt, std::nullopt, heads_of_rows(jacobian, heads),
-                std::nullopt, std::nullopt, std::nullopt, number_, 0.0, false);
+                std::nullopt, std::nullopt, std::nullopt, number_, 0.0, false, at::IntArrayRef());
     return rows_of_heads(out, v.size(-2));
   }
   double largest(double mine) const override { return plan_->largest_of_ranks(mine); }

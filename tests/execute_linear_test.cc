@@ -125,6 +125,52 @@ TEST(ExecuteLinear, InitialAndFinalStates) {
   }
 }
 
+// States after tokens anywhere: a document's first and last one, on rank edges, one after the other, in several chunks.
+TEST(ExecuteLinear, StatesAtChosenPositions) {
+  for (const Method* method : linear_methods()) {
+    for (const Layer layer : kLinearLayers) {
+      for (const bool final : {false, true}) {
+        LinearCase c{.method = std::string(method->name), .layer = layer, .lengths = {45}, .ranks = 3};
+        c.final_states = final;
+        c.state_positions = {0, 14, 15, 16, 17, 29, 44};
+        expect_right(c);
+        c.lengths = {1, 17, 1, 40, 1, 30, 5}, c.ranks = 4, c.layout = "zigzag", c.initial_states = true;
+        c.state_positions = {0, 1, 18, 20, 40, 57, 58, 59, 60, 80, 94};
+        expect_right(c);
+        c.lengths = {150, 130}, c.ranks = 2, c.state_positions = {3, 70, 135, 149, 152};
+        expect_right(c);
+      }
+    }
+  }
+}
+
+// Each is the final state of the sequence up to there.
+TEST(ExecuteLinear, AStateAtAPositionIsTheFinalOneOfWhatIsBefore) {
+  for (const Layer layer : kLinearLayers) {
+    LinearCase c{.method = "log-step", .layer = layer, .lengths = {12, 30}, .ranks = 3};
+    c.state_positions = {5, 11, 12, 33};
+    const CheckOptions options{.compare = false};
+    const CheckTensors inputs = random_inputs(c.problem(), 3);
+    const HostTensor got = check_schedule(c.schedule(), inputs, options).tensors.final_state;
+    ASSERT_EQ(got.rows, 4);
+    for (size_t n = 0; n < c.state_positions.size(); ++n) {
+      const int64_t end = c.state_positions[n] + 1;
+      LinearCase before{.method = "chain", .layer = layer, .lengths = {end}, .ranks = 1};
+      if (end > 12) before.lengths = {12, end - 12};
+      before.final_states = true;
+      CheckTensors some = random_inputs(before.problem(), 3);
+      (Field::q | c.problem().key_inputs() | Field::dout).for_each([&](Field field) {
+        for (int64_t i = 0; i < some.of(field).elements(); ++i) some.of(field).set(i, inputs.of(field).at(i));
+      });
+      some.u = inputs.u;
+      const HostTensor want = check_schedule(before.schedule(), some, options).tensors.final_state;
+      const int64_t width = want.heads * want.columns, last = want.rows - 1, row = static_cast<int64_t>(n);
+      for (int64_t i = 0; i < width; ++i)
+        EXPECT_NEAR(got.at(row * width + i), want.at(last * width + i), 1e-12) << name_of(layer) << " after " << end;
+    }
+  }
+}
+
 // A sequence in two calls, the second begun with the final state of the first, and back: the same as in one.
 TEST(ExecuteLinear, StatesCarryASequenceOn) {
   for (const Layer layer : kLinearLayers) {
@@ -196,7 +242,7 @@ TEST(ExecuteLinear, LowerPrecisions) {
 TEST(DenseRecurrence, GradientsAreFiniteDifferences) {
   for (const Layer layer : kLinearLayers) {
     LinearCase c{.layer = layer, .lengths = {6, 4}, .ranks = 1, .heads = 2, .dim = 2, .dim_v = 3};
-    c.initial_states = c.final_states = true;
+    c.initial_states = c.final_states = true, c.state_positions = {2, 5, 7};
     const Problem problem = c.problem();
     const CheckTensors t = random_inputs(problem, 3);
     RecurrenceInputs in;

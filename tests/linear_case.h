@@ -22,6 +22,7 @@ struct LinearCase {
   DType element = DType::fp64;
   std::vector<int64_t> shards = {};  // tokens of each rank in order, some perhaps 0; overrides the layout
   bool initial_states = false, final_states = false;
+  std::vector<int64_t> state_positions = {};
   int64_t householders = 1;
 
   std::string describe() const {
@@ -33,6 +34,7 @@ struct LinearCase {
     if (householders > 1) text += ", householders " + std::to_string(householders);
     if (initial_states) text += ", initial states";
     if (final_states) text += ", final states";
+    for (int64_t position : state_positions) text += ", state after " + std::to_string(position);
     for (const auto& [key, value] : options) text += ", " + key + "=" + value;
     return text;
   }
@@ -59,6 +61,7 @@ struct LinearCase {
     made.householders = householders;
     made.initial_states = initial_states;
     made.final_states = final_states;
+    made.ask_for_states(state_positions);
     made.backward = true;
     made.element = element;
     made.wire = made.accumulator();
@@ -90,6 +93,8 @@ inline LinearCase random_linear_case(Random& random, std::string_view method = "
     tokens += c.lengths.back();
   }
   c.initial_states = random.uniform(3) == 0, c.final_states = random.uniform(3) == 0;
+  for (int64_t n = random.uniform(3) == 0 ? 1 + random.uniform(5) : 0; n > 0; --n)
+    c.state_positions.push_back(random.uniform(tokens));
   if (c.method == "all-scan" && random.uniform(2) == 0)
     c.options = {{"blocks", std::to_string(1 + random.uniform(c.heads))}};
   if (c.method == "hierarchical") c.options = {{"node", std::to_string(1 + random.uniform(4))}};

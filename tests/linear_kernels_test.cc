@@ -47,6 +47,7 @@ TEST(LinearKernels, EveryPathLayerAndOddSize) {
               c.heads = 1, c.element = element;
               if (seed % 5 < 2) c.method = "log-step";
               c.initial_states = seed % 2 == 0, c.final_states = seed % 3 == 0;
+              if (seed % 4 == 0) c.state_positions = {length / 3, length / 2, length - 1};
               expect_right(c, path, seed);
               if (::testing::Test::HasFailure()) return;
             }

@@ -85,7 +85,7 @@ TEST(LinearFormulas, SayWhatTheyDoNotKnow) {
   EXPECT_NE(reason({.lengths = {2}}).find("fewer tokens than ranks"), std::string::npos);
   LinearCase c;
   c.initial_states = true;
-  EXPECT_NE(reason(c).find("states that documents begin or end with"), std::string::npos);
+  EXPECT_NE(reason(c).find("states that are given or asked for"), std::string::npos);
 }
 
 }  // namespace

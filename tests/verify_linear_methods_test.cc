@@ -195,9 +195,9 @@ TEST(VerifyLinearMethods, GivenAndFinalStatesStayWhereTheyAre) {
     for (const Layer layer : {Layer::gla, Layer::kda}) {
       LinearCase c{.method = std::string(method->name), .layer = layer, .lengths = {24}, .ranks = 4, .heads = 8};
       const Sent without = sent_by(c);
-      c.initial_states = c.final_states = true;
+      c.initial_states = c.final_states = true, c.state_positions = {4, 17};
       const Sent with = sent_by(c);
-      const int64_t more = method->name == "head-exchange" ? 2 * state_bytes(c) * 3 / 4 : 0;
+      const int64_t more = method->name == "head-exchange" ? 4 * state_bytes(c) * 3 / 4 : 0;
       EXPECT_EQ(with.forward, without.forward + more) << c.describe();
       EXPECT_EQ(with.backward, without.backward + more) << c.describe();
       EXPECT_EQ(with.messages, without.messages) << c.describe();

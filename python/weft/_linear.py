@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, overload
 
 import torch
@@ -19,20 +20,32 @@ def linear_attention(layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Te
                      g: torch.Tensor | None = None, beta: torch.Tensor | None = None, a: torch.Tensor | None = None,
                      b: torch.Tensor | None = None, u: torch.Tensor | None = None, scale: float | None = None,
                      initial_state: torch.Tensor | None = None, return_final_state: Literal[False] = False,
-                     layout: Layout = "bthd") -> torch.Tensor: ...
+                     state_positions: None = None, layout: Layout = "bthd") -> torch.Tensor: ...
 @overload
 def linear_attention(layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, *,
                      g: torch.Tensor | None = None, beta: torch.Tensor | None = None, a: torch.Tensor | None = None,
                      b: torch.Tensor | None = None, u: torch.Tensor | None = None, scale: float | None = None,
                      initial_state: torch.Tensor | None = None, return_final_state: Literal[True],
-                     layout: Layout = "bthd") -> tuple[torch.Tensor, torch.Tensor]: ...
+                     state_positions: None = None, layout: Layout = "bthd") -> tuple[torch.Tensor, torch.Tensor]: ...
+@overload
+def linear_attention(layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, *,
+                     g: torch.Tensor | None = None, beta: torch.Tensor | None = None, a: torch.Tensor | None = None,
+                     b: torch.Tensor | None = None, u: torch.Tensor | None = None, scale: float | None = None,
+                     initial_state: torch.Tensor | None = None, return_final_state: Literal[False] = False,
+                     state_positions: Sequence[int], layout: Layout = "bthd") -> tuple[torch.Tensor, torch.Tensor]: ...
+@overload
+def linear_attention(layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, *,
+                     g: torch.Tensor | None = None, beta: torch.Tensor | None = None, a: torch.Tensor | None = None,
+                     b: torch.Tensor | None = None, u: torch.Tensor | None = None, scale: float | None = None,
+                     initial_state: torch.Tensor | None = None, return_final_state: Literal[True],
+                     state_positions: Sequence[int], layout: Layout = "bthd") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]: ...
 
 
 def linear_attention(layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: Plan, *,
                      g: torch.Tensor | None = None, beta: torch.Tensor | None = None, a: torch.Tensor | None = None,
                      b: torch.Tensor | None = None, u: torch.Tensor | None = None, scale: float | None = None,
                      initial_state: torch.Tensor | None = None, return_final_state: bool = False,
-                     layout: Layout = "bthd") -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+                     state_positions: Sequence[int] | None = None, layout: Layout = "bthd") -> torch.Tensor | tuple[torch.Tensor, ...]:
     """A linear layer of this rank's tokens, over the whole sequence: as if one process had it, document by document. Differentiable
     in every tensor.
 
@@ -53,7 +66,9 @@ def linear_attention(layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Te
     initial_state [batch, documents that begin here, heads, key dim, value dim]: instead of 0, for plan.documents_begun(). All ranks
         give one or none does.
     return_final_state: also the states after the last tokens of plan.documents_ended(), of the same form, differentiable too.
-    layout: as of weft.attention; "thd" has no batch in initial_state and the final state, either.
+    state_positions: also the states after these tokens of the whole sequence, the last result: those of plan.tokens_here(state_positions),
+        of the same form, differentiable too. All ranks give the same.
+    layout: as of weft.attention; "thd" has no batch in initial_state and the states, either.
 
     States, g, beta, u and an a that multiplies columns are computed with in float32 (float64 for float64) and may be given in any of
     the four types. Every rank of
@@ -73,6 +88,8 @@ def linear_attention(layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Te
         plan.refuse(f"weft.linear_attention: layout {layout!r}; allowed are 'bthd', 'bhtd' and 'thd'")
     if scale is not None and not scale > 0:
         plan.refuse(f"weft.linear_attention: scale {scale}; give a positive number")
+    if state_positions is not None and len(state_positions) == 0:
+        plan.refuse("weft.linear_attention: state_positions is empty; name tokens, or leave it out")
     if torch.is_autocast_enabled(q.device.type):
         lower = torch.get_autocast_dtype(q.device.type)
         q, k, v = (t.to(lower) for t in (q, k, v))
@@ -104,12 +121,23 @@ def linear_attention(layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Te
         beta = beta.unsqueeze(-1)
     if initial_state is not None and layout == "thd":
         initial_state = initial_state.unsqueeze(0)
-    out, state = _attend(q, k, v, g, beta, a, b, u, initial_state, plan.handle, 0.0 if scale is None else float(scale),
-                         return_final_state)
+    positions = [] if state_positions is None else [int(position) for position in state_positions]
+    out, states = _attend(q, k, v, g, beta, a, b, u, initial_state, plan.handle, 0.0 if scale is None else float(scale),
+                          return_final_state, positions)
     if layout == "thd":
         out = out.squeeze(0)
     elif layout == "bhtd":
         out = out.transpose(1, 2)
-    if not return_final_state:
+    asked = [states] if return_final_state or state_positions is not None else []
+    if return_final_state and state_positions is not None:
+        here, ends = plan.tokens_here(positions), plan.ends_here()
+        asked = [_rows(states, ends, here), _rows(states, here, ends)]
+    if not asked:
         return out
-    return out, state.squeeze(0) if layout == "thd" else state
+    return out, *(state.squeeze(0) if layout == "thd" else state for state in asked)
+
+
+def _rows(states: torch.Tensor, tokens: list[int], others: list[int]) -> torch.Tensor:
+    """The states after some of all the tokens that there are states after, in their order."""
+    rows = sorted({*tokens, *others})
+    return states.index_select(1, torch.tensor([rows.index(token) for token in tokens], dtype=torch.long))

@@ -268,6 +268,17 @@ class Plan:
         """Which documents have their last token on a rank (this one by default), ascending: the order of final states."""
         return torch.ops.weft.plan_documents(self.handle, self.rank if rank is None else rank, False)
 
+    def ends_here(self) -> list[int]:
+        """The last tokens of plan.documents_ended() in the whole sequence, ascending."""
+        ends = torch.tensor(self._spec["documents"]).cumsum(0) - 1
+        return ends[self.documents_ended()].tolist()
+
+    def tokens_here(self, tokens: Sequence[int], rank: int | None = None) -> list[int]:
+        """Which of these tokens of the whole sequence live on a rank (this one by default), ascending: the order of the states
+        after them."""
+        asked = torch.tensor(sorted(set(tokens)), dtype=torch.long)
+        return asked[torch.isin(asked, self.indices(rank))].tolist()
+
     def refuse(self, why: str) -> NoReturn:
         """Raises ValueError(why): this rank will not go through with the next call. Others may have begun it: they raise, too,
         and say why. Nothing is lost when all ranks refuse."""

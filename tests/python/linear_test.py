@@ -13,8 +13,8 @@ HEADS, DIM, DIM_V, BATCH = 2, 3, 6, 2
 SHARED = ("u", "initial_state")  # not rows of tokens
 
 
-def recurrence(layer, t, lengths, scale=None):
-    """out, and the states after the documents: the formulas of docs/linear.md as they stand there."""
+def recurrence(layer, t, lengths, scale=None, after=None):
+    """out, and the states after the documents, or after tokens: the formulas of docs/linear.md as they stand there."""
     q, k, v = t["q"], t["k"], t["v"]
     if scale is None:
         scale = 1.0 if layer in ("mamba2", "rwkv6", "rwkv7", "elementwise", "pairwise") else q.size(-1) ** -0.5
@@ -42,7 +42,8 @@ def recurrence(layer, t, lengths, scale=None):
             state = state + torch.einsum("bhk,bhv->bhkv", key, write)
             if layer != "rwkv6":
                 outs.append(scale * torch.einsum("bhkv,bhk->bhv", state, row["q"]))
-        finals.append(state)
+            if i in after if after is not None else i == begin + length - 1:
+                finals.append(state)
         begin += length
     return torch.stack(outs, 1), torch.stack(finals, 1)
 
@@ -110,6 +111,35 @@ def every_layer(rank, ranks):
         layout = "contiguous" if method == "head-exchange" else "zigzag"
         compare(LAYERS[n + 3], method, layout, [31], False)
         compare(LAYERS[n], method, "", [2], True)  # ranks without tokens, of which the third has no document either
+
+
+def states_at_positions(rank, ranks):
+    """States after chosen tokens, with and without those after the documents, some of which are the same."""
+    lengths, chosen = [9, 1, 22, 5], [0, 9, 13, 14, 31, 33]
+    ends = [8, 9, 31, 36]
+    for layer in LAYERS:
+        plan = weft.plan(documents=lengths, heads=HEADS, head_dim=DIM, value_dim=DIM_V, layer=layer, layout="zigzag")
+        for states in (False, True):
+            given = inputs(layer, lengths, True)
+            whole = {name: t.clone().requires_grad_() for name, t in given.items()}
+            out, each = recurrence(layer, whole, lengths, after=range(37))
+            dout, deach, dfinal = torch.randn_like(out), torch.randn_like(each), torch.randn_like(each)
+            loss = (out * dout).sum() + (each * deach)[:, chosen].sum() + ((each * dfinal)[:, ends].sum() if states else 0)
+            loss.backward()
+            mine = {name: local(plan, name, t).requires_grad_() for name, t in given.items()}
+            got = weft.linear_attention(layer, plan=plan, return_final_state=states, state_positions=chosen[::-1], **mine)
+            here = plan.tokens_here(chosen)
+            torch.testing.assert_close(got[-1], each[:, here].detach(), rtol=1e-10, atol=1e-10)
+            loss = (got[0] * plan.shard(dout)).sum() + (got[-1] * deach[:, here]).sum()
+            if states:
+                torch.testing.assert_close(got[1], each[:, plan.ends_here()].detach(), rtol=1e-10, atol=1e-10)
+                loss = loss + (got[1] * dfinal[:, plan.ends_here()]).sum()
+            loss.backward()
+            for name, t in mine.items():
+                grad = t.grad
+                if name == "u":
+                    torch.distributed.all_reduce(grad)
+                torch.testing.assert_close(grad, local(plan, name, whole[name].grad), rtol=1e-10, atol=1e-10, msg=lambda m: f"d{name}: {m}")
 
 
 def householders(rank, ranks):
@@ -219,7 +249,8 @@ def operators(rank, ranks):
         whole = {name: x.unsqueeze(-1) if name == "beta" or (name == "g" and x.dim() == 3) else x for name, x in t.items()}
         names = ("q", "k", "v", "g", "beta", "a", "b", "u", "initial_state")
         leaves = [whole[name].detach().requires_grad_() if name in whole else None for name in names]
-        torch.library.opcheck(torch.ops.weft.linear_attention.default, (*leaves, plan.handle, 0.0, states))
+        torch.library.opcheck(torch.ops.weft.linear_attention.default, (*leaves, plan.handle, 0.0, states, []))
+        torch.library.opcheck(torch.ops.weft.linear_attention.default, (*leaves, plan.handle, 0.0, states, [4, 5]))
         assert torch.autograd.gradcheck(
             lambda *x: weft.linear_attention(layer, plan=plan, return_final_state=states, **dict(zip(t, x))), tuple(t.values()))
 
@@ -256,6 +287,8 @@ def refusals(rank, ranks):
     refusal(call(initial_state=torch.zeros(BATCH, 7, HEADS, DIM, DIM_V)), ValueError, "initial_state is [", "documents that begin here")
     refusal(call(q=mine["q"].int()), ValueError, "float64, float32, bfloat16 and float16")
     refusal(call(scale=-1.0), ValueError, "scale -1.0")
+    refusal(call(state_positions=[]), ValueError, "state_positions is empty")
+    refusal(call(state_positions=[3, 12]), ValueError, "state position 12 is none of the 12 tokens")
     refusal(call(layout="tbhd"), ValueError, "layout 'tbhd'")
     refusal(lambda: weft.attention(mine["q"], mine["k"], mine["v"], p), ValueError, "use weft.linear_attention")
     refusal(lambda: plan(layer="gdm"), ValueError, "gdn")
@@ -292,6 +325,11 @@ class Linear(unittest.TestCase):
         for ranks in (1, 3):
             with self.subTest(ranks=ranks):
                 run(ranks, householders)
+
+    def test_states_at_positions(self):
+        for ranks in (1, 3):
+            with self.subTest(ranks=ranks):
+                run(ranks, states_at_positions)
 
     def test_every_layer_against_the_token_loop(self):
         for ranks in (1, 2, 3):

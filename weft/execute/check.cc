@@ -32,6 +32,11 @@ HostTensor make(const Problem& problem, Field field, int64_t rows) {
 
 bool is_parameter(Field field) { return field == Field::u || field == Field::du; }
 
+// The tokens that a field of states has rows for.
+IntervalSet rows_of_states(const Problem& problem, Field field) {
+  return problem.rows_among(Range{0, layout_of(problem, field).tokens()}, field);
+}
+
 // Where the rows of a field are: of the tokens of a rank, in local order.
 std::vector<int64_t> rows_of(const Problem& problem, Field field, int rank) {
   if (is_parameter(field)) return {0};
@@ -39,21 +44,19 @@ std::vector<int64_t> rows_of(const Problem& problem, Field field, int rank) {
     const auto positions = layout_of(problem, field).positions(rank);
     return {positions.begin(), positions.end()};
   }
-  std::vector<int64_t> documents;
-  const auto bands = problem.mask.bands();
-  const IntervalSet tokens(layout_of(problem, field).shard(rank));
-  for (size_t n = 0; n < bands.size(); ++n) {
-    const int64_t token = kFirstTokenFields.has(field) ? bands[n].q.begin : bands[n].q.end - 1;
-    if (intersect(tokens, Range{token, token + 1}).size() > 0) documents.push_back(static_cast<int64_t>(n));
+  std::vector<int64_t> rows;
+  const IntervalSet all = rows_of_states(problem, field),
+                    mine = intersect(all, IntervalSet(layout_of(problem, field).shard(rank)));
+  for (const Range& range : mine.ranges()) {
+    for (int64_t n = 0; n < range.size(); ++n) rows.push_back(all.rank_of(range.begin) + n);
   }
-  return documents;
+  return rows;
 }
 
 HostTensor make_global(const Problem& problem, Field field) {
   if (is_parameter(field)) return make(problem, field, 1);
-  const bool of_documents = kDocumentFields.has(field);
   return make(problem, field,
-              of_documents ? static_cast<int64_t>(problem.mask.bands().size()) : layout_of(problem, field).tokens());
+              kDocumentFields.has(field) ? rows_of_states(problem, field).size() : layout_of(problem, field).tokens());
 }
 
 int64_t bytes_per_row(const HostTensor& tensor) { return tensor.heads * tensor.columns * size_of(tensor.type); }
@@ -148,7 +151,7 @@ void execute(const Schedule& schedule, const kernels::KernelSet& kernels, const 
       unshard(problem, field, static_cast<int>(rank), locals[rank].of(field), global);
   };
   gather(Field::out);
-  if (problem.final_states) gather(Field::final_state);
+  if (problem.gives_states()) gather(Field::final_state);
   if (problem.return_lse) gather(Field::lse);
   if (problem.backward) problem.results_of(true).for_each(gather);
   if (!problem.backward || !traits_of(problem.layer).bonus) return;

@@ -48,7 +48,8 @@ struct CheckTensors {
   HostTensor out, lse;       // lse empty unless the problem returns it
   HostTensor dq, dk, dv;
   HostTensor dg, dbeta, da, db;
-  // Of linear layers where the problem has them: a row for each document, [documents, heads, dim * dim_v].
+  // Of linear layers where the problem has them: a row for each document, or for each state that is asked for,
+  // [rows, heads, dim * dim_v].
   HostTensor initial_state, final_state, dfinal_state, dinitial_state;
   HostTensor u, du;  // of rwkv6: [1, heads, dim]; du summed over the ranks
 

@@ -14,13 +14,14 @@ template <typename T>
 class Sequence {
  public:
   Sequence(const Problem& problem, const RecurrenceInputs& in, DenseRecurrence& to, int64_t head, Range tokens,
-           size_t document)
+           size_t document, const IntervalSet& asked)
       : problem_(problem),
         in_(in),
         to_(to),
         head_(head),
         tokens_(tokens),
         document_(document),
+        asked_(asked),
         dk_(problem.dim),
         dv_(problem.dim_v),
         gates_(problem.columns_of(Field::g)),
@@ -36,16 +37,16 @@ class Sequence {
     const int64_t rows = tokens_.size() * steps_;
     kept_ = std::max<int64_t>(1, static_cast<int64_t>(std::sqrt(static_cast<double>(rows))));
     std::vector<State> kept;
-    State state = given(in_.initial_state);
+    State state = given(in_.initial_state, static_cast<int64_t>(document_));
     for (int64_t t = 0; t < rows; ++t) {
       if (t % kept_ == 0) kept.push_back(state);
       if (bonus_) write_out(t, state);
       step(t, state);
       if (!bonus_ && is_last(t)) write_out(t, state);
+      if (is_asked(t)) put(state, to_.final_state, asked_row(t));
     }
-    put(state, to_.final_state);
     if (!backward) return;
-    State gradient = given(in_.dfinal_state);  // of the state after token t, from the tokens after it
+    State gradient(size(), T{0});  // of the state after token t, from the tokens after it
     while (!kept.empty()) {
       const int64_t begin = kept_ * static_cast<int64_t>(kept.size() - 1), end = std::min(rows, begin + kept_);
       std::vector<State> states{kept.back()};
@@ -55,26 +56,30 @@ class Sequence {
         step(t, states.back());
       }
       for (int64_t t = end; t-- > begin;) {
+        if (is_asked(t)) add(given(in_.dfinal_state, asked_row(t)), gradient);
         backward_step(t, states[static_cast<size_t>(t - begin)], states[static_cast<size_t>(t - begin + 1)], gradient);
       }
     }
-    put(gradient, to_.dinitial_state);
+    put(gradient, to_.dinitial_state, static_cast<int64_t>(document_));
   }
 
  private:
   using State = std::vector<T>;
-  // The document's state in a tensor of states.
-  size_t place() const {
-    return (document_ * static_cast<size_t>(problem_.heads) + static_cast<size_t>(head_)) * size();
-  }
-  State given(const std::vector<double>& states) const {
+  // A row of a tensor of states.
+  size_t place(int64_t row) const { return static_cast<size_t>(row * problem_.heads + head_) * size(); }
+  State given(const std::vector<double>& states, int64_t row) const {
     State state(size(), T{0});
-    for (size_t n = 0; n < size() && !states.empty(); ++n) state[n] = static_cast<T>(states[place() + n]);
+    for (size_t n = 0; n < size() && !states.empty(); ++n) state[n] = static_cast<T>(states[place(row) + n]);
     return state;
   }
-  void put(const State& state, std::vector<double>& states) const {
-    for (size_t n = 0; n < size() && !states.empty(); ++n) states[place() + n] = double{state[n]};
+  void put(const State& state, std::vector<double>& states, int64_t row) const {
+    for (size_t n = 0; n < size() && !states.empty(); ++n) states[place(row) + n] = double{state[n]};
   }
+  static void add(const State& from, State& to) {
+    for (size_t n = 0; n < to.size(); ++n) to[n] += from[n];
+  }
+  bool is_asked(int64_t t) const { return is_last(t) && asked_.contains(tokens_.begin + t / steps_); }
+  int64_t asked_row(int64_t t) const { return asked_.rank_of(tokens_.begin + t / steps_); }
   size_t size() const { return static_cast<size_t>(dk_ * dv_); }
   size_t at(int64_t t, int64_t columns, int64_t c) const {
     const int64_t row = (tokens_.begin + t / steps_) * problem_.heads + head_;
@@ -278,6 +283,7 @@ class Sequence {
   const int64_t head_;
   const Range tokens_;
   const size_t document_;
+  const IntervalSet& asked_;  // tokens after which the state is a result
   const int64_t dk_, dv_, gates_;
   const double scale_;
   const Mixing mixing_;
@@ -305,17 +311,16 @@ DenseRecurrence dense_recurrence(const Problem& problem, const RecurrenceInputs&
     result.da.resize(inputs.a.size()), result.db.resize(inputs.b.size());
   }
   const auto documents = problem.mask.bands();
-  if (problem.final_states) {
-    result.final_state.resize(documents.size() * static_cast<size_t>(problem.heads * problem.columns_of(Field::state)));
-  }
+  const IntervalSet asked = problem.rows_among(Range{0, problem.mask.queries()}, Field::final_state);
+  result.final_state.resize(static_cast<size_t>(asked.size() * problem.heads * problem.columns_of(Field::state)));
   for (size_t n = 0; n < documents.size(); ++n) {
     const Range tokens = documents[n].q;
     for (int64_t head = 0; head < problem.heads; ++head) {
       if (stop) stop->poll();
       if (precision == DType::fp64) {
-        Sequence<double>(problem, inputs, result, head, tokens, n).run(backward);
+        Sequence<double>(problem, inputs, result, head, tokens, n, asked).run(backward);
       } else {
-        Sequence<float>(problem, inputs, result, head, tokens, n).run(backward);
+        Sequence<float>(problem, inputs, result, head, tokens, n, asked).run(backward);
       }
     }
   }

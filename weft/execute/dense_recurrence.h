@@ -17,8 +17,9 @@ namespace weft {
 struct RecurrenceInputs {
   std::vector<double> q, k, v, dout;
   std::vector<double> g, beta, a, b;
-  std::vector<double> u;                            // [heads, dim]
-  std::vector<double> initial_state, dfinal_state;  // [documents, heads, dim, dim_v]; empty: zero
+  std::vector<double> u;  // [heads, dim]
+  // [documents, heads, dim, dim_v], and a row for each state that is asked for; empty: zero.
+  std::vector<double> initial_state, dfinal_state;
 };
 
 struct DenseRecurrence {

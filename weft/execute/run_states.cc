@@ -18,6 +18,7 @@ struct Run::TokenRun {
   const RankValue* initial = nullptr;  // of the documents that begin here, where they have given states
   std::vector<int64_t> starts;         // rows of the run at which a document begins
   bool ends = false;                   // the last row ends a document
+  std::vector<int64_t> asked;          // rows after which states are asked for, where not only those of documents are
 };
 
 void Run::execute_states(const Instruction& i) {
@@ -52,6 +53,12 @@ Run::TokenRun Run::token_run(const Instruction& i, bool with_queries) {
   for (const BandRectangle& document : problem_.mask.bands_meeting(run.range, Range{0, problem_.mask.keys()})) {
     if (run.range.contains(document.q.begin)) run.starts.push_back(document.q.begin - run.range.begin);
     run.ends = document.q.end == run.range.end;
+  }
+  if (!problem_.state_positions.empty()) {
+    const IntervalSet& asked = sets_[rows_in_run(run, Field::final_state)];
+    for (const Range& tokens : asked.ranges()) {
+      for (int64_t token = tokens.begin; token < tokens.end; ++token) run.asked.push_back(token - run.range.begin);
+    }
   }
   if (keys.size() == 2) {
     run.initial = &whole(keys[1], "initial states", Field::initial_state);
@@ -123,6 +130,7 @@ void Run::for_each_head(const TokenRun& run, F&& f) {
                                 .starts = run.starts,
                                 .initial = view(run.initial, Field::initial_state),
                                 .ends = run.ends,
+                                .asked = run.asked,
                                 .stop = &c_.endpoint.stop_flag(),
                                 .kernels = &c_.kernels});
     }

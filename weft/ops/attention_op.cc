@@ -36,13 +36,14 @@ CallKind kind_of(const AttentionPlan& plan, const FieldTensors& given, const Cal
           .lse = options.lse,
           .initial_states = given.has(Field::initial_state),
           .final_states = options.final_state,
+          .state_positions = options.state_positions,
           .device = q.device().type(),
           .device_index = q.device().index()};
 }
 
 std::vector<int64_t> sizes_of(const AttentionPlan& plan, const AttentionShape& shape, Field field, int64_t batch) {
   if (is_parameter(field)) return {shape.heads, shape.dim};
-  const int64_t rows = plan.local_rows(field), heads = shape.heads_of(field);
+  const int64_t rows = plan.local_rows(field, shape), heads = shape.heads_of(field);
   if (kDocumentFields.has(field)) return {batch, rows, heads, shape.dim, shape.dim_v};
   return {batch, rows, heads, shape.columns_of(field)};
 }

@@ -12,13 +12,14 @@ namespace weft {
 struct CallOptions {
   double scale = 0;          // 0: the layer's own
   bool lse = false;          // of attention
-  bool final_state = false;  // of a linear layer
+  bool final_state = false;  // of a linear layer; and the states after these tokens
+  std::vector<int64_t> state_positions = {};
   // A backward may follow; then the messages of forward, too, are those of a schedule with backward, so all ranks give the same.
   bool keep = false;
 };
 struct CallResult {
-  // out [batch, local tokens, heads, dim_v], of q's type; lse [batch, local tokens, heads], final_state [batch, documents that
-  // end here, heads, dim, dim_v], both fp32 (fp64 for fp64).
+  // out [batch, local tokens, heads, dim_v], of q's type; lse [batch, local tokens, heads], final_state [batch, states asked
+  // for here, heads, dim, dim_v], both fp32 (fp64 for fp64).
   FieldTensors results;
   at::Tensor run;  // run_board.h
 };

@@ -5,6 +5,7 @@
 
 #include "weft/base/digest.h"
 #include "weft/base/error.h"
+#include "weft/base/text.h"
 #include "weft/methods/linear/choice.h"
 #include "weft/methods/registry.h"
 #include "weft/torch/torch_kernels.h"
@@ -35,6 +36,7 @@ std::string describe(const CallKind& kind) {
          (kind.scale == 0 ? "of the layer" : std::to_string(kind.scale)) + (kind.backward ? ", gradients" : "") +
          (kind.lse ? ", log-sum-exp" : "") + (kind.initial_states ? ", initial states" : "") +
          (kind.final_states ? ", final states" : "") +
+         (kind.state_positions.empty() ? "" : ", states after " + join(kind.state_positions)) +
          (kind.device == c10::kCPU ? "" : ", on " + c10::DeviceTypeName(kind.device, true));
 }
 
@@ -101,6 +103,7 @@ AttentionShape AttentionPlan::shape(const CallKind& kind) const {
   shape.backward = kind.backward;
   shape.return_lse = kind.lse;
   shape.initial_states = kind.initial_states, shape.final_states = kind.final_states;
+  shape.ask_for_states(kind.state_positions);
   shape.element = kind.element;
   shape.wire = shape.accumulator();
   return shape;
@@ -129,9 +132,17 @@ std::vector<int64_t> AttentionPlan::documents_at(int rank, bool first_token) con
   return documents;
 }
 
-int64_t AttentionPlan::local_rows(Field field) const {
+int64_t AttentionPlan::local_rows(Field field, const AttentionShape& shape) const {
   if (!kDocumentFields.has(field)) return local_tokens();
-  return static_cast<int64_t>(documents_at(rank(), kFirstTokenFields.has(field)).size());
+  const auto begun_or_ended = static_cast<int64_t>(documents_at(rank(), kFirstTokenFields.has(field)).size());
+  if (kFirstTokenFields.has(field) || shape.state_positions.empty()) return begun_or_ended;
+  IntervalSet asked = shape.state_positions;
+  int64_t end = 0;
+  for (const int64_t length : spec_.documents.lengths) {
+    end += length;
+    if (shape.final_states) asked.unite(Range{end - 1, end});
+  }
+  return intersect(asked, layout_.shard(rank())).size();
 }
 
 int64_t AttentionPlan::halo_rows(int64_t width) const {

@@ -49,6 +49,7 @@ struct CallKind {
   bool backward = false;
   bool lse = false;
   bool initial_states = false, final_states = false;  // of a linear layer
+  std::vector<int64_t> state_positions = {};
   c10::DeviceType device = c10::kCPU;
   c10::DeviceIndex device_index = -1;
   friend auto operator<=>(const CallKind&, const CallKind&) = default;
@@ -66,8 +67,8 @@ class AttentionPlan {
   int rank() const { return endpoint_->rank(); }
   int ranks() const { return endpoint_->ranks(); }
   int64_t local_tokens() const { return layout_.tokens_of(rank()); }
-  // Rows of a field on this rank: tokens, or documents that begin or end here.
-  int64_t local_rows(Field field) const;
+  // Rows of a field on this rank: tokens, documents that begin here, or the states asked for here.
+  int64_t local_rows(Field field, const AttentionShape& shape) const;
   // In the order of the sequence, the documents of which a rank has the first token, or the last.
   std::vector<int64_t> documents_at(int rank, bool first_token) const;
 

@@ -60,13 +60,13 @@ Layout layout_of(const Tree& tree, NodeId id, int64_t tokens) {
 Problem problem_of(const Tree& tree, NodeId id) {
   const Values values(tree);
   const auto [tokens_id, key_tokens_id, heads, kv_heads, dim, dim_v, scale, backward, return_lse, element, wire,
-              mask_id, layout, key_layout, canonical_tile, layer, log_decay, householders, initial_states,
-              final_states] =
-      values.members(id, {"tokens",    "key_tokens", "heads",        "kv_heads",       "head_dim",
-                          "value_dim", "scale",      "backward",     "return_lse",     "dtype",
-                          "wire",      "mask",       "layout",       "key_layout",     "canonical_tile",
-                          "layer",     "log_decay",  "householders", "initial_states", "final_states"},
-                     6);
+              mask_id, layout, key_layout, canonical_tile, layer, log_decay, householders, initial_states, final_states,
+              state_positions] =
+      values.members(id, {"tokens",         "key_tokens",   "heads",          "kv_heads", "head_dim",  "value_dim",
+                          "scale",          "backward",     "return_lse",     "dtype",    "wire",      "mask",
+                          "layout",         "key_layout",   "canonical_tile", "layer",    "log_decay", "householders",
+                          "initial_states", "final_states", "state_positions"},
+                     7);
   const int64_t tokens = values.integer(tokens_id, 1, kMost), key_tokens = values.integer(key_tokens_id, 1, kMost);
   Mask mask = mask_of(tree, mask_id, tokens, key_tokens);
   Layout queries = layout_of(tree, layout, tokens);
@@ -97,6 +97,11 @@ Problem problem_of(const Tree& tree, NodeId id) {
     if (householders != kNone) problem.householders = values.integer(householders, 1, kMost);
     if (initial_states != kNone) problem.initial_states = values.boolean(initial_states);
     if (final_states != kNone) problem.final_states = values.boolean(final_states);
+    if (state_positions != kNone) {
+      std::vector<int64_t> positions;
+      values.each(state_positions, [&](NodeId id) { positions.push_back(values.integer(id, 0, tokens - 1)); });
+      problem.ask_for_states(positions);
+    }
     problem.validate();
     return problem;
   });

@@ -66,6 +66,7 @@ class JsonWriter {
     if (problem_.householders != 1) member("householders", problem_.householders);
     if (problem_.initial_states) member("initial_states", true);
     if (problem_.final_states) member("final_states", true);
+    if (!problem_.state_positions.empty()) state_positions();
     member("tokens", problem_.mask.queries());
     member("key_tokens", problem_.mask.keys());
     member("heads", problem_.heads);
@@ -101,6 +102,19 @@ class JsonWriter {
       layout("key_layout", problem_.key_layout);
       text("\n");
     }
+  }
+
+  void state_positions() {
+    text("    \"state_positions\": [");
+    bool first = true;
+    for (const Range& range : problem_.state_positions.ranges()) {
+      for (int64_t position = range.begin; position < range.end; ++position) {
+        text(first ? "" : ", ");
+        first = false;
+        number(position);
+      }
+    }
+    text("],\n");
   }
 
   void log_decay() {

@@ -86,11 +86,16 @@ double Problem::softmax_scale() const {
 
 IntervalSet Problem::rows_among(const IntervalSet& tokens, Fields fields) const {
   if ((fields & kDocumentFields).empty()) return tokens;
-  const bool first = kFirstTokenFields.includes(fields);
+  if (kFirstTokenFields.includes(fields)) return ends_of_documents(tokens, End::first);
+  const IntervalSet chosen = intersect(state_positions, tokens);
+  return final_states ? unite(chosen, ends_of_documents(tokens, End::last)) : chosen;
+}
+
+IntervalSet Problem::ends_of_documents(const IntervalSet& tokens, End end) const {
   std::vector<Range> rows;
   for (const Range& range : tokens.ranges()) {
     for (const BandRectangle& document : mask.bands_meeting(range, Range{0, mask.keys()})) {
-      const int64_t token = first ? document.q.begin : document.q.end - 1;
+      const int64_t token = end == End::first ? document.q.begin : document.q.end - 1;
       if (range.contains(token)) rows.push_back({token, token + 1});
     }
   }
@@ -133,8 +138,12 @@ void Problem::validate() const {
   require(householders == 1 || traits_of(layer).mixing == Mixing::delta,
           "householders go with a layer that has a delta rule: deltanet, gdn or kda, not " +
               std::string(weft::name_of(layer)) + "; leave it out");
-  require(layer != Layer::softmax || (!initial_states && !final_states),
-          "initial_states and final_states go with a linear layer; layer softmax has no state");
+  require(layer != Layer::softmax || (!initial_states && !gives_states()),
+          "initial_states, final_states and state_positions go with a linear layer; layer softmax has no state");
+  const Range positions = state_positions.hull();
+  require(positions.begin >= 0 && positions.end <= mask.queries(),
+          "state position " + number(positions.begin < 0 ? positions.begin : positions.end - 1) + " is none of the " +
+              number(mask.queries()) + " tokens; use 0 to " + number(mask.queries() - 1));
   require(log_decay.empty() || decay_of(layer) == Decay::constant,
           "log_decay goes with a layer that decays by a constant, as retnet does; leave it out");
   if (canonical_tile != 0) validate_canonical();
@@ -218,7 +227,7 @@ Fields AttentionShape::inputs_of(bool in_backward) const {
   if (initial_states) fields = fields | Field::initial_state;
   if (!in_backward) return fields;
   fields = fields | Field::dout;
-  if (final_states) fields = fields | Field::dfinal_state;
+  if (gives_states()) fields = fields | Field::dfinal_state;
   return layer == Layer::softmax ? fields | Field::out | Field::lse : fields;
 }
 
@@ -228,7 +237,7 @@ Fields AttentionShape::results_of(bool in_backward) const {
     return initial_states ? fields | Field::dinitial_state : fields;
   }
   if (layer == Layer::softmax) return Field::out | Field::lse;
-  return final_states ? Field::out | Field::final_state : Fields(Field::out);
+  return gives_states() ? Field::out | Field::final_state : Fields(Field::out);
 }
 
 int64_t AttentionShape::columns_of(Field field) const {

@@ -51,11 +51,11 @@ enum class Field : uint8_t {
   b,  // F = D + b a^T                        [tokens, heads, dim]; or a alone: Mixing::columns, [.., blocks * dim_v]
   da,
   db,  // gradients of a and b
-  // Of a document, where the problem has them. On the key side, in the row of its first token:
+  // Of linear layers, where the problem has them. On the key side, in the row of a document's first token:
   initial_state,   // the state before that token   [documents, heads, dim * dim_v]
   dinitial_state,  // gradient of it
-  // On the query side, in the row of its last token:
-  final_state,   // the state after that token       [documents, heads, dim * dim_v]
+  // On the query side, in the rows of tokens after which the state is asked for: of a document's last one, and of chosen ones:
+  final_state,   // the state after that token       [such tokens, heads, dim * dim_v]
   dfinal_state,  // gradient of it
   // A parameter of the layer, the same on all ranks and in no value:
   u,   // how much of its own key a token reads before that is in the state   [heads, dim]
@@ -95,7 +95,8 @@ constexpr Fields operator|(Field a, Field b) { return Fields(a) | Fields(b); }
 inline constexpr Fields kPartialFields = Field::out | Field::lse;
 // A value holds one of these by itself; it stays on its rank.
 inline constexpr Fields kScoreFields = Field::scores | Field::probs | Field::dprobs | Field::dscores;
-// These have rows for some tokens only, the first or last ones of documents; a value holds one of them by itself.
+// These have rows for some tokens only, the first ones of documents, or the last ones and those that the problem names; a value
+// holds one of them by itself.
 inline constexpr Fields kFirstTokenFields = Field::initial_state | Field::dinitial_state;
 inline constexpr Fields kLastTokenFields = Field::final_state | Field::dfinal_state;
 inline constexpr Fields kDocumentFields = kFirstTokenFields | kLastTokenFields;
@@ -155,6 +156,7 @@ struct AttentionShape {
   int64_t householders = 1;
   // Of linear layers: documents begin with given states, else with zero; the states after their last tokens are results.
   bool initial_states = false, final_states = false;
+  IntervalSet state_positions = {};  // the states after these tokens are results, too
   bool return_lse = false;      // whether lse must reach its owners; else methods may leave it where it was computed
   DType element = DType::fp32;  // of inputs and results; lse is fp32 (fp64 for fp64)
   DType wire = DType::fp32;     // of travelling partial outputs and gradient sums; lse and delta are never lowered
@@ -163,6 +165,11 @@ struct AttentionShape {
   int64_t canonical_tile = 0;
 
   int64_t group() const { return heads / kv_heads; }
+  void ask_for_states(std::span<const int64_t> positions) {
+    for (const int64_t position : positions) state_positions.unite(Range{position, position + 1});
+  }
+  // Whether states are results.
+  bool gives_states() const { return final_states || !state_positions.empty(); }
   // The type of lse and delta, and of accumulating values unless results are canonical.
   DType accumulator() const { return accumulator_of(element); }
 
@@ -205,8 +212,11 @@ struct Problem : AttentionShape {
   double softmax_scale() const;  // of softmax or not: the factor of q.k
   // Whether a document begins at one of these tokens. Of linear layers, whose mask is documents that are causal.
   bool document_begins_in(Range tokens) const;
-  // The rows of a tensor among these tokens: all of them, or the documents' first or last ones.
+  // The rows of a tensor among these tokens: all of them, or the documents' first ones, or those after which the state is asked for.
   IntervalSet rows_among(const IntervalSet& tokens, Fields fields) const;
+  enum class End : uint8_t { first, last };
+  // Of these tokens, those that are a document's first, or last.
+  IntervalSet ends_of_documents(const IntervalSet& tokens, End end) const;
   // The keys that some of these queries may see: one column each in whole rows of their scores.
   IntervalSet columns_of_scores(const IntervalSet& queries) const;
   // Bytes of whole rows of scores for these queries in so many heads; nothing above 2^50 elements.

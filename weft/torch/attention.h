@@ -40,9 +40,8 @@ struct LinearInputs {
   at::Tensor initial_state = {};  // [documents that begin on this rank, heads, dim, dim_v], fp32 or fp64
 };
 struct LinearResult {
-  at::Tensor out;  // [tokens, heads, dim_v]
-  at::Tensor
-      final_state;  // [documents that end on this rank, heads, dim, dim_v]; undefined without Problem::final_states
+  at::Tensor out;          // [tokens, heads, dim_v]
+  at::Tensor final_state;  // [states asked for on this rank, heads, dim, dim_v]; undefined where Problem asks for none
 };
 
 // As attention above. Throws Error(usage) for a g above 0, too.

@@ -88,10 +88,10 @@ class NewtonSystem {
   double bound_ = 1;
 };
 
-at::Tensor local_rows(const Problem& problem, int rank, Field field) {
+at::Tensor rows_of_ends(const Problem& problem, int rank, Problem::End end) {
   const IntervalSet& shard = problem.query_layout.shard(rank);
   std::vector<int64_t> rows;
-  const IntervalSet tokens = problem.rows_among(shard, field);
+  const IntervalSet tokens = problem.ends_of_documents(shard, end);
   for (const Range range : tokens.ranges()) {
     for (int64_t token = range.begin; token < range.end; ++token) rows.push_back(shard.rank_of(token));
   }
@@ -110,7 +110,7 @@ at::Tensor rows_of_heads(const at::Tensor& t, int64_t rows) {
 ScheduledSequence::ScheduledSequence(std::shared_ptr<Executor> executor, std::shared_ptr<HaloExchange> halo)
     : executor_(std::move(executor)), halo_(std::move(halo)) {
   const Problem& problem = executor_->problem();
-  if (column_blocks(problem.layer) == 0 || problem.dim != 1 || problem.initial_states || problem.final_states ||
+  if (column_blocks(problem.layer) == 0 || problem.dim != 1 || problem.initial_states || problem.gives_states() ||
       halo_->width() != 2) {
     throw Error(ErrorCode::usage, std::string("para_rnn: a schedule of layer ") + name_of(problem.layer) +
                                       ", key-dim " + std::to_string(problem.dim) + " and a halo of width " +
@@ -118,8 +118,8 @@ ScheduledSequence::ScheduledSequence(std::shared_ptr<Executor> executor, std::sh
                                       "; give layer elementwise (gru) or pairwise (lstm), key-dim 1, no states of "
                                       "documents, and width 2");
   }
-  first_rows_ = local_rows(problem, executor_->rank(), Field::initial_state);
-  last_rows_ = local_rows(problem, executor_->rank(), Field::final_state);
+  first_rows_ = rows_of_ends(problem, executor_->rank(), Problem::End::first);
+  last_rows_ = rows_of_ends(problem, executor_->rank(), Problem::End::last);
 }
 
 at::Tensor ScheduledSequence::before(const at::Tensor& states) const {

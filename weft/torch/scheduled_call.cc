@@ -79,7 +79,7 @@ Fields fields_saved(const Problem& problem) {
 
 // What the caller gets: lse is the schedule's own.
 std::vector<Field> fields_returned(const Problem& problem) {
-  if (problem.final_states) return {Field::out, Field::final_state};
+  if (problem.gives_states()) return {Field::out, Field::final_state};
   return {Field::out};
 }
 
@@ -112,7 +112,7 @@ class CallNode : public torch::autograd::Function<CallNode> {
     size_t n = 0;
     fields_saved(problem).for_each([&](Field field) { tensors.set(field, saved[n++]); });
     tensors.set(Field::dout, weft::with_whole_rows(grads[0]));
-    if (problem.final_states) tensors.set(Field::dfinal_state, weft::with_whole_rows(grads[1]));
+    if (problem.gives_states()) tensors.set(Field::dfinal_state, weft::with_whole_rows(grads[1]));
     fields_gotten(problem, true).for_each([&](Field field) {
       results.set(field, room_for(problem, field, run->executor->rank()));
     });

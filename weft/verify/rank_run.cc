@@ -36,7 +36,7 @@ RankRun::RankRun(const Schedule& schedule, int rank, SetPool& pool, std::functio
   all_kv_heads_ = pool.intern(Range{0, problem_.kv_heads});
   if (problem_.initial_states)
     my_first_tokens_ = pool.intern(problem_.rows_among(pool[my_keys_], Field::initial_state));
-  if (problem_.final_states) my_last_tokens_ = pool.intern(problem_.rows_among(pool[my_queries_], Field::final_state));
+  my_last_tokens_ = pool.intern(problem_.rows_among(pool[my_queries_], Field::final_state));
 }
 
 void RankRun::note(const char* kind, const std::string& text) { note_({rank_, instruction(), kind, text}); }
@@ -191,9 +191,11 @@ void RankRun::create(const Instruction& i) {
     }
     if (!(slice.fields & kDocumentFields).empty() &&
         !(pool_[slice.tokens] == problem_.rows_among(pool_[slice.tokens], slice.fields))) {
-      return note("operand", to_string(slice.fields) + " has rows for " +
-                                 (kFirstTokenFields.includes(slice.fields) ? "first" : "last") +
-                                 " tokens of documents only, not for all of " + to_string(pool_[slice.tokens]));
+      return note("operand",
+                  to_string(slice.fields) + " has rows for " +
+                      (kFirstTokenFields.includes(slice.fields) ? "first tokens of documents"
+                                                                : "tokens after which states are asked for") +
+                      " only, not for all of " + to_string(pool_[slice.tokens]));
     }
     value.exists = true;
     value.is_input = i.op == Op::input;

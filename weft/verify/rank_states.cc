@@ -50,7 +50,7 @@ bool RankRun::find_run(const Instruction& i, bool with_queries, TokenRun& run) {
   }
   if (problem_.initial_states)
     run.first_tokens = pool_.intern(problem_.rows_among(run.range, Fields(Field::initial_state)));
-  if (problem_.final_states) run.last_tokens = pool_.intern(problem_.rows_among(run.range, Fields(Field::final_state)));
+  run.last_tokens = pool_.intern(problem_.rows_among(run.range, Fields(Field::final_state)));
   return true;
 }
 

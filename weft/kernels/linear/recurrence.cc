@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "weft/kernels/linear/asked.h"
 #include "weft/kernels/linear/chunk_math.h"
 #include "weft/kernels/linear/columns.h"
 
@@ -76,20 +77,28 @@ void summarise(const TokenRun& run, const View& state) { work_of(run).summarise(
 void transition(const TokenRun& run, const View& to) { work_of(run).transition(run, to); }
 
 void summarise_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const View& dstate) {
-  work_of(run).summarise_backward(run, dout, dfinal, dstate);
+  const LocalWork& work = work_of(run);
+  if (!run.asked.empty()) return summarise_backward_asked(work, run, dout, dfinal, dstate);
+  work.summarise_backward(run, dout, dfinal, dstate);
 }
 
 void scan(const TokenRun& run, const ConstView& entering, const View& out, const View& final, const View& leaving) {
-  work_of(run).scan(run, entering, out, final, leaving);
+  const LocalWork& work = work_of(run);
+  if (!run.asked.empty()) return scan_asked(work, run, entering, out, final, leaving);
+  work.scan(run, entering, out, final, leaving);
 }
 
 void apply_state(const TokenRun& run, const ConstView& state, const View& out, const View& final) {
-  work_of(run).apply_state(run, state, out, final);
+  const LocalWork& work = work_of(run);
+  if (!run.asked.empty()) return apply_state_asked(work, run, state, out, final);
+  work.apply_state(run, state, out, final);
 }
 
 void scan_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const RunEnds& ends,
                    const RunGradients& gradients) {
-  work_of(run).scan_backward(run, dout, dfinal, ends, gradients);
+  const LocalWork& work = work_of(run);
+  if (!run.asked.empty()) return scan_backward_asked(work, run, dout, dfinal, ends, gradients);
+  work.scan_backward(run, dout, dfinal, ends, gradients);
 }
 
 void apply_dstate(const TokenRun& run, const ConstView& dstate, const ConstView& state, const RunGradients& gradients) {

@@ -46,15 +46,17 @@ struct TokenRun {
   std::span<const int64_t> starts;  // rows at which a document begins, ascending
   ConstView initial;                // the state that each of them begins with, a row [dim, dim_v] for each; null: zero
   bool ends = false;                // the last row ends its document, as rows before starts always do
-  const StopFlag* stop = nullptr;   // polled per chunk; raises Error(stopped)
+  // Not empty: `final` and `dfinal` have rows for the states after these rows, ascending, and for no others.
+  std::span<const int64_t> asked = {};
+  const StopFlag* stop = nullptr;      // polled per chunk; raises Error(stopped)
   const KernelSet* kernels = nullptr;  // whose products fp32 sums are made of; null: cpu_kernels()
 };
 
 // States are [dim, dim_v] and transitions [1 or dim], or [dim, dim] where rows mix, or as a of columns; contiguous, fp32
 // (fp64). They are written, not added to.
 //
-// `dfinal` has a row [dim, dim_v] for each document that ends in the run, the gradient of the state after it; `final` below
-// the states themselves. Both may be null.
+// `dfinal` has a row [dim, dim_v] for each document that ends in the run, or for each state that is asked for, the gradient of
+// that state; `final` below the states themselves. Both may be null.
 void summarise(const TokenRun& run, const View& state);
 void transition(const TokenRun& run, const View& transition);
 void summarise_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const View& dstate);

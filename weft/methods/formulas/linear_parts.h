@@ -37,8 +37,8 @@ struct LinearShares {
     const Shares shares = share_rows(c, "contiguous", f);
     if (f.known() && !c.layout.empty() && c.layout != "contiguous")
       f = no_formula("no closed form of a linear layer on this layout; known: contiguous");
-    if (f.known() && (c.initial_states || c.final_states))
-      f = no_formula("no closed form with states that documents begin or end with");
+    if (f.known() && (c.initial_states || c.gives_states()))
+      f = no_formula("no closed form with states that are given or asked for");
     if (!f.known()) return;
     ranks = c.ranks, rows = shares.rows;
     f.forward.work = same_on_all(ranks, rows * c.heads);

@@ -71,7 +71,7 @@ std::vector<LocalFragment> local_fragments(Builder& b, const Fragments& fragment
 
 void LinearPass::open_forward() {
   out = b.sums(Field::out, q.tokens(), q.heads());
-  if (b.problem().final_states) final = b.sums(Field::final_state, b.rows(Field::final_state, q.tokens()), q.heads());
+  if (b.problem().gives_states()) final = b.sums(Field::final_state, b.rows(Field::final_state, q.tokens()), q.heads());
 }
 
 void LinearPass::open_backward() {

@@ -69,7 +69,7 @@ Steps write(Builder& b) {
   {
     Value finished, final_states;
     {
-      const Value out = sums(Field::out), final = problem.final_states ? sums(Field::final_state) : Value();
+      const Value out = sums(Field::out), final = problem.gives_states() ? sums(Field::final_state) : Value();
       b.scan(q, {kv, initial}, {out, final});
       finished = b.finish(out);
       final_states = b.finish(final);
@@ -77,7 +77,7 @@ Steps write(Builder& b) {
     co_yield Step{};
     Exchange back = b.exchange();
     const Value home = heads.send_home(back, finished, Field::out);
-    const Value home_final = problem.final_states ? heads.send_home(back, final_states, Field::final_state) : Value();
+    const Value home_final = problem.gives_states() ? heads.send_home(back, final_states, Field::final_state) : Value();
     back.issue();
     b.result(home);
     b.result(home_final);
@@ -92,7 +92,7 @@ Steps write(Builder& b) {
     const Value own_dout = b.input(Field::dout), own_dfinal = b.input(Field::dfinal_state);
     Exchange in = b.exchange();
     const Value dout = heads.fetch(in, own_dout, Field::dout);
-    const Value dfinal = problem.final_states ? heads.fetch(in, own_dfinal, Field::dfinal_state) : Value();
+    const Value dfinal = problem.gives_states() ? heads.fetch(in, own_dfinal, Field::dfinal_state) : Value();
     in.issue();
     const Value dq_sums = sums(Field::dq), dkv_sums = b.sums(gradients, tokens, mine);
     const Value dinitial_sums = problem.initial_states ? sums(Field::dinitial_state) : Value();
