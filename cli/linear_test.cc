@@ -140,6 +140,16 @@ TEST(Linear, StatesAtPositionsAreSaved) {
   EXPECT_EQ(run_line("verify all" + words + " --state-positions 9,10,49 --backward").code, kExitFine);
 }
 
+TEST(Linear, FullMask) {
+  const std::string words = " --layer linear --mask full --ranks 3 --docs 10,30,13 --heads 2 --key-dim 4 --value-dim 6";
+  for (const std::string method : {"all-scan", "all-gather-state", "head-exchange"})
+    EXPECT_EQ(run_line("check " + method + words + " --dtype fp64").code, kExitFine) << method;
+  const Outcome all = run_line("verify all --backward" + words);
+  EXPECT_EQ(all.code, kExitFine);
+  EXPECT_TRUE(has(all.out, "for a full mask use all-scan, all-gather-state, head-exchange")) << all.out;
+  EXPECT_EQ(run_line("show all-scan --backward" + words).code, kExitFine);
+}
+
 TEST(Linear, SaysWhatDoesNotFit) {
   EXPECT_TRUE(has(complaint("verify ring --final-states --ranks 2 --tokens 20"), "layer softmax has no state"));
   EXPECT_TRUE(has(complaint("verify chain --layer gla --ranks 2 --tokens 50 --state-positions 50"),
@@ -150,6 +160,10 @@ TEST(Linear, SaysWhatDoesNotFit) {
       has(complaint("verify chain" + kFewTokens), "chain computes linear layers; give --layer linear, retnet, "));
   EXPECT_TRUE(has(complaint("verify chain --layer glu" + kFewTokens), "did you mean 'gla'?"));
   EXPECT_TRUE(has(complaint("verify chain --layer gla --mask full" + kFewTokens), "it needs a causal mask"));
+  EXPECT_TRUE(has(complaint("verify chain --layer linear --mask full" + kFewTokens), "for a full mask use all-scan"));
+  EXPECT_TRUE(has(complaint("verify all-scan --layer linear --mask full --final-states" + kFewTokens),
+                  "no state before or after a token"));
+  EXPECT_TRUE(has(complaint("verify chain --layer linear --mask window:8" + kFewTokens), "a causal or a full mask"));
   EXPECT_TRUE(has(complaint("verify chain --layer gla --mask causal+window:8" + kFewTokens), "it needs a causal mask"));
   EXPECT_TRUE(
       has(complaint("verify chain --layer gla --layout striped" + kFewTokens), "use layout contiguous or zigzag"));

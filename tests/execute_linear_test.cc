@@ -171,6 +171,25 @@ TEST(ExecuteLinear, AStateAtAPositionIsTheFinalOneOfWhatIsBefore) {
   }
 }
 
+// Tokens that read all of their document, against pairs one by one: inside a rank, over several, on both layouts.
+TEST(ExecuteLinear, FullMask) {
+  for (const Method* method : linear_methods()) {
+    if (!method->both_ways) continue;
+    for (const int ranks : {1, 2, 3, 4, 5, 8}) {
+      LinearCase c{.method = std::string(method->name), .layer = Layer::linear, .lengths = {41}, .ranks = ranks};
+      c.both_ways = true;
+      expect_right(c);
+      c.lengths = {1, 17, 1, 1, 30, 5}, c.layout = "zigzag", c.heads = 3;
+      expect_right(c);
+      c.lengths = {70, 64, 66}, c.layout = "contiguous", c.heads = 6;
+      expect_right(c);
+    }
+    LinearCase c{.method = std::string(method->name), .layer = Layer::linear, .lengths = {20, 3, 90}, .ranks = 5};
+    c.both_ways = true, c.shards = {20, 0, 1, 80, 12};
+    expect_right(c);
+  }
+}
+
 // A sequence in two calls, the second begun with the final state of the first, and back: the same as in one.
 TEST(ExecuteLinear, StatesCarryASequenceOn) {
   for (const Layer layer : kLinearLayers) {
@@ -231,6 +250,8 @@ TEST(ExecuteLinear, LowerPrecisions) {
         LinearCase c{.method = method, .layer = layer, .lengths = {100, 156}, .ranks = 3, .heads = 3, .dim = 16};
         c.dim_v = 8, c.element = element;
         expect_right(c);
+        c.both_ways = layer == Layer::linear && find_method(method).both_ways;
+        if (c.both_ways) expect_right(c);
       }
     }
   }
@@ -309,7 +330,8 @@ bool equal_rows(const HostTensor& a, const HostTensor& b, Range rows) {
 TEST(ExecuteLinear, DocumentsStayApart) {
   for (const Method* method : linear_methods()) {
     for (const Layer layer : kLinearLayers) {
-      const LinearCase c{.method = std::string(method->name), .layer = layer, .lengths = {11, 18, 9}, .ranks = 4};
+      LinearCase c{.method = std::string(method->name), .layer = layer, .lengths = {11, 18, 9}, .ranks = 4};
+      c.both_ways = layer == Layer::linear && method->both_ways;
       SCOPED_TRACE(c.describe());
       CheckTensors inputs = random_inputs(c.problem(), 5);
       const CheckOptions options{.compare = false};

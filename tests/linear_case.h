@@ -24,6 +24,7 @@ struct LinearCase {
   bool initial_states = false, final_states = false;
   std::vector<int64_t> state_positions = {};
   int64_t householders = 1;
+  bool both_ways = false;  // mask full
 
   std::string describe() const {
     std::string text = method + " " + name_of(layer) + ", " + std::to_string(ranks) + " ranks, documents";
@@ -31,6 +32,7 @@ struct LinearCase {
     text += ", heads " + std::to_string(heads) + ", dims " + std::to_string(dim) + "/" + std::to_string(dim_v) +
             ", layout '" + layout + "', " + std::string(name_of(element));
     for (int64_t tokens : shards) text += ", shard " + std::to_string(tokens);
+    if (both_ways) text += ", mask full";
     if (householders > 1) text += ", householders " + std::to_string(householders);
     if (initial_states) text += ", initial states";
     if (final_states) text += ", final states";
@@ -54,7 +56,7 @@ struct LinearCase {
     return (dim_v + blocks - 1) / blocks * blocks;
   }
   Problem problem() const {
-    Problem made = self_attention(Mask::documents(lengths, {.causal = true}), placement(), heads, heads, dim);
+    Problem made = self_attention(Mask::documents(lengths, {.causal = !both_ways}), placement(), heads, heads, dim);
     made.dim_v = columns();
     made.layer = layer;
     if (decay_of(layer) == Decay::constant) made.log_decay = retnet_log_decays(heads);
@@ -98,6 +100,10 @@ inline LinearCase random_linear_case(Random& random, std::string_view method = "
   if (c.method == "all-scan" && random.uniform(2) == 0)
     c.options = {{"blocks", std::to_string(1 + random.uniform(c.heads))}};
   if (c.method == "hierarchical") c.options = {{"node", std::to_string(1 + random.uniform(4))}};
+  if (find_method(c.method).both_ways && random.uniform(6) == 0) {
+    c.layer = Layer::linear, c.both_ways = true, c.householders = 1;
+    c.initial_states = c.final_states = false, c.state_positions.clear(), c.options.clear();
+  }
   static constexpr const char* kLayouts[] = {"", "zigzag", "document-zigzag"};
   c.layout = kLayouts[random.uniform(3)];
   if (random.uniform(3) > 0) return c;

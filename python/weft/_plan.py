@@ -90,8 +90,8 @@ def plan(group: dist.ProcessGroup | None = None, *, tokens: int | None = None, h
         give: Gloo those in main memory, NCCL those on a GPU.
     tokens: of the whole sequence. Instead, for packed documents: documents (lengths), cu_seqlens, or position_ids that restart.
     heads, kv_heads, head_dim, value_dim: of the whole attention; kv_heads defaults to heads, value_dim to head_dim.
-    layer: "softmax" is attention; the others are linear layers, for weft.linear_attention: causal, without a window, as many kv
-        heads as heads; head_dim is their key dim. log_decay: of each head of "retnet", at most 0; None: those of RetNet.
+    layer: "softmax" is attention; the others are linear layers, for weft.linear_attention: causal ("linear" also with
+        causal=False), without a window, as many kv heads as heads; head_dim is their key dim. log_decay: of each head of "retnet", at most 0; None: those of RetNet.
         householders: of "deltanet", "gdn" and "kda": so often does a token write (Gated DeltaProduct).
     causal, window: a query sees keys k <= q, and with a window those with |q - k| < window, in its own document.
     method: a name from weft.methods(layer), or "auto": the least cost by the methods' closed forms, of linear

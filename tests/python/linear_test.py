@@ -142,6 +142,28 @@ def states_at_positions(rank, ranks):
                 torch.testing.assert_close(grad, local(plan, name, whole[name].grad), rtol=1e-10, atol=1e-10, msg=lambda m: f"d{name}: {m}")
 
 
+def full_mask(rank, ranks):
+    """Tokens that read all of their document, by every method that has a way, and the one chosen."""
+    lengths = [9, 1, 22, 5]
+    given = inputs("linear", lengths, False)
+    for method in ("auto", "all-scan", "all-gather-state", "head-exchange"):
+        plan = weft.plan(documents=lengths, heads=HEADS, head_dim=DIM, value_dim=DIM_V, layer="linear", causal=False, method=method,
+                         layout="contiguous" if method == "auto" else "zigzag")
+        whole = {name: t.clone().requires_grad_() for name, t in given.items()}
+        parts = [{name: t for name, t in zip(whole, ts)} for ts in zip(*(t.split(lengths, 1) for t in whole.values()))]
+        out = torch.cat([torch.einsum("bthk,bshk,bshv->bthv", t["q"], t["k"], t["v"]) * DIM ** -0.5 for t in parts], 1)
+        dout = torch.randn_like(out)
+        torch.distributed.broadcast(dout, 0)
+        (out * dout).sum().backward()
+        mine = {name: local(plan, name, t).requires_grad_() for name, t in given.items()}
+        got = weft.linear_attention("linear", plan=plan, **mine)
+        torch.testing.assert_close(got, plan.shard(out.detach()), rtol=1e-10, atol=1e-10)
+        (got * plan.shard(dout)).sum().backward()
+        for name, t in mine.items():
+            torch.testing.assert_close(t.grad, plan.shard(whole[name].grad), rtol=1e-10, atol=1e-10, msg=lambda m: f"d{name}: {m}")
+    refusal(lambda: weft.plan(tokens=12, heads=2, head_dim=4, layer="linear", causal=False, method="chain"), ValueError, "for a full mask use")
+
+
 def householders(rank, ranks):
     """Gated DeltaProduct: the delta rule on the sequence in which each token is two, of which the first decays and the second is read."""
     lengths, n = [9, 1, 14], 2
@@ -325,6 +347,11 @@ class Linear(unittest.TestCase):
         for ranks in (1, 3):
             with self.subTest(ranks=ranks):
                 run(ranks, householders)
+
+    def test_full_mask(self):
+        for ranks in (1, 3):
+            with self.subTest(ranks=ranks):
+                run(ranks, full_mask)
 
     def test_states_at_positions(self):
         for ranks in (1, 3):

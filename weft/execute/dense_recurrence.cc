@@ -292,6 +292,48 @@ class Sequence {
   int64_t kept_ = 1;
 };
 
+// One head of one document whose tokens read all of it: pair by pair, without a state.
+template <typename T>
+void add_pairs_of_document(const Problem& problem, const RecurrenceInputs& in, DenseRecurrence& to, int64_t head,
+                           Range tokens, bool backward) {
+  const auto at = [&](int64_t t, int64_t columns) { return static_cast<size_t>((t * problem.heads + head) * columns); };
+  const auto dot = [](const std::vector<double>& a, size_t a_at, const std::vector<double>& b, size_t b_at, int64_t n) {
+    T sum = 0;
+    for (size_t c = 0; c < static_cast<size_t>(n); ++c)
+      sum += static_cast<T>(a[a_at + c]) * static_cast<T>(b[b_at + c]);
+    return sum;
+  };
+  const auto add = [](std::vector<double>& sums, size_t sums_at, T factor, const std::vector<double>& x, size_t x_at,
+                      int64_t n) {
+    for (size_t c = 0; c < static_cast<size_t>(n); ++c) {
+      double& sum = sums[sums_at + c];
+      sum = double{static_cast<T>(sum) + factor * static_cast<T>(x[x_at + c])};
+    }
+  };
+  const T scale = static_cast<T>(problem.softmax_scale());
+  const int64_t dim = problem.dim, dim_v = problem.dim_v;
+  for (int64_t t = tokens.begin; t < tokens.end; ++t) {
+    for (int64_t j = tokens.begin; j < tokens.end; ++j) {
+      const T score = scale * dot(in.q, at(t, dim), in.k, at(j, dim), dim);
+      add(to.out, at(t, dim_v), score, in.v, at(j, dim_v), dim_v);
+      if (!backward) continue;
+      const T dscore = scale * dot(in.dout, at(t, dim_v), in.v, at(j, dim_v), dim_v);
+      add(to.dq, at(t, dim), dscore, in.k, at(j, dim), dim);
+      add(to.dk, at(j, dim), dscore, in.q, at(t, dim), dim);
+      add(to.dv, at(j, dim_v), score, in.dout, at(t, dim_v), dim_v);
+    }
+  }
+}
+
+// One head of one document.
+template <typename T>
+void run_document(const Problem& problem, const RecurrenceInputs& in, DenseRecurrence& to, int64_t head,
+                  size_t document, const IntervalSet& asked, bool backward) {
+  const Range tokens = problem.mask.bands()[document].q;
+  if (problem.bidirectional()) return add_pairs_of_document<T>(problem, in, to, head, tokens, backward);
+  Sequence<T>(problem, in, to, head, tokens, document, asked).run(backward);
+}
+
 }  // namespace
 
 const std::vector<double>& DenseRecurrence::of(Field field) const {
@@ -314,13 +356,12 @@ DenseRecurrence dense_recurrence(const Problem& problem, const RecurrenceInputs&
   const IntervalSet asked = problem.rows_among(Range{0, problem.mask.queries()}, Field::final_state);
   result.final_state.resize(static_cast<size_t>(asked.size() * problem.heads * problem.columns_of(Field::state)));
   for (size_t n = 0; n < documents.size(); ++n) {
-    const Range tokens = documents[n].q;
     for (int64_t head = 0; head < problem.heads; ++head) {
       if (stop) stop->poll();
       if (precision == DType::fp64) {
-        Sequence<double>(problem, inputs, result, head, tokens, n, asked).run(backward);
+        run_document<double>(problem, inputs, result, head, n, asked, backward);
       } else {
-        Sequence<float>(problem, inputs, result, head, tokens, n, asked).run(backward);
+        run_document<float>(problem, inputs, result, head, n, asked, backward);
       }
     }
   }

@@ -136,6 +136,7 @@ class Run final : public Execution {
   void scan_backward(const Instruction& i);
   void apply_dstate(const Instruction& i);
   TokenRun token_run(const Instruction& i, bool with_queries);
+  TokenRun summed_run(const Instruction& i, bool with_queries);
   const RankValue* bundle_of_run(const Instruction& i, Field field, const TokenRun& run, SetId tokens = {});
   void need_of_documents(const TokenRun& run, const RankValue* value, Field field);
   SetId rows_in_run(const TokenRun& run, Fields fields);

@@ -4,7 +4,6 @@
 namespace weft::execute_internal {
 namespace {
 
-using kernels::ConstView;
 using kernels::View;
 
 }  // namespace
@@ -36,6 +35,13 @@ void Run::execute_states(const Instruction& i) {
 }
 
 // ---- operands
+
+// With a full mask no document begins or ends inside.
+Run::TokenRun Run::summed_run(const Instruction& i, bool with_queries) {
+  TokenRun run = token_run(i, with_queries);
+  if (problem_.bidirectional()) run.starts.clear(), run.ends = false;
+  return run;
+}
 
 Run::TokenRun Run::token_run(const Instruction& i, bool with_queries) {
   const auto queries = block_.queries(i), keys = block_.keys(i);
@@ -142,28 +148,6 @@ kernels::Decays Run::decays_of(int64_t head) const {
   return {.log_decay = problem_.log_decay.empty() ? 0 : problem_.log_decay[static_cast<size_t>(head)]};
 }
 
-// The row of the parameter u in a head.
-kernels::ConstView Run::parameter(int64_t head) const {
-  if (!traits_of(problem_.layer).bonus) return {};
-  const DType type = problem_.accumulator();
-  return {static_cast<const std::byte*>(inputs_.u.data) + head * problem_.dim * size_of(type), type, problem_.dim,
-          problem_.dim};
-}
-
-// At the begin of a phase: u is there, and backward's sum of its gradient is zero.
-void Run::begin_parameters() {
-  if (!traits_of(problem_.layer).bonus) return;
-  if (!inputs_.u.data) refuse("the caller gave no u");
-  if (phase_ != Phase::backward) return;
-  const int64_t elements = problem_.heads * problem_.dim;
-  du_ = {};
-  du_.type = problem_.accumulator(), du_.row_stride = elements, du_.head_stride = problem_.dim;
-  auto buffer = destinations_.du ? nullptr : c_.pool.take(elements * size_of(du_.type));
-  du_.data = destinations_.du ? static_cast<std::byte*>(destinations_.du) : buffer.get();
-  du_.owner = std::move(buffer);
-  std::fill_n(du_.data, elements * size_of(du_.type), std::byte{0});
-}
-
 // The targets, each a sum of some of these fields, with the rows that these have in the run.
 std::vector<const RankValue*> Run::sums(const Instruction& i, const TokenRun& run, Fields wanted) {
   if (i.targets == 0) refuse("without a target");
@@ -199,15 +183,16 @@ RankValue* Run::leaving(const Instruction& i, const TokenRun& run, Field field) 
 // The state that enters the run, or null.
 const RankValue* Run::entering(const Instruction& i, const TokenRun& run) {
   const RankValue* state = bundle_of_run(i, Field::state, run);
-  if (state && sets_[state->all.tokens].hull().end != run.range.begin) refuse("a state that does not enter the run");
+  if (!state || problem_.bidirectional()) return state;
+  if (sets_[state->all.tokens].hull().end != run.range.begin) refuse("a state that does not enter the run");
   return state;
 }
 
 // The dstate of what follows the run, or null.
 const RankValue* Run::following(const Instruction& i, const TokenRun& run) {
   const RankValue* dstate = bundle_of_run(i, Field::dstate, run);
-  if (dstate && sets_[dstate->all.tokens].hull().begin != run.range.end)
-    refuse("a dstate that does not follow the run");
+  if (!dstate || problem_.bidirectional()) return dstate;
+  if (sets_[dstate->all.tokens].hull().begin != run.range.end) refuse("a dstate that does not follow the run");
   return dstate;
 }
 
@@ -234,7 +219,7 @@ kernels::RunGradients Run::gradients_of(const std::vector<const RankValue*>& sum
 // ---- states
 
 void Run::summarise(const Instruction& i) {
-  const TokenRun run = token_run(i, false);
+  const TokenRun run = summed_run(i, false);
   for (const Slice& target : block_.targets(i)) {
     RankValue& to = find(target, "target");
     const bool is_state = target.fields == Fields(Field::state);
@@ -255,7 +240,7 @@ void Run::summarise(const Instruction& i) {
 }
 
 void Run::summarise_backward(const Instruction& i) {
-  const TokenRun run = token_run(i, true);
+  const TokenRun run = summed_run(i, true);
   const RankValue* dout = bundle_of_run(i, Field::dout, run, run.tokens);
   const RankValue* dfinal = bundle_of_run(i, Field::dfinal_state, run, rows_in_run(run, Field::dfinal_state));
   need_of_documents(run, dfinal, Field::dfinal_state);
@@ -324,7 +309,7 @@ void Run::compose(const Instruction& i) {
                                .transposed = !forward,
                                .decays = decays_of(head),
                                .rows = passed.size(),
-                               .cut = problem_.document_begins_in(passed),
+                               .cut = !problem_.bidirectional() && problem_.document_begins_in(passed),
                                .dim = problem_.dim,
                                .dim_v = problem_.dim_v,
                                .kernels = &c_.kernels},
@@ -342,17 +327,23 @@ void Run::scan(const Instruction& i) {
   const auto to = sums(i, run, Field::out | Field::final_state);
   const RankValue* given = leaving(i, run, Field::state);
   for_each_head(run, [&](int64_t head, const kernels::TokenRun& tokens) {
+    if (problem_.bidirectional()) return kernels::scan_both_ways(tokens, sums_of(to, Field::out, run, head));
     kernels::scan(tokens, view_of(state, Field::state, 0, head), sums_of(to, Field::out, run, head),
                   sums_of(to, Field::final_state, run, head), view_of(given, Field::state, 0, head));
   });
 }
 
 void Run::apply_state(const Instruction& i) {
-  const TokenRun run = token_run(i, true);
+  const TokenRun run = summed_run(i, true);
   const RankValue* state = entering(i, run);
   if (!state) refuse("needs the state that enters the run");
-  const auto to = sums(i, run, Field::out | Field::final_state);
+  const RankValue* dout = problem_.bidirectional() ? bundle_of_run(i, Field::dout, run, run.tokens) : nullptr;
+  const auto to = sums(i, run, dout ? Fields(Field::dq) : Field::out | Field::final_state);
   for_each_head(run, [&](int64_t head, const kernels::TokenRun& tokens) {
+    if (dout) {
+      return kernels::apply_state_to_dout(tokens, view_of(dout, Field::dout, run.range.begin, head),
+                                          view_of(state, Field::state, 0, head), sums_of(to, Field::dq, run, head));
+    }
     kernels::apply_state(tokens, view_of(state, Field::state, 0, head), sums_of(to, Field::out, run, head),
                          sums_of(to, Field::final_state, run, head));
   });
@@ -369,6 +360,10 @@ void Run::scan_backward(const Instruction& i) {
   const auto to = sums(i, run, Field::dq | problem_.key_gradients() | Field::dinitial_state);
   const RankValue* given = leaving(i, run, Field::dstate);
   for_each_head(run, [&](int64_t head, const kernels::TokenRun& tokens) {
+    if (problem_.bidirectional()) {
+      return kernels::scan_both_ways_backward(tokens, view_of(dout, Field::dout, run.range.begin, head),
+                                              gradients_of(to, run, head));
+    }
     kernels::scan_backward(tokens, view_of(dout, Field::dout, run.range.begin, head),
                            view_of(dfinal, Field::dfinal_state, run.range.begin, head),
                            {.state = view_of(state, Field::state, 0, head),
@@ -379,7 +374,7 @@ void Run::scan_backward(const Instruction& i) {
 }
 
 void Run::apply_dstate(const Instruction& i) {
-  const TokenRun run = token_run(i, false);
+  const TokenRun run = summed_run(i, false);
   const RankValue *dstate = following(i, run), *state = entering(i, run);
   need_of_documents(run, run.initial, Field::initial_state);
   if (!dstate) refuse("needs the dstate of what follows");

@@ -91,6 +91,8 @@ struct Method {
   Writer (*writer)(std::shared_ptr<const Problem> problem, const MethodOptions& options);
   // What it costs, without writing a schedule; null while no formula is known. Call formula_of (registry.h) instead.
   Formula (*formula)(const Configuration& configuration, const MethodOptions& options) = nullptr;
+  // Of linear layers: whether it has a way for tokens that read all of their document (Problem::bidirectional).
+  bool both_ways = false;
   // Of an alias: the method that writes the same schedule, given the same layout and the alias's option values as its own.
   std::string_view alias_of{};
 };

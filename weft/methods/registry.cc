@@ -36,6 +36,17 @@ void check_family(const Method& method, Layer layer) {
                   join(names));
 }
 
+void check_direction(const Method& method, const Problem& problem) {
+  if (!problem.bidirectional() || method.both_ways) return;
+  std::vector<std::string_view> names;
+  for (const Method* other : linear_methods()) {
+    if (other->both_ways) names.push_back(other->name);
+  }
+  throw Error(ErrorCode::unsupported, "method " + std::string(method.name) +
+                                          " scans from the first token to the last; for a full mask use " +
+                                          join(names));
+}
+
 }  // namespace
 
 std::span<const Method* const> all_methods() { return kMethods; }
@@ -116,6 +127,7 @@ Schedule make_schedule(std::string_view method, Problem problem, const std::map<
   const MethodOptions parsed(found.name, found.options, options);
   check_family(found, problem.layer);
   problem.validate();
+  check_direction(found, problem);
   auto shared = std::make_shared<const Problem>(std::move(problem));
   Writer writer = found.writer(shared, parsed);
   return Schedule(std::string(found.name), std::move(shared), std::move(writer));

@@ -273,12 +273,14 @@ void Builder::scan(const Slice& queries, const Slices& keys, const Slices& out, 
   instruction.targets += operands(leaving);
 }
 
-void Builder::apply_state(const Slice& queries, const Slice& keys, const Slice& state, const Slices& out) {
+void Builder::apply_state(const Slice& queries, const Slice& keys, const Slice& state, const Slices& out,
+                          const Slice& dout) {
   if (is_empty(queries) || is_empty(state)) return;
   Instruction& instruction = record(Op::apply_state);
   instruction.queries = operands(queries);
   instruction.keys = operands(keys);
   instruction.bundles = operands(state);
+  instruction.bundles += operands(dout);
   instruction.targets = operands(out);
 }
 

@@ -188,7 +188,9 @@ class Builder {
   // `state` enters the run and `leaving`, to be written, leaves it; either may be empty.
   void scan(const Slice& queries, const Slices& keys, const Slices& out, const Slice& state = {},
             const Slice& leaving = {});
-  void apply_state(const Slice& queries, const Slice& keys, const Slice& state, const Slices& out);
+  // With a full mask, and `dout` of the queries, `out` is dq.
+  void apply_state(const Slice& queries, const Slice& keys, const Slice& state, const Slices& out,
+                   const Slice& dout = {});
   // `state` entered the run, `dstate` is of what follows it, and `leaving`, to be written, of both; any may be empty.
   void scan_backward(const Slice& queries, const Slices& keys, const Slices& dout, const Slice& state, const Slice& dq,
                      const Slices& dkv, const Slice& dstate = {}, const Slice& leaving = {});

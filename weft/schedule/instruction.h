@@ -58,7 +58,8 @@ enum class Op : uint8_t {
               // the earlier one's; none for transitions
   scan,       // queries, keys, bundles (state that enters the run, where one does) -> targets (out): added; (state that
               // leaves the run)
-  apply_state,         // queries, keys, bundles (state that enters the run) -> targets (out): what it changes, added
+  apply_state,  // queries, keys, bundles (state that enters the run) -> targets (out): what it changes, added; with a
+                // full mask the state is of any of the document's tokens, and bundles (dout) -> targets (dq)
   summarise_backward,  // queries, keys, bundles (dout) -> targets (dstate) of the run
   scan_backward,  // queries, keys, bundles (dout), (state that enters, where one does), (dstate of what follows the run)
                   // -> targets (dq), (dk, dv, dg): added; (dstate of the run and what follows it)

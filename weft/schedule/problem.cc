@@ -156,8 +156,20 @@ void Problem::validate_linear() const {
   };
   std::vector<int64_t> lengths;
   for (const BandRectangle& band : mask.bands()) lengths.push_back(band.q.size());
-  unless(!lengths.empty() && mask == Mask::documents(lengths, {.causal = true}),
-         " carries a state from token to token: it needs a causal mask, of one document or of packed ones");
+  const auto rule_is = [&](MaskRule rule) { return !lengths.empty() && mask == Mask::documents(lengths, rule); };
+  if (layer != Layer::linear) {
+    unless(
+        rule_is({.causal = true}),
+        " carries a state from token to token: it needs a causal mask, of one document or of packed ones; a full one "
+        "goes with layer linear, which forgets nothing");
+  } else {
+    unless(rule_is({.causal = true}) || rule_is({}),
+           " sums over all tokens before, or over all: it needs a causal or a full mask, of one document or of packed "
+           "ones");
+  }
+  unless(!bidirectional() || (!initial_states && !gives_states()),
+         " with a full mask has no state before or after a token; leave initial_states, final_states and "
+         "state_positions out");
   unless(query_layout == key_layout, " needs queries and keys in one layout");
   unless(query_layout.axis().is_identity(),
          " needs shards made of neighbouring tokens; use layout contiguous or zigzag, not " + query_layout.name());

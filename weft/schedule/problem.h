@@ -210,7 +210,9 @@ struct Problem : AttentionShape {
 
   int ranks() const { return query_layout.ranks(); }
   double softmax_scale() const;  // of softmax or not: the factor of q.k
-  // Whether a document begins at one of these tokens. Of linear layers, whose mask is documents that are causal.
+  // Of linear layers: whether tokens read all of their document, the later ones too, and nothing has an order.
+  bool bidirectional() const { return layer == Layer::linear && mask.bands().front().hi > 0; }
+  // Whether a document begins at one of these tokens. Of linear layers, whose mask is documents.
   bool document_begins_in(Range tokens) const;
   // The rows of a tensor among these tokens: all of them, or the documents' first ones, or those after which the state is asked for.
   IntervalSet rows_among(const IntervalSet& tokens, Fields fields) const;

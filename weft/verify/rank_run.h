@@ -168,6 +168,15 @@ class RankRun {
   void gain(const Instruction& i, Fields fields, const TokenRun& run, const IntervalSet& tokens, const char* verb);
   void define_state(const Slice& target, const char* verb);
 
+  // ---- rank_both_ways.cc
+  bool has_one_document(const Instruction& i, Range tokens);
+  bool has_whole_documents(const Instruction& i, const TokenRun& run);
+  void scan_both_ways(const Instruction& i);
+  void scan_both_ways_backward(const Instruction& i);
+  const Slice* state_of_document(const Instruction& i, Field field, const TokenRun& run);
+  void apply_state_both_ways(const Instruction& i);
+  void apply_dstate_both_ways(const Instruction& i);
+
   void issue(const Instruction& i);
   void check_exchange(const Instruction& i);
   void check_copy(const Part& copy, std::span<const Part> incoming);

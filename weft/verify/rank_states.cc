@@ -16,6 +16,15 @@ void RankRun::execute_states(const Instruction& i) {
   if (problem_.layer == Layer::softmax) {
     return note("operand", std::string(name_of(i.op)) + ": the layer is softmax, which has no state");
   }
+  if (problem_.bidirectional()) {
+    switch (i.op) {
+      case Op::scan: return scan_both_ways(i);
+      case Op::apply_state: return apply_state_both_ways(i);
+      case Op::scan_backward: return scan_both_ways_backward(i);
+      case Op::apply_dstate: return apply_dstate_both_ways(i);
+      default: break;  // of one document, and else the same
+    }
+  }
   switch (i.op) {
     case Op::summarise: return summarise(i);
     case Op::compose: return compose(i);
@@ -158,7 +167,7 @@ void RankRun::define_state(const Slice& target, const char* verb) {
 
 void RankRun::summarise(const Instruction& i) {
   TokenRun run;
-  if (!find_run(i, false, run)) return;
+  if (!find_run(i, false, run) || !has_one_document(i, run.range)) return;
   const bool only_transition = std::all_of(block_.targets(i).begin(), block_.targets(i).end(), [](const Slice& target) {
     return target.fields == Fields(Field::transition);
   });
@@ -198,6 +207,7 @@ void RankRun::compose(const Instruction& i) {
                                 to_string(pool_[later.tokens]) + " into " + to_string(pool_[target.tokens]) +
                                 ": runs that follow one another, the earlier first, give the joined run");
   }
+  if (!has_one_document(i, pool_[target.tokens].hull())) return;
   const bool needs_transition = has_transition(problem_.layer) && target.fields != Fields(Field::transition);
   if (!has_only_bundles(i, needs_transition ? Fields(Field::transition) : Fields())) return;
   if (needs_transition) {
@@ -216,6 +226,7 @@ void RankRun::compose(const Instruction& i) {
 void RankRun::summarise_backward(const Instruction& i) {
   TokenRun run;
   if (!find_run(i, true, run) || !takes_keys_alone(i) || !has_dout(i, run)) return;
+  if (!has_one_document(i, run.range)) return;
   if (!has_only_bundles(i, run.last_tokens == SetId::empty ? Fields(Field::dout) : Field::dout | Field::dfinal_state))
     return;
   const auto targets = block_.targets(i);

@@ -3,17 +3,10 @@
 // runs in which nothing is asked for do not come here.
 #include "weft/kernels/linear/asked.h"
 
+#include "weft/kernels/linear/part.h"
+
 namespace weft::kernels::recurrence_internal {
 namespace {
-
-ConstView from_row(ConstView view, int64_t row) {
-  if (view.data) view.data = address(view, row, 0);
-  return view;
-}
-View from_row(View view, int64_t row) {
-  if (view.data) view.data = address(view, row, 0);
-  return view;
-}
 
 // Tokens up to the next one after which the state is asked for, or up to the run's end.
 struct Part {
@@ -69,13 +62,7 @@ class Parts {
       part.starts += start < begin;
       if (start >= begin && start < end) part.own_starts.push_back(start - begin);
     }
-    part.run = run;
-    part.run.asked = {};
-    part.run.ends = false;
-    part.run.rows = end - begin;
-    for (ConstView TokenRun::*input :
-         {&TokenRun::q, &TokenRun::k, &TokenRun::v, &TokenRun::g, &TokenRun::beta, &TokenRun::a, &TokenRun::b})
-      part.run.*input = from_row(run.*input, begin);
+    part.run = rows_of(run, begin, end);
     part.run.initial = from_row(run.initial, part.starts);
   }
 
@@ -84,15 +71,6 @@ class Parts {
   std::vector<Part> parts_;
   std::vector<std::vector<std::byte>> rooms_;
 };
-
-RunGradients from_row(const RunGradients& all, const Part& part) {
-  RunGradients gradients = all;
-  for (View RunGradients::*sums : {&RunGradients::dq, &RunGradients::dk, &RunGradients::dv, &RunGradients::dg,
-                                   &RunGradients::dbeta, &RunGradients::da, &RunGradients::db})
-    gradients.*sums = from_row(all.*sums, part.begin);
-  gradients.dinitial = from_row(all.dinitial, part.starts);
-  return gradients;
-}
 
 // The state after a part that `coming` enters: as if its document began with that.
 void make_state_after(const LocalWork& work, const Part& part, const ConstView& coming, const View& state) {
@@ -166,7 +144,7 @@ void scan_backward_asked(const LocalWork& work, const TokenRun& run, const Const
     const View to = n == 0 ? ends.leaving : parts.room();
     work.scan_backward(part.run, from_row(dout, part.begin), {},
                        {.state = entering[n], .dstate = parts.behind(part, following, dfinal), .leaving = to},
-                       from_row(gradients, part));
+                       rows_of(gradients, part.begin, part.starts));
     following = to;
   }
 }

@@ -86,6 +86,13 @@ void scan_backward(const TokenRun& run, const ConstView& dout, const ConstView& 
 // What `dstate` adds that comes after the run's own gradients; `state` as it entered, or null.
 void apply_dstate(const TokenRun& run, const ConstView& dstate, const ConstView& state, const RunGradients& gradients);
 
+// Where nothing decays and tokens read all of their document, the later ones too, a state is a sum over tokens: `summarise`,
+// `summarise_backward`, `apply_state` and `apply_dstate` of runs of one document without `starts` are those of such a layer, and
+// these are `scan` and `scan_backward` of a run of whole documents, and dq += scale * R dout.
+void scan_both_ways(const TokenRun& run, const View& out);
+void scan_both_ways_backward(const TokenRun& run, const ConstView& dout, const RunGradients& gradients);
+void apply_state_to_dout(const TokenRun& run, const ConstView& dout, const ConstView& state, const View& dq);
+
 // Of two runs that follow one another: joined = passed * near + far, where `near` is what passes through the run of `far`
 // and meets its transition there: the earlier of two states, the later of two dstates.
 struct Composition {

@@ -16,7 +16,7 @@
 #include <numeric>
 
 #include "weft/methods/formulas/linear.h"
-#include "weft/methods/linear/fragments.h"
+#include "weft/methods/linear/both_ways.h"
 #include "weft/methods/methods.h"
 
 namespace weft::methods {
@@ -156,7 +156,7 @@ const Method all_gather_state = {
     .family = Family::linear,
     .paper = "LASP-2, Sun, Lan, Zhong, Qu, Cheng 2025, arXiv 2502.07563",
     .summary = "every rank fetches the states of the ranks before it in one exchange, and folds them",
-    .masks = "causal, one document or packed ones",
+    .masks = "causal, of layer linear full; one document or packed ones",
     .needs =
         "layouts made of neighbouring tokens (contiguous, zigzag); any tokens and ranks; memory for a state of each "
         "rank",
@@ -164,9 +164,12 @@ const Method all_gather_state = {
     .layout = contiguous_layout,
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions&) -> Writer {
       const SharedFragments fragments = make_fragments(*problem);
+      if (problem->bidirectional())
+        return [fragments](int /*rank*/, Builder& b) { return write_both_ways(fragments, Sum::gathered, b); };
       return [fragments](int /*rank*/, Builder& b) { return write_gather(fragments, b); };
     },
     .formula = [](const Configuration& c, const MethodOptions&) { return gather_state_formula(c); },
+    .both_ways = true,
 };
 
 }  // namespace weft::methods

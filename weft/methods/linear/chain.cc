@@ -21,6 +21,7 @@
 // heads here, which suits every transition. Volume: 4 H dk dv bytes over each of the P-1 borders that a document crosses,
 // in each direction; messages: blocks per border.
 #include "weft/methods/formulas/linear.h"
+#include "weft/methods/linear/both_ways.h"
 #include "weft/methods/linear/chain_plan.h"
 #include "weft/methods/methods.h"
 
@@ -186,6 +187,16 @@ int64_t blocks_asked(int64_t heads, const MethodOptions& options) {
                                           std::to_string(blocks) + " blocks; use at most as many blocks as heads");
 }
 
+// Without an order there is no chain to cut: ranks add a share of the heads each.
+Writer make_reduction_writer(const Problem& problem, const MethodOptions& options) {
+  if (!options.is("blocks", "auto")) {
+    throw Error(ErrorCode::unsupported,
+                "all-scan with a full mask gives each rank a share of the heads; leave option blocks out");
+  }
+  const SharedFragments fragments = make_fragments(problem);
+  return [fragments](int /*rank*/, Builder& b) { return write_both_ways(fragments, Sum::reduced, b); };
+}
+
 constexpr std::string_view kChainMasks = "causal, one document or packed ones";
 constexpr std::string_view kChainNeeds =
     "layouts made of neighbouring tokens (contiguous, zigzag); any tokens and ranks";
@@ -214,16 +225,18 @@ const Method all_scan = {
     .summary =
         "the chain in blocks of heads: most leave the scan that they are made in, while earlier ones are scanned "
         "further on",
-    .masks = kChainMasks,
+    .masks = "causal, of layer linear full (each rank sums a share of the heads); one document or packed ones",
     .needs = kChainNeeds,
     .options = {MethodOption::integer("blocks", "auto", {.min = 1, .max = 65536},
                                       "of heads, each a message; auto: one for each head, at most 32", {"auto"})},
     .layout = contiguous_layout,
     .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions& options) -> Writer {
+      if (problem->bidirectional()) return make_reduction_writer(*problem, options);
       return make_chain_writer(problem, static_cast<int>(blocks_asked(problem->heads, options)));
     },
     .formula = [](const Configuration& c,
                   const MethodOptions& options) { return chain_formula(c, blocks_asked(c.heads, options)); },
+    .both_ways = true,
 };
 
 }  // namespace weft::methods

@@ -115,6 +115,13 @@ LinearChoice choose_linear_method(const Configuration& c, const Machine& machine
   if (c.ranks <= m.node) m.network = m.inside;
   if (c.layer == Layer::softmax)
     throw Error(ErrorCode::usage, "the layer is softmax; methods of linear layers are for the others");
+  LinearChoice choice;
+  if (!c.mask.causal) {
+    choice.method = c.ranks > 2 ? "all-scan" : "all-gather-state";
+    choice.why = c.ranks > 2 ? "with a full mask each rank adds a share of the heads, which sends least"
+                             : "with a full mask and at most two ranks one exchange sends no more than two do";
+    return choice;
+  }
   const auto times = [&](std::string_view method, auto&& add) {
     LinearTime time{method};
     for (const bool backward : {false, true}) {
@@ -122,7 +129,6 @@ LinearChoice choose_linear_method(const Configuration& c, const Machine& machine
     }
     return time;
   };
-  LinearChoice choice;
   const auto fits = [&](std::string_view method, auto&& add) { choice.times.push_back(times(method, add)); };
   fits("all-scan", [&](const ScanPhase& p, LinearTime& t) { add_chain(p, m, methods::default_blocks(c.heads), t); });
   fits("chain", [&](const ScanPhase& p, LinearTime& t) { add_chain(p, m, 1, t); });

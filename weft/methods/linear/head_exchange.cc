@@ -121,7 +121,7 @@ const Method head_exchange = {
     .paper =
         "Megatron-LM's context parallelism of Mamba-2; the exchange of Ulysses, Jacobs et al. 2023, arXiv 2309.14509",
     .summary = "ranks trade tokens for heads, and each scans the whole sequence for its heads",
-    .masks = "causal, one document or packed ones",
+    .masks = "causal, of layer linear full; one document or packed ones",
     .needs =
         "layouts made of neighbouring tokens (contiguous, zigzag); any tokens and ranks; more heads than ranks to use "
         "them all",
@@ -131,6 +131,7 @@ const Method head_exchange = {
       return [](int /*rank*/, Builder& b) { return write(b); };
     },
     .formula = [](const Configuration& c, const MethodOptions&) { return trade_heads_formula(c); },
+    .both_ways = true,
 };
 
 }  // namespace weft::methods
