@@ -1,9 +1,9 @@
 // How fast block attention is on one core, per path of the processor: JSON lines on standard output.
 //
-//   attention_kernel_bench [--paths avx2] [--masks causal,full,docs50,long-tail,decode1,decode16] [--tokens 2048,4096]
+//   attention_kernel_bench [--paths avx2] [--masks causal,full,docs8,docs50,long-tail,decode1,decode16] [--tokens 2048,4096]
 //                          [--dims 64,128] [--dtypes fp32,bf16,fp16] [--heads 8] [--kv-heads 8] [--repeats 5]
 //
-// docs50: packed documents of 50 tokens each; long-tail: of log-normal lengths; both causal. decodeN: N queries against
+// docsN: packed documents of N tokens each; long-tail: of log-normal lengths; both causal. decodeN: N queries against
 // --tokens keys, rows of all heads side by side as everywhere here. GFLOP/s count the allowed pairs exactly: 4 * area *
 // heads * dim forward (two products), 10 * area * heads * dim backward (five).
 //
@@ -59,10 +59,11 @@ struct Problem {
     const BandRectangle whole{.q = {0, queries()}, .k = {0, tokens}};
     if (mask == "full" || decode()) return {{.band = whole}};
     if (mask == "causal") return {{.band = {.q = whole.q, .k = whole.k, .hi = 0}}};
-    if (mask != "docs50" && mask != "long-tail") throw Error(ErrorCode::usage, "unknown mask '" + mask + "'");
+    const bool documents = mask.starts_with("docs");
+    if (!documents && mask != "long-tail") throw Error(ErrorCode::usage, "unknown mask '" + mask + "'");
     std::vector<Block> all;
     int64_t at = 0;
-    for (int64_t length : document_lengths(tokens, mask == "docs50" ? 50 : 0)) {
+    for (int64_t length : document_lengths(tokens, documents ? std::stoll(mask.substr(4)) : 0)) {
       const Range range{at, at + length};
       all.push_back({.band = {.q = range, .k = range, .hi = 0}, .out_row = at, .bundle_row = at, .kv_grad_row = at});
       at += length;
@@ -71,25 +72,29 @@ struct Problem {
   }
 };
 
-// [rows, heads, dim] of any type; normal numbers, the same for every type up to rounding.
+// [rows, heads, dim] of any type, from the begin of a cache line on as torch's allocator has it; normal numbers, the same for
+// every type up to rounding.
 struct Tensor {
-  std::vector<char> bytes;
+  struct alignas(64) Line {
+    char bytes[64];
+  };
+  std::vector<Line> lines;
+  size_t size;  // in bytes
   DType type;
   int64_t heads, columns;
   Tensor(int64_t rows, int64_t h, int64_t c, DType t, uint64_t seed = 0)
-      : bytes(rows * h * c * size_of(t)), type(t), heads(h), columns(c) {
+      : lines(rows * h * c * size_of(t) / 64 + 1), size(rows * h * c * size_of(t)), type(t), heads(h), columns(c) {
     if (seed == 0) return;
     Random random(seed);
     std::vector<float> values(c);
-    const View row{bytes.data(), t, h * c, c};
     for (int64_t r = 0; r < rows * h; ++r) {
       for (float& x : values) x = static_cast<float>(random.normal());
-      View at = row;
-      at.data = bytes.data() + r * c * size_of(t);
+      const View at{data() + r * c * size_of(t), t, h * c, c};
       reference_kernels().convert(at, {values.data(), DType::fp32, c, c}, {1, 1, c});
     }
   }
-  View view() { return {bytes.data(), type, heads * columns, columns}; }
+  char* data() { return reinterpret_cast<char*>(lines.data()); }
+  View view() { return {data(), type, heads * columns, columns}; }
 };
 
 // What the processor can do at most of what bounds the problem: GB/s or GFLOP/s.
@@ -136,13 +141,13 @@ void run(const KernelSet& kernels, const Problem& p, int repeats) {
   double area = 0;
   for (const Block& block : blocks) area += static_cast<double>(block.band.area());
   const double work = area * static_cast<double>(p.heads * p.dim) * 1e-9;
-  const double keys_gb = 1e-9 * static_cast<double>(k.bytes.size() + v.bytes.size());
+  const double keys_gb = 1e-9 * static_cast<double>(k.size + v.size);
   const std::string path(kernels.name());
 
   std::vector<double> peaks, rates[2], shares[2];
   for (int repeat = -1; repeat < repeats; ++repeat) {  // the first run only warms up
     const double peak = peak_of(p, path);
-    float* const lses = reinterpret_cast<float*>(lse.bytes.data());
+    float* const lses = reinterpret_cast<float*>(lse.data());
     std::fill(lses, lses + rows * p.heads, -std::numeric_limits<float>::infinity());
     double times[2] = {seconds([&] { kernels.attend(forward); }), 0};
     kernels.prepare_backward(delta.view(), o.view(), dout.view(), {}, {rows, p.heads, p.dim});

@@ -205,8 +205,10 @@ TEST_P(AttentionPath, RowsWithoutKeysKeepTheirBits) {
 // What an empty accumulator holds beside lse = -inf is never read, not even NaN.
 TEST_P(AttentionPath, EmptyAccumulatorMayHoldAnything) {
   AttentionCase c = single_block(40, 30, kUnboundedBelow, kUnboundedAbove);
+  const auto has_seen = [](int64_t row) { return row % 3 == 0; };  // beside rows that are empty
+  c.lse.fill([&](int64_t row, int64_t, int64_t) { return has_seen(row) ? 0.5 : kNoKeys; });
   AttentionCase clean = c;
-  c.o.fill([](int64_t, int64_t, int64_t) { return std::numeric_limits<double>::quiet_NaN(); });
+  c.o.fill([&](int64_t row, int64_t, int64_t) { return has_seen(row) ? 0 : std::numeric_limits<double>::quiet_NaN(); });
   kernels().attend(c.forward());
   kernels().attend(clean.forward());
   EXPECT_EQ(c.o.bytes, clean.o.bytes);

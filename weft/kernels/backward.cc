@@ -145,10 +145,18 @@ class Backward {
 
 }  // namespace
 
+void cpu_attend_backward_in_tiles(const TileOps& ops, const AttendBackwardArgs& args, const HeadGroup& group,
+                                  const Block& block) {
+  Backward(ops, args).run(group, block);
+}
+
 void cpu_attend_backward(const TileOps& ops, const AttendBackwardArgs& args) {
   check(args);
-  for_each_group(args.pool, group_heads(args.kv_head), args.blocks,
-                 [&](const HeadGroup& group, const Block& block) { Backward(ops, args).run(group, block); });
+  const std::vector<HeadGroup> all = group_heads(args.kv_head);
+  for_each_group(args.pool, all, args.blocks, [&](std::span<const HeadGroup> groups, const Block& block) {
+    if (is_short(block, kShortBackward)) return cpu_attend_backward_short(ops, args, groups, block);
+    for (const HeadGroup& group : groups) cpu_attend_backward_in_tiles(ops, args, group, block);
+  });
 }
 
 }  // namespace weft::kernels

@@ -82,19 +82,17 @@ void for_each_tile(const HeadGroup& group, const BandRectangle& band, TileSteps 
   }
 }
 
-// Calls work(group, block) for every pair. Without a pool, blocks outside: of short documents, the rows of all heads lie
-// side by side. With one, each group is an item: groups share no output, so the bits are the same.
+// Calls work(groups, block) for all blocks: with all groups without a pool, blocks outside: of short documents, the rows of all
+// heads lie side by side. With one, each group is an item: groups share no output, so the bits are the same.
 template <typename Work>
-void for_each_group(WorkerPool* pool, const std::vector<HeadGroup>& groups, std::span<const Block> blocks,
+void for_each_group(WorkerPool* pool, std::span<const HeadGroup> groups, std::span<const Block> blocks,
                     const Work& work) {
   if (!pool || pool->threads() == 1) {
-    for (const Block& block : blocks) {
-      for (const HeadGroup& group : groups) work(group, block);
-    }
+    for (const Block& block : blocks) work(groups, block);
     return;
   }
   pool->run(static_cast<int64_t>(groups.size()), [&](int64_t item) {
-    for (const Block& block : blocks) work(groups[static_cast<size_t>(item)], block);
+    for (const Block& block : blocks) work(groups.subspan(static_cast<size_t>(item), 1), block);
   });
 }
 

@@ -90,12 +90,18 @@ class Forward {
 
 }  // namespace
 
+void cpu_attend_in_tiles(const TileOps& ops, const AttendArgs& args, const HeadGroup& group, const Block& block,
+                         Range queries) {
+  Forward(ops, args).run(group, block, queries);
+}
+
 void cpu_attend(const TileOps& ops, const AttendArgs& args) {
   check(args);
   for_each_piece(args, kForwardQueryBlock, [&](std::span<const HeadGroup> groups, const Block& block, Range queries) {
+    if (is_short(block, kShortForward)) return cpu_attend_short(ops, args, groups, block);
     if (block.band.q.size() <= kFewQueries) return cpu_attend_few(ops, args, groups, block);
     for_each_step(groups, queries, kForwardQueryBlock,
-                  [&](const HeadGroup& group, Range piece) { Forward(ops, args).run(group, block, piece); });
+                  [&](const HeadGroup& group, Range piece) { cpu_attend_in_tiles(ops, args, group, block, piece); });
   });
 }
 

@@ -153,20 +153,31 @@ static void forward_tile(const ForwardTile& t) {
   }
 }
 
-// Merges a row's unnormalised sum over some keys into its accumulator; without a key nothing happens.
-static void merge_row(float* o, float* lse, const float* from, float maximum, float sum, int64_t n) {
-  if (sum == 0) return;  // no key; else the largest term alone is 1
+// What an accumulated row and an unnormalised sum over more keys are multiplied by before they are added; `kept` is 0 where
+// the accumulator has seen no key, and may hold anything.
+struct MergeFactors {
+  float kept, added;
+};
+// Raises *lse by the keys of the sum, whose weights are relative to 2^maximum.
+WEFT_INLINE MergeFactors merge_lse(float* lse, float maximum, float sum) {
+  if (sum == 0) return {1, 0};  // no key; else the largest term alone is 1
   // Both sides in base 2. What the accumulator held counts only where it has seen a key.
   const double theirs = maximum + (double)__builtin_log2f(sum);
   if (*lse == -kInfinity) {
     *lse = (float)(theirs * kLn2);
-    scale_add(o, 0, from, 1 / sum, n);
-    return;
+    return {0, 1 / sum};
   }
   const double ours = *lse * kLog2E, top = ours > theirs ? ours : theirs;
   const float a = __builtin_exp2f((float)(ours - top)), b = __builtin_exp2f((float)(theirs - top));
   *lse = (float)((top + __builtin_log2f(a + b)) * kLn2);
-  scale_add(o, a / (a + b), from, b / ((a + b) * sum), n);
+  return {a / (a + b), b / ((a + b) * sum)};
+}
+
+// Merges a row's unnormalised sum over some keys into its accumulator; without a key nothing happens.
+static void merge_row(float* o, float* lse, const float* from, float maximum, float sum, int64_t n) {
+  if (sum == 0) return;
+  const MergeFactors by = merge_lse(lse, maximum, sum);
+  scale_add(o, by.kept, from, by.added, n);
 }
 
 static void finish_forward(const ForwardTile& t, const ForwardResult& result) {

@@ -4,10 +4,10 @@
 namespace weft::kernels {
 namespace {
 
-// Rows of a C tile in registers, of two vectors each.
-template <int kRows>
+// Rows of a C tile in registers, of a few vectors each.
+template <int kRows, int kVecs = 2>
 struct TileRows {
-  Vec row[kRows][2];
+  Vec row[kRows][kVecs];
 };
 using Tile = TileRows<kPanel>;
 
@@ -34,16 +34,18 @@ WEFT_INLINE void store_tile(const TileRows<kRows>& c, float* p) {
 
 // C[r][j] += sum over t < depth of a[r * a_row + t * a_step] * b[t * b_step + j]; strides in elements.
 // Not unrolled over t: one round keeps the units busy, and with several in sight gcc 12 moves accumulators to the stack.
-template <int kRows>
-WEFT_INLINE void multiply_rows(TileRows<kRows>& c, const float* a, int64_t a_row, int64_t a_step, const float* b,
+template <int kRows, int kVecs>
+WEFT_INLINE void multiply_rows(TileRows<kRows, kVecs>& c, const float* a, int64_t a_row, int64_t a_step, const float* b,
                                int64_t b_step, int64_t depth) {
   for (int64_t t = 0; t < depth; ++t) {
-    const Vec b0 = load(b), b1 = load(b + kLanes);
+    Vec right[kVecs];
+    WEFT_UNROLL
+    for (int i = 0; i < kVecs; ++i) right[i] = load(b + i * kLanes);
     WEFT_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const Vec x = broadcast(a[r * a_row]);
-      c.row[r][0] = fma(x, b0, c.row[r][0]);
-      c.row[r][1] = fma(x, b1, c.row[r][1]);
+      WEFT_UNROLL
+      for (int i = 0; i < kVecs; ++i) c.row[r][i] = fma(x, right[i], c.row[r][i]);
     }
     a += a_step;
     b += b_step;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <vector>
 
 namespace weft::kernels {
 
@@ -28,7 +29,8 @@ struct Scratch {
   ScratchBuffer rows, state, o;                    // per query: lse and delta; maximum and sum; outputs
   ScratchBuffer dq, dk, dv;                        // gradients being summed
   ScratchBuffer scores, gradients, transposed;
-  ScratchBuffer dk_row, dv_row;  // one row of dk, dv: canonical kernels
+  ScratchBuffer dk_row, dv_row;    // one row of dk, dv: canonical kernels
+  std::vector<const void*> lines;  // cache lines to ask memory for
 };
 Scratch& thread_scratch();
 

@@ -50,6 +50,11 @@ inline constexpr int64_t kFewKeys = 16;
 inline constexpr int64_t kFewChunk = 128;
 inline constexpr int64_t kFewRowsMultiple = 4;
 
+// Blocks of at most so many queries and so many keys are not cut into tiles (short_blocks.inc.h): as long as that is faster,
+// measured with 64 and 128 columns on AVX-512 and AVX2.
+inline constexpr int64_t kShortForward = 384;
+inline constexpr int64_t kShortBackward = 256;
+
 // Contiguous columns of some rows in memory, of any 16-bit or fp32 type.
 struct RowsIn {
   const void* data;
@@ -118,6 +123,45 @@ struct BackwardTile {
   float* ds;                  // scratch: the same
 };
 
+// Addresses; behind the last one follow as many more as one product has steps, of whatever is harmless to ask for.
+struct CacheLines {
+  const void* const* begin;
+  const void* const* end;
+};
+
+// A whole block of few queries and keys, of one head: operands are rows as they lie in memory, and of K and V also the
+// transposes. Rows that are read with their columns in the lanes (*) have room for whole vectors behind the last column.
+// A group is a few queries whose scores are held at once.
+inline constexpr int64_t kMostOfGroup = 8;
+struct ShortForward {
+  int64_t queries, keys, dim, dim_v;
+  int64_t lo, hi;
+  RowsOf<const float> q;
+  RowsOf<const float> k_columns;  // K^T, multiplied by scale * log2(e); zeros behind the keys up to whole vectors (*)
+  RowsOf<const float> v;          // (*)
+  RowsOf<float> o;                // merged with
+  RowsOf<float> lse;              // of one column
+  float* scores;                  // scratch: kMostOfGroup * (keys up to whole vectors)
+  CacheLines next;                // asked of memory meanwhile
+};
+
+struct ShortBackward {
+  int64_t queries, keys, dim, dim_v;
+  int64_t lo, hi;
+  float scale;
+  RowsOf<const float> q;          // (*)
+  RowsOf<const float> k;          // (*)
+  RowsOf<const float> dout;       // (*)
+  RowsOf<const float> k_columns;  // as in ShortForward
+  RowsOf<const float> v_columns;  // V^T, likewise without a factor
+  const float* lse;               // [queries], base 2, +inf for rows that contribute nothing
+  const float* delta;             // [queries], 0 for those rows
+  RowsOf<float> dq, dk, dv;       // added to; without data: not wanted
+  float* p;                       // scratch: queries * (keys up to whole vectors)
+  float* ds;                      // scratch: the same
+  CacheLines next;                // asked of memory meanwhile
+};
+
 // One instruction set's arithmetic. Every function is free of allocation and of state.
 struct TileOps {
   const char* name;
@@ -142,6 +186,10 @@ struct TileOps {
                      int64_t to_stride, float* scratch);
   // The same for X as BackwardTile::dk.
   void (*add_panels)(const float* from, float factor, int64_t rows, int64_t columns, float* to, int64_t to_stride);
+
+  void (*forward_short)(const ShortForward& block);
+  void (*backward_short)(const ShortBackward& block);
+  bool (*rows_finite)(RowsOf<const float> from, int64_t rows, int64_t columns);
 
   // to += factor * from, one row of n.
   void (*add_row)(float* to, const float* from, float factor, int64_t n);

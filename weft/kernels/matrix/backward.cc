@@ -161,8 +161,10 @@ class MatrixBackward {
 void matrix_attend_backward(const MatrixOps& matrix, const TileOps& ops, const AttendBackwardArgs& args) {
   if (args.scale <= 0) return cpu_attend_backward(ops, args);
   check(args);
-  for_each_group(args.pool, group_heads(args.kv_head), args.blocks, [&](const HeadGroup& group, const Block& block) {
-    MatrixBackward(matrix, ops, args).run(group, block);
+  const std::vector<HeadGroup> all = group_heads(args.kv_head);
+  for_each_group(args.pool, all, args.blocks, [&](std::span<const HeadGroup> groups, const Block& block) {
+    if (is_short(block, kMatrixShort)) return cpu_attend_backward_short(ops, args, groups, block);
+    for (const HeadGroup& group : groups) MatrixBackward(matrix, ops, args).run(group, block);
   });
 }
 

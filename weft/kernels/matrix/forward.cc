@@ -107,6 +107,7 @@ void matrix_attend(const MatrixOps& matrix, const TileOps& ops, const AttendArgs
   if (args.scale <= 0) return cpu_attend(ops, args);
   check(args);
   for_each_piece(args, kMatrixQueryBlock, [&](std::span<const HeadGroup> groups, const Block& block, Range queries) {
+    if (is_short(block, kMatrixShort)) return cpu_attend_short(ops, args, groups, block);
     if (block.band.q.size() <= kFewQueries) return cpu_attend_few(ops, args, groups, block);
     for_each_step(groups, queries, kMatrixQueryBlock, [&](const HeadGroup& group, Range piece) {
       MatrixForward(matrix, ops, args).run(group, block, piece);
