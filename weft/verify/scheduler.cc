@@ -112,6 +112,7 @@ void Scheduler::work(Worker& me) {
   for (int rank = next(me); rank >= 0; rank = next(me)) {
     if (reports && options_.stop && turn++ % 256 == 0) options_.stop->poll();
     if (run_of(rank).run()) {
+      me.ready.ended(run_of(rank).unmatched);
       match(run_of(rank), me);
       continue;
     }
