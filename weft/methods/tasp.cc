@@ -67,13 +67,12 @@ class MultiRingPass {
     Value sums, part;       // sums of the keys of this step, and what this rank adds to them
     Value sent;             // sums of the step before
   };
-  // A ring as this rank sees it, and what is needed of its piece in this step and in the next.
+  // A ring as this rank sees it.
   struct Ring {
     int next, previous;  // ranks
     int place;           // of this rank
     size_t group;
-    const PieceNeeds *needs, *next_needs;
-    Set sums;  // rows that have sums
+    Set sums;  // rows of the piece of this step that have sums
   };
 
   static size_t at(int i) { return static_cast<size_t>(i); }
@@ -81,10 +80,13 @@ class MultiRingPass {
   int previous_rank(int i) const { return ring_[at(i)].previous; }
   // On the ring; of the piece that comes round to this rank in step t.
   int place_of_owner(int i, int t) const { return rings_.place_after(ring_[at(i)].place, -t); }
+  // Of that piece: what is needed by the ranks `distance` and more places behind its owner, and by those up to there.
+  Set ahead(int i, int t, int distance) { return b_.set(rings_.ahead(i, place_of_owner(i, t), distance)); }
+  Set so_far(int i, int t, int distance) { return b_.set(rings_.so_far(i, place_of_owner(i, t), distance)); }
   Group& group_of(int i) { return groups_[ring_[at(i)].group]; }
-  // The union over the rings of a group of the set that number(ring, needs of its piece) names.
-  template <typename Number>
-  Set join(const Group& group, const PieceNeeds* Ring::*needs, Number&& number);
+  // The union of rows(ring) over the rings of a group.
+  template <typename Rows>
+  Set join(const Group& group, Rows&& rows);
   void pass_keys(int t);
   void pass_sums(int t);
   void bring_sums_home();
@@ -107,13 +109,10 @@ MultiRingPass::MultiRingPass(Builder& b, const Plan& plan, Phase phase, const Va
   groups_.resize(plan.joined ? 1 : at(rings_.rings()));
   for (int i = 0; i < rings_.rings(); ++i) {
     const int place = rings_.place_of(i, b.rank());
-    const PieceNeeds& mine = rings_.needs(i, place);
     ring_.push_back({.next = rings_.rank_at(i, rings_.place_after(place, 1)),
                      .previous = rings_.rank_at(i, rings_.place_after(place, -1)),
                      .place = place,
                      .group = plan.joined ? 0 : at(i),
-                     .needs = &mine,
-                     .next_needs = &mine,
                      .sums = {}});
     group_of(i).rings.push_back(i);
     to_.push_back(i);
@@ -124,13 +123,9 @@ MultiRingPass::MultiRingPass(Builder& b, const Plan& plan, Phase phase, const Va
   std::sort(from_.begin(), from_.end(), [&](int i, int j) { return previous_rank(i) < previous_rank(j); });
 }
 
-template <typename Number>
-Set MultiRingPass::join(const Group& group, const PieceNeeds* Ring::*needs, Number&& number) {
-  const auto rows = [&](int i) -> const NamedSet& {
-    const PieceNeeds& of_piece = *(ring_[at(i)].*needs);
-    return of_piece.rows(number(i, of_piece));
-  };
-  if (group.rings.size() == 1) return b_.set(rows(group.rings[0]));
+template <typename Rows>
+Set MultiRingPass::join(const Group& group, Rows&& rows) {
+  if (group.rings.size() == 1) return rows(group.rings[0]);
   scratch_.clear();
   for (int i : group.rings) scratch_.unite(rows(i).intervals());
   return b_.set(scratch_);
@@ -139,20 +134,14 @@ Set MultiRingPass::join(const Group& group, const PieceNeeds* Ring::*needs, Numb
 // Keys of step t go to the next ranks while those of step t + 1 arrive.
 void MultiRingPass::pass_keys(int t) {
   if (t + 1 == steps()) return;
-  for (int i = 0; i < rings_.rings(); ++i) ring_[at(i)].next_needs = &rings_.needs(i, place_of_owner(i, t + 1));
-  const auto ahead = [t](int /*ring*/, const PieceNeeds& needs) { return needs.ahead(t + 1); };
   for (Group& group : groups_) {
-    group.next_keys = b_.whole(kKeys, join(group, &Ring::next_needs, ahead), b_.all_kv_heads());
+    group.next_keys = b_.whole(kKeys, join(group, [&](int i) { return ahead(i, t + 1, t + 1); }), b_.all_kv_heads());
   }
   Exchange x = b_.exchange(kKeysLane);
-  for (int i : from_) {
-    const PieceNeeds& needs = *ring_[at(i)].next_needs;
-    x.receive(previous_rank(i), group_of(i).next_keys[b_.set(needs.rows(needs.ahead(t + 1)))]);
-  }
+  for (int i : from_) x.receive(previous_rank(i), group_of(i).next_keys[ahead(i, t + 1, t + 1)]);
   for (int i : to_) {
-    const PieceNeeds& needs = *ring_[at(i)].needs;
     const Value& current = t == 0 ? own_ : group_of(i).keys;
-    x.send(next_rank(i), current[b_.set(needs.rows(needs.ahead(t + 1)))]);
+    x.send(next_rank(i), current[ahead(i, t, t + 1)]);
   }
   x.issue();
 }
@@ -164,18 +153,13 @@ void MultiRingPass::pass_sums(int t) {
   unanswered_ = true;
   for (Group& group : groups_) {
     group.sent = std::move(group.sums);
-    const auto arriving = [t](int /*ring*/, const PieceNeeds& needs) { return needs.so_far(t - 1); };
-    if (join(group, &Ring::needs, arriving).empty()) continue;  // this rank is the first
-    const auto rows = [t](int /*ring*/, const PieceNeeds& needs) { return needs.so_far(t); };
-    group.sums = b_.sums(kSums, join(group, &Ring::needs, rows), b_.all_kv_heads());
+    if (join(group, [&](int i) { return so_far(i, t, t - 1); }).empty()) continue;  // this rank is the first
+    group.sums = b_.sums(kSums, join(group, [&](int i) { return so_far(i, t, t); }), b_.all_kv_heads());
     unanswered_ = false;
   }
   Exchange x = b_.exchange(kSumsLane);
   for (int i : to_) x.send(next_rank(i), group_of(i).sent[ring_[at(i)].sums]);
-  for (int i : from_) {
-    const PieceNeeds& needs = *ring_[at(i)].needs;
-    x.receive(previous_rank(i), group_of(i).sums[b_.set(needs.rows(needs.so_far(t - 1)))]);
-  }
+  for (int i : from_) x.receive(previous_rank(i), group_of(i).sums[so_far(i, t, t - 1)]);
   x.issue();
   for (Group& group : groups_) group.sent.reset();
 }
@@ -183,10 +167,7 @@ void MultiRingPass::pass_sums(int t) {
 void MultiRingPass::bring_sums_home() {
   Exchange x = b_.exchange(kSumsLane);
   for (int i : to_) x.send(next_rank(i), group_of(i).sums[ring_[at(i)].sums]);
-  for (int i : from_) {
-    const PieceNeeds& needs = rings_.needs(i, ring_[at(i)].place);
-    x.receive(previous_rank(i), home_[b_.set(needs.rows(needs.so_far(steps() - 1)))], Combine::add);
-  }
+  for (int i : from_) x.receive(previous_rank(i), home_[so_far(i, 0, steps() - 1)], Combine::add);
   x.issue();
   for (Group& group : groups_) group.sums.reset();
 }
@@ -212,17 +193,12 @@ void MultiRingPass::choose_block(int t) {
   }
   for (Group& group : groups_) {
     // Sums that are still arriving are not computed into.
-    const Set mine = join(group, &Ring::needs, [&](int i, const PieceNeeds& /*needs*/) {
-      return rings_.needed_by(i, place_of_owner(i, t), b_.rank());
-    });
+    const Set mine = join(group, [&](int i) { return b_.set(rings_.needed_by(i, place_of_owner(i, t), b_.rank())); });
     group.part = b_.sums(kSums, mine, b_.all_kv_heads());
     block_.push_back(group.keys[mine]);
     targets_.push_back(group.part);
   }
-  for (Ring& ring_of_piece : ring_) {
-    const PieceNeeds& needs = *ring_of_piece.needs;
-    ring_of_piece.sums = b_.set(needs.rows(needs.so_far(t)));
-  }
+  for (int i = 0; i < rings_.rings(); ++i) ring_[at(i)].sums = so_far(i, t, t);
 }
 
 void MultiRingPass::settle() {
@@ -236,7 +212,6 @@ void MultiRingPass::settle() {
     group.keys = std::move(group.next_keys);
     group.next_keys.reset();
   }
-  for (Ring& ring_of_piece : ring_) ring_of_piece.needs = ring_of_piece.next_needs;
 }
 
 Steps write(std::shared_ptr<const Plan> plan, Builder& b) {

@@ -92,28 +92,28 @@ class SetTable {
 
 // A set that belongs to a schedule's plan and that many ranks name in many steps. It keeps the id that a table gave it, so
 // that naming it again looks nothing up. Threads may name it together, also in different tables.
+// A plan keeps many next to each other and mostly their ids are read: the intervals lie elsewhere.
 class NamedSet {
  public:
-  explicit NamedSet(IntervalSet set) : set_(std::move(set)) {}
-  NamedSet(const NamedSet& other) : NamedSet(other.set_) {}
-  NamedSet(NamedSet&& other) noexcept : NamedSet(std::move(other.set_)) {}
+  explicit NamedSet(IntervalSet set) : set_(std::make_shared<const IntervalSet>(std::move(set))) {}
+  NamedSet(const NamedSet& other) : set_(other.set_) {}
   NamedSet& operator=(NamedSet other) noexcept {
     set_ = std::move(other.set_);
     known_ = 0;
     return *this;
   }
 
-  const IntervalSet& intervals() const { return set_; }
+  const IntervalSet& intervals() const { return *set_; }
   SetId id(SetTable& table) const {
     const uint64_t known = known_.load(std::memory_order_acquire);
     if (known >> 32 == table.serial()) return SetId{static_cast<uint32_t>(known)};
-    const SetId id = table.intern(set_);
+    const SetId id = table.intern(*set_);
     known_.store(uint64_t{table.serial()} << 32 | static_cast<uint32_t>(id), std::memory_order_release);
     return id;
   }
 
  private:
-  IntervalSet set_;
+  std::shared_ptr<const IntervalSet> set_;
   mutable std::atomic<uint64_t> known_ = 0;  // serial of a table, id of the set in it
 };
 

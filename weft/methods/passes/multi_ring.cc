@@ -7,65 +7,72 @@
 
 namespace weft::methods {
 
-PieceNeeds::PieceNeeds(const IntervalSet& piece, const std::vector<IntervalSet>& wanted,
-                       const std::vector<int>& nearest, const std::vector<int>& farthest, int ranks)
-    : ranks_(ranks), sets_(1, NamedSet({})) {
-  for (const IntervalSet& rows : wanted) wanted_.push_back(number_of(intersect(rows, piece)));
-  so_far_ = grow(nearest);
+void RingNeeds::add(const IntervalSet& piece, const std::vector<IntervalSet>& wanted, const std::vector<int>& nearest,
+                    const std::vector<int>& farthest) {
+  const size_t first = sets_.size();
+  std::vector<int> wanted_here;
+  for (const IntervalSet& rows : wanted) wanted_here.push_back(number_of(intersect(rows, piece), first));
   std::vector<int> places_left = farthest;
-  for (int& distance : places_left) distance = distance == 0 ? 0 : ranks - distance;
-  ahead_ = grow(places_left);
+  for (int& distance : places_left) distance = distance == 0 ? 0 : ranks_ - distance;
+  grow(wanted_here, places_left, first);
+  pieces_.back().so_far = static_cast<int>(entries_.size());
+  grow(wanted_here, nearest, first);
+  wanted_.insert(wanted_.end(), wanted_here.begin(), wanted_here.end());
+  const auto end = static_cast<int>(entries_.size());
+  pieces_.push_back({.ahead = end, .so_far = end, .wanted = static_cast<int>(wanted_.size())});
 }
 
-int PieceNeeds::number_of(const IntervalSet& rows) {
-  const auto known = std::find_if(sets_.begin(), sets_.end(), [&](const NamedSet& s) { return s.intervals() == rows; });
+int RingNeeds::number_of(const IntervalSet& rows, size_t first) {
+  if (rows.empty()) return 0;
+  const auto known = std::find_if(sets_.begin() + static_cast<int64_t>(first), sets_.end(),
+                                  [&](const NamedSet& s) { return s.intervals() == rows; });
   const auto number = static_cast<int>(known - sets_.begin());
   if (known == sets_.end()) sets_.emplace_back(rows);
   return number;
 }
 
-std::vector<PieceNeeds::Entry> PieceNeeds::grow(const std::vector<int>& begin) {
+void RingNeeds::grow(const std::vector<int>& wanted, const std::vector<int>& begin, size_t first) {
   std::vector<size_t> order(begin.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return begin[a] < begin[b]; });
-  std::vector<Entry> entries;
+  int before = 0;
   for (size_t k : order) {
-    const int before = entries.empty() ? 0 : entries.back().set;
-    if (begin[k] == 0 || wanted_[k] == before) continue;
-    const int set = number_of(unite(rows(before).intervals(), rows(wanted_[k]).intervals()));
-    if (set != before) entries.push_back({begin[k], set});
+    if (begin[k] == 0 || wanted[k] == before) continue;
+    const int set = number_of(unite(sets_[at(before)].intervals(), sets_[at(wanted[k])].intervals()), first);
+    if (set != before) entries_.push_back({begin[k], set});
+    before = set;
   }
-  return entries;
 }
 
 MultiRing::MultiRing(const Problem& problem, std::vector<Tour> rings) : rings_(std::move(rings)) {
-  for (const Tour& tour : rings_) {
-    std::vector<int>& place = places_.emplace_back(tour.size());
-    for (size_t i = 0; i < tour.size(); ++i) place[at(tour[i])] = static_cast<int>(i);
-  }
-  needs_.assign(rings_.size(), std::vector<PieceNeeds>(at(ranks())));
-  std::vector<int> set_of(at(ranks()));  // by rank: what it wants
+  std::vector<std::vector<IntervalSet>> pieces;  // of each owner, by ring
   for (int owner = 0; owner < ranks(); ++owner) {
-    const Wanted& wanted = wanted_.emplace_back(find_wanted(problem, owner));
-    int rank = 0;
-    for (const Wanted::Ranks& some : wanted.ranks) {
-      while (rank < some.end) set_of[at(rank++)] = some.set;
-    }
-    const std::vector<IntervalSet> pieces =
-        cut_in_pieces(problem.key_layout.shard(owner), this->rings(), problem.unit_of_cuts());
-    for (size_t i = 0; i < rings_.size(); ++i) {
-      std::vector<int> nearest(wanted.sets.size()), farthest(wanted.sets.size());
-      const size_t own_place = at(places_[i][at(owner)]);
-      size_t place = own_place;
-      for (int distance = 1; distance < ranks(); ++distance) {
-        if (++place == rings_[i].size()) place = 0;
-        const size_t set = at(set_of[at(rings_[i][place])]);
-        if (nearest[set] == 0) nearest[set] = distance;
-        farthest[set] = distance;
-      }
-      needs_[i][own_place] = PieceNeeds(pieces[i], wanted.sets, nearest, farthest, ranks());
-    }
+    wanted_.push_back(find_wanted(problem, owner));
+    pieces.push_back(cut_in_pieces(problem.key_layout.shard(owner), this->rings(), problem.unit_of_cuts()));
   }
+  for (size_t i = 0; i < rings_.size(); ++i) {
+    std::vector<int>& place = places_.emplace_back(rings_[i].size());
+    for (size_t k = 0; k < rings_[i].size(); ++k) place[at(rings_[i][k])] = static_cast<int>(k);
+    needs_.emplace_back(ranks());
+    for (int owner : rings_[i]) add_needs(i, owner, pieces[at(owner)][i]);
+  }
+}
+
+void MultiRing::add_needs(size_t i, int owner, const IntervalSet& piece) {
+  const Wanted& wanted = wanted_[at(owner)];
+  std::vector<int> nearest(wanted.sets.size()), farthest(wanted.sets.size());
+  int begin = 0;
+  for (const Wanted::Ranks& some : wanted.ranks) {
+    for (int rank = begin; rank < some.end; ++rank) {
+      if (rank == owner) continue;
+      const int steps = places_[i][at(rank)] - places_[i][at(owner)], distance = steps < 0 ? steps + ranks() : steps;
+      int &first = nearest[at(some.set)], &last = farthest[at(some.set)];
+      if (first == 0 || distance < first) first = distance;
+      last = std::max(last, distance);
+    }
+    begin = some.end;
+  }
+  needs_[i].add(piece, wanted.sets, nearest, farthest);
 }
 
 MultiRing::Wanted MultiRing::find_wanted(const Problem& problem, int owner) {

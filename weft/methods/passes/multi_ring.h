@@ -14,22 +14,28 @@
 
 namespace weft::methods {
 
-// What ranks need of one piece: numbers of a few sets of rows. Number 0 is the empty set.
-class PieceNeeds {
+// What ranks need of the pieces that go round one ring, by the place of a piece's owner. Ranks ask in every step and in
+// turn, so that all of a piece lies close together, and beside the pieces of its neighbours.
+class RingNeeds {
  public:
-  PieceNeeds() = default;
-  // `wanted` are the sets of rows that ranks want of the whole shard, nearest[k] and farthest[k] the distances, from the
-  // owner along the ring, of the first and the last rank that wants the k-th: 1 to ranks - 1, or 0 where none does.
-  PieceNeeds(const IntervalSet& piece, const std::vector<IntervalSet>& wanted, const std::vector<int>& nearest,
-             const std::vector<int>& farthest, int ranks);
+  explicit RingNeeds(int ranks) : ranks_(ranks), sets_(1, NamedSet({})), pieces_(1) {}
 
-  const NamedSet& rows(int number) const { return sets_[static_cast<size_t>(number)]; }
+  // Adds the piece of the owner at the next place. `wanted` are the sets of rows that ranks want of its whole shard,
+  // nearest[k] and farthest[k] the distances, from the owner along the ring, of the first and the last rank that wants
+  // the k-th: 1 to ranks - 1, or 0 where none does.
+  void add(const IntervalSet& piece, const std::vector<IntervalSet>& wanted, const std::vector<int>& nearest,
+           const std::vector<int>& farthest);
+
   // By the ranks at least `distance` places after the owner, 1 to ranks.
-  int ahead(int distance) const { return latest(ahead_, ranks_ - distance); }
+  const NamedSet& ahead(int owner, int distance) const {
+    return latest(piece(owner).ahead, piece(owner).so_far, ranks_ - distance);
+  }
   // By the ranks at most `distance` places after the owner, 0 to ranks - 1.
-  int so_far(int distance) const { return latest(so_far_, distance); }
+  const NamedSet& so_far(int owner, int distance) const {
+    return latest(piece(owner).so_far, piece(owner + 1).ahead, distance);
+  }
   // By a rank that wants the k-th set.
-  int of_wanted(int k) const { return wanted_[static_cast<size_t>(k)]; }
+  const NamedSet& of_wanted(int owner, int k) const { return sets_[at(wanted_[at(piece(owner).wanted + k)])]; }
 
  private:
   // A set that grows with a number: `set` from `begin` on, up to the next entry.
@@ -37,21 +43,30 @@ class PieceNeeds {
     int begin;
     int set;
   };
-  static int latest(const std::vector<Entry>& entries, int number) {
-    for (size_t i = entries.size(); i-- > 0;) {
-      if (entries[i].begin <= number) return entries[i].set;
-    }
-    return 0;
-  }
-  int number_of(const IntervalSet& rows);
-  // The growing unions of the wanted sets, each joining where its `begin` says; 0: nowhere.
-  std::vector<Entry> grow(const std::vector<int>& begin);
+  // Where the entries of a piece begin, by how many places before the owner and by how many after it, and what is wanted.
+  struct Piece {
+    int ahead = 0, so_far = 0;
+    int wanted = 0;
+  };
 
-  int ranks_ = 0;
+  static size_t at(int i) { return static_cast<size_t>(i); }
+  const Piece& piece(int owner) const { return pieces_[at(owner)]; }
+  const NamedSet& latest(int begin, int end, int number) const {
+    for (int i = end; i-- > begin;) {
+      if (entries_[at(i)].begin <= number) return sets_[at(entries_[at(i)].set)];
+    }
+    return sets_[0];
+  }
+  // Among the sets from `first` on, those of the piece that is being added. The empty set is 0.
+  int number_of(const IntervalSet& rows, size_t first);
+  // Adds entries: the growing unions of the sets `wanted`, each joining where its `begin` says; 0: nowhere.
+  void grow(const std::vector<int>& wanted, const std::vector<int>& begin, size_t first);
+
+  int ranks_;
   std::vector<NamedSet> sets_;
-  std::vector<int> wanted_;
-  std::vector<Entry> ahead_;   // by how many places before the owner
-  std::vector<Entry> so_far_;  // by how many places after the owner
+  std::vector<Entry> entries_;
+  std::vector<int> wanted_;    // numbers of sets
+  std::vector<Piece> pieces_;  // and one behind the last
 };
 
 class MultiRing {
@@ -68,10 +83,12 @@ class MultiRing {
     return place < 0 ? place + ranks() : place >= ranks() ? place - ranks() : place;
   }
   int rank_at(int i, int place) const { return rings_[at(i)][at(place)]; }
-  // What is needed of the piece that goes round ring i from the rank at a place on it, and by one rank.
-  const PieceNeeds& needs(int i, int place) const { return needs_[at(i)][at(place)]; }
-  int needed_by(int i, int place, int rank) const {
-    return needs(i, place).of_wanted(wanted_by(rank_at(i, place), rank));
+  // What is needed of the piece that goes round ring i from the rank at the place `owner`: by the ranks at least and at
+  // most `distance` places after it, and by one rank.
+  const NamedSet& ahead(int i, int owner, int distance) const { return needs_[at(i)].ahead(owner, distance); }
+  const NamedSet& so_far(int i, int owner, int distance) const { return needs_[at(i)].so_far(owner, distance); }
+  const NamedSet& needed_by(int i, int owner, int rank) const {
+    return needs_[at(i)].of_wanted(owner, wanted_by(rank_at(i, owner), rank));
   }
 
  private:
@@ -88,11 +105,12 @@ class MultiRing {
   static size_t at(int i) { return static_cast<size_t>(i); }
   static Wanted find_wanted(const Problem& problem, int owner);
   int wanted_by(int owner, int rank) const;
+  void add_needs(size_t i, int owner, const IntervalSet& piece);
 
   std::vector<Tour> rings_;
-  std::vector<std::vector<int>> places_;        // of each ring: the place of every rank
-  std::vector<Wanted> wanted_;                  // of each owner
-  std::vector<std::vector<PieceNeeds>> needs_;  // of each ring, by the owner's place on it: what a step reads is near
+  std::vector<std::vector<int>> places_;  // of each ring: the place of every rank
+  std::vector<Wanted> wanted_;            // of each owner
+  std::vector<RingNeeds> needs_;          // of each ring
 };
 
 }  // namespace weft::methods
