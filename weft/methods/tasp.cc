@@ -62,7 +62,7 @@ class MultiRingPass {
  private:
   // Pieces in one value.
   struct Group {
-    std::vector<int> rings;
+    int first_ring = 0, rings = 0;
     Value keys, next_keys;  // of this step and of the next
     Value sums, part;       // sums of the keys of this step, and what this rank adds to them
     Value sent;             // sums of the step before
@@ -106,15 +106,19 @@ class MultiRingPass {
 
 MultiRingPass::MultiRingPass(Builder& b, const Plan& plan, Phase phase, const Value& own, const Value& home)
     : b_(b), rings_(plan.rings), backward_(phase == Phase::backward), own_(own), home_(home) {
-  groups_.resize(plan.joined ? 1 : at(rings_.rings()));
+  const int joined = plan.joined ? rings_.rings() : 1;
+  groups_.resize(at(rings_.rings() / joined));
+  for (size_t k = 0; k < groups_.size(); ++k) {
+    groups_[k].first_ring = static_cast<int>(k) * joined;
+    groups_[k].rings = joined;
+  }
   for (int i = 0; i < rings_.rings(); ++i) {
     const int place = rings_.place_of(i, b.rank());
     ring_.push_back({.next = rings_.rank_at(i, rings_.place_after(place, 1)),
                      .previous = rings_.rank_at(i, rings_.place_after(place, -1)),
                      .place = place,
-                     .group = plan.joined ? 0 : at(i),
+                     .group = at(i / joined),
                      .sums = {}});
-    group_of(i).rings.push_back(i);
     to_.push_back(i);
   }
   from_ = to_;
@@ -125,9 +129,9 @@ MultiRingPass::MultiRingPass(Builder& b, const Plan& plan, Phase phase, const Va
 
 template <typename Rows>
 Set MultiRingPass::join(const Group& group, Rows&& rows) {
-  if (group.rings.size() == 1) return rows(group.rings[0]);
+  if (group.rings == 1) return rows(group.first_ring);
   scratch_.clear();
-  for (int i : group.rings) scratch_.unite(rows(i).intervals());
+  for (int i = 0; i < group.rings; ++i) scratch_.unite(rows(group.first_ring + i).intervals());
   return b_.set(scratch_);
 }
 

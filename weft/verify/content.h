@@ -6,6 +6,8 @@
 // no rule of their own. Rows that are not listed are still the identity.
 #pragma once
 
+#include <memory>
+#include <span>
 #include <vector>
 
 #include "weft/schedule/instruction.h"
@@ -24,7 +26,7 @@ class Defined {
  public:
   void clear() {
     complete_ = {};
-    pieces_.clear();
+    pieces_.reset();
   }
   // Adds a slice. False when some element of it was defined already.
   bool define(SetPool& pool, const Slice& slice, const Slice& all = {});
@@ -43,14 +45,17 @@ class Defined {
   static bool is_inside(SetPool& pool, const Slice& slice, const Slice& all) {
     return pool.includes(all.tokens, slice.tokens) && pool.includes(all.heads, slice.heads);
   }
+  std::span<const Piece> pieces() const {
+    return pieces_ ? std::span<const Piece>(*pieces_) : std::span<const Piece>();
+  }
   bool pieces_cover(SetPool& pool, const Slice& slice, const Slice& all) const;
   bool define_piece(SetPool& pool, const Slice& slice);
   // Moves what has become complete out of the pieces, and back before something is defined twice.
   void collect_complete(const SetPool& pool, const Slice& all);
   void spell_out_complete(const SetPool& pool, const Slice& all);
 
-  Fields complete_;  // defined for all rows and heads; in no piece
-  std::vector<Piece> pieces_;
+  Fields complete_;                             // defined for all rows and heads; in no piece
+  std::unique_ptr<std::vector<Piece>> pieces_;  // null while there is none, as nearly always
 };
 
 // The contributions in an accumulating value.

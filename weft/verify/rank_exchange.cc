@@ -45,10 +45,7 @@ void RankRun::issue(const Instruction& i) {
     if (values_[id].form == Form::accumulating && problem_.wire != problem_.accumulator()) {
       flight.staging += bytes_of_message(part.slice, Form::accumulating);
     }
-    std::vector<uint64_t>& readers = values_[id].flights;
-    if (!readers.empty() && readers.back() == number) continue;
-    if (readers.size() >= kFewReaders) forget_complete(readers);
-    readers.push_back(number);
+    add_reader(values_[id].readers, number);
   }
   for (const Part& part : block_.incoming(i)) {
     const size_t id = static_cast<size_t>(part.slice.value);
@@ -59,6 +56,17 @@ void RankRun::issue(const Instruction& i) {
   }
   flights_.push_back(flight);
   add_live(flight.staging);
+}
+
+void RankRun::add_reader(Readers& readers, uint64_t flight) const {
+  std::vector<uint64_t>& others = readers.others;
+  if (readers.first == flight || (!others.empty() && others.back() == flight)) return;
+  if (others.empty() && (readers.first == Readers::kNone || !is_in_flight(readers.first))) {
+    readers.first = flight;
+    return;
+  }
+  if (others.size() >= kFewReaders) std::erase_if(others, [&](uint64_t number) { return !is_in_flight(number); });
+  others.push_back(flight);
 }
 
 void RankRun::check_exchange(const Instruction& i) {

@@ -204,7 +204,7 @@ void RankRun::create(const Instruction& i) {
     value.all = slice;
     value.defined.clear();
     value.contributions.clear();
-    value.flights.clear();
+    value.readers.clear();
     value.bytes = kScoreFields.includes(slice.fields)
                       ? bytes_of_scores(slice)
                       : rows_of(pool_, slice) * pool_.size(slice.heads) * problem_.bytes_per_row(slice.fields, form);
@@ -226,10 +226,13 @@ void RankRun::create(const Instruction& i) {
   }
 }
 
-void RankRun::forget_complete(std::vector<uint64_t>& numbers) const {
-  std::erase_if(numbers, [&](uint64_t number) {
-    return std::none_of(flights_.begin(), flights_.end(), [&](const FlightState& f) { return f.number == number; });
-  });
+template <typename F>
+void RankRun::for_each_in_flight(const Readers& readers, F&& f) const {
+  if (readers.first == Readers::kNone) return;
+  if (is_in_flight(readers.first)) f(readers.first);
+  for (uint64_t number : readers.others) {
+    if (is_in_flight(number)) f(number);
+  }
 }
 
 void RankRun::drop(const Instruction& i) {
@@ -248,13 +251,16 @@ void RankRun::drop(const Instruction& i) {
                                    });
     }
     value.exists = false;
-    forget_complete(value.flights);
-    if (value.flights.empty()) {
+    int pending = 0;
+    for_each_in_flight(value.readers, [&](uint64_t number) {
+      ++pending;
+      held_by_.push_back({number, held_.size()});
+    });
+    if (pending == 0) {
       add_live(-value.bytes);
-      continue;
+    } else {
+      held_.push_back({value.bytes, pending});
     }
-    held_.push_back({value.bytes, static_cast<int>(value.flights.size())});
-    for (uint64_t number : value.flights) held_by_.push_back({number, held_.size() - 1});
   }
 }
 

@@ -3,6 +3,7 @@
 // The scheduler (scheduler.h) lets each rank run until it blocks at an exchange, matches messages, and lets it go on.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -68,6 +69,17 @@ class RankRun {
   void note(const char* kind, const std::string& text);
 
  private:
+  // Exchanges that read a value, those in flight and a few of before. Mostly there is one at a time.
+  struct Readers {
+    static constexpr uint64_t kNone = ~uint64_t{0};
+    uint64_t first = kNone;
+    std::vector<uint64_t> others;  // only while there is a first
+    void clear() {
+      first = kNone;
+      others.clear();
+    }
+  };
+  // Thousands of ranks have some dozens each, and what a step reads of them is not in the cache: short ones count.
   struct ValueState {
     bool exists = false;
     bool is_input = false;
@@ -76,8 +88,8 @@ class RankRun {
     Slice all;  // tokens, heads and fields of the value
     int64_t bytes = 0;
     Defined defined;
+    Readers readers;
     Contributions contributions;
-    std::vector<uint64_t> flights;  // exchanges that read it, those in flight and a few of before
   };
   // Bytes that outlive their drop until the exchanges that read them are complete.
   struct Held {
@@ -182,8 +194,13 @@ class RankRun {
   void check_copy(const Part& copy, std::span<const Part> incoming);
   void complete_exchange();  // all messages met: what came in is there
   void complete_flight(uint64_t number);
-  // Leaves those that are in flight.
-  void forget_complete(std::vector<uint64_t>& numbers) const;
+  void add_reader(Readers& readers, uint64_t flight) const;
+  // Calls f(number of a flight) for those that are in flight.
+  template <typename F>
+  void for_each_in_flight(const Readers& readers, F&& f) const;
+  bool is_in_flight(uint64_t number) const {
+    return std::any_of(flights_.begin(), flights_.end(), [&](const FlightState& f) { return f.number == number; });
+  }
 
   // The value of a slice, or null after noting what is wrong with it.
   ValueState* find(const Slice& slice, const char* role) {
