@@ -17,8 +17,8 @@ tsan_targets=(weft_base_test weft_schedule_test weft_transport_test execute_fail
 # A third of the time to compile; what they find mostly ends in an access that the address sanitizer finds.
 skipped_checks=null,alignment,object-size,vptr
 if [ "$mode" = full ]; then level=2 sanitizer_level=1 asan_targets=() tsan_targets=() skipped_checks=; fi
-# A ctest pattern for exactly these tests; everything when there are none.
-pattern_of() { [ $# -eq 0 ] && echo . || (IFS='|'; echo "^($*)\$"); }
+# A ctest pattern for exactly these tests, whole or in halves; everything when there are none.
+pattern_of() { [ $# -eq 0 ] && echo . || (IFS='|'; echo "^($*)(\.[12])?\$"); }
 failed=()
 
 run_ctest() {  # FOLDER LEVEL TESTS SECONDS_EACH
