@@ -109,8 +109,8 @@ int run(const BenchOptions& options, Context& context) {
   const bool linear = problem.layer != Layer::softmax;
   refuse_others(options.what, !linear && problem.key_dim + problem.value_dim > 0, "--key-dim or --value-dim",
                 "give one --head-dim");
-  refuse_others(options.what, problem.initial_states || problem.final_states, "--initial-states or --final-states",
-                "documents begin with zero");
+  refuse_others(options.what, problem.initial_states || problem.final_states || !problem.state_positions.empty(),
+                "--initial-states, --final-states or --state-positions", "documents begin with zero");
   refuse_others(options.what, linear && options.what == "methods", "--layer", "time one method with bench attention");
   if (options.what == "attention") {
     refuse_others(options.what, !options.methods.empty(), "--methods", "name one with --method");

@@ -140,6 +140,19 @@ TEST(Linear, StatesAtPositionsAreSaved) {
   EXPECT_EQ(run_line("verify all" + words + " --state-positions 9,10,49 --backward").code, kExitFine);
 }
 
+TEST(Linear, CanonicalResultsHaveOneDigest) {
+  const auto digest = [](const std::string& words) {
+    const Outcome outcome = run_line(
+        "check " + words + " --layer gdn --docs 300,41,200 --heads 2 --key-dim 4 --value-dim 6 --canonical --json");
+    EXPECT_EQ(outcome.code, kExitFine) << outcome.out;
+    return json::parse(outcome.out)["digest"].get<std::string>();
+  };
+  const std::string one = digest("all-scan --ranks 1");
+  EXPECT_EQ(digest("chain --ranks 3 --layout zigzag"), one);
+  EXPECT_EQ(digest("all-scan --ranks 4"), one);
+  EXPECT_EQ(digest("head-exchange --ranks 2"), one);
+}
+
 TEST(Linear, FullMask) {
   const std::string words = " --layer linear --mask full --ranks 3 --docs 10,30,13 --heads 2 --key-dim 4 --value-dim 6";
   for (const std::string method : {"all-scan", "all-gather-state", "head-exchange"})
@@ -168,7 +181,9 @@ TEST(Linear, SaysWhatDoesNotFit) {
   EXPECT_TRUE(
       has(complaint("verify chain --layer gla --layout striped" + kFewTokens), "use layout contiguous or zigzag"));
   EXPECT_TRUE(has(complaint("verify chain --layer gla --kv-heads 1" + kFewTokens), "kv-heads 1 must equal heads 2"));
-  EXPECT_TRUE(has(complaint("check chain --layer gla --canonical" + kFewTokens), "no canonical results yet"));
+  EXPECT_TRUE(has(complaint("check log-step --layer gla --canonical" + kFewTokens),
+                  "for canonical results use chain, all-scan, head-exchange"));
+  EXPECT_TRUE(has(complaint("check chain --layer rwkv6 --canonical" + kFewTokens), "has no canonical results"));
   EXPECT_TRUE(
       has(complaint("verify all-scan --layer gla --option blocks=3" + kFewTokens), "use at most as many blocks"));
 }

@@ -23,7 +23,7 @@ Context::Context(const Schedule& s, int r, Endpoint& e, const kernels::KernelSet
       problem(schedule.problem()),
       rank(r),
       endpoint(e),
-      kernels(problem.canonical_tile == 0 ? k : *k.canonical()),
+      kernels(problem.canonical_tile == 0 || problem.layer != Layer::softmax ? k : *k.canonical()),
       pool(p),
       options(std::move(o)),
       workers(options.threads == 1 ? nullptr : std::make_unique<WorkerPool>(options.threads)),
@@ -310,7 +310,7 @@ Executor::Executor(const Schedule& schedule, int rank, Endpoint& endpoint, const
   if (options.threads < 1) {
     throw Error(ErrorCode::usage, std::to_string(options.threads) + " threads for a rank; it has at least 1");
   }
-  if (problem.canonical_tile != 0 && !kernels.canonical()) {
+  if (problem.canonical_tile != 0 && problem.layer == Layer::softmax && !kernels.canonical()) {
     throw Error(ErrorCode::unsupported, "kernels '" + std::string(kernels.name()) +
                                             "' cannot give canonical results; use those of the CPU, or leave it out");
   }

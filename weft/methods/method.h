@@ -93,6 +93,8 @@ struct Method {
   Formula (*formula)(const Configuration& configuration, const MethodOptions& options) = nullptr;
   // Of linear layers: whether it has a way for tokens that read all of their document (Problem::bidirectional).
   bool both_ways = false;
+  // Of linear layers: whether it can compute every document from its begin to its end as one rank does, for canonical results.
+  bool in_order = false;
   // Of an alias: the method that writes the same schedule, given the same layout and the alias's option values as its own.
   std::string_view alias_of{};
 };

@@ -5,6 +5,7 @@
 
 #include "weft/base/error.h"
 #include "weft/base/text.h"
+#include "weft/layout/document_tiles.h"
 #include "weft/methods/methods.h"
 
 namespace weft {
@@ -36,15 +37,23 @@ void check_family(const Method& method, Layer layer) {
                   join(names));
 }
 
-void check_direction(const Method& method, const Problem& problem) {
-  if (!problem.bidirectional() || method.both_ways) return;
+// Refuses a linear method that lacks what the problem asks for, and names those that have it.
+void require_linear(const Method& method, bool Method::*ability, const std::string& why) {
+  if (method.*ability) return;
   std::vector<std::string_view> names;
   for (const Method* other : linear_methods()) {
-    if (other->both_ways) names.push_back(other->name);
+    if (other->*ability) names.push_back(other->name);
   }
-  throw Error(ErrorCode::unsupported, "method " + std::string(method.name) +
-                                          " scans from the first token to the last; for a full mask use " +
-                                          join(names));
+  throw Error(ErrorCode::unsupported, "method " + std::string(method.name) + why + join(names));
+}
+
+void check_abilities(const Method& method, const Problem& problem) {
+  if (problem.layer == Layer::softmax) return;
+  if (problem.bidirectional())
+    require_linear(method, &Method::both_ways, " scans from the first token to the last; for a full mask use ");
+  if (problem.canonical_tile != 0)
+    require_linear(method, &Method::in_order,
+                   " joins states of runs in another order than one rank; for canonical results use ");
 }
 
 }  // namespace
@@ -78,7 +87,11 @@ Layout choose_layout(std::string_view name, std::string_view method, const Docum
     Layout own = layout_of(method, Documents(of, documents.rule), ranks, options);
     return name.empty() ? own : make_layout(name, of, ranks);
   };
-  return tile == 0 ? make(documents.lengths) : make_tiled_layout(documents.lengths, tile, make);
+  if (tile == 0) return make(documents.lengths);
+  const Layout exact = make(documents.lengths);
+  if (find_method(method).family == Family::linear && exact.axis().is_identity())
+    return rounded_to_document_tiles(exact, documents.lengths, tile);
+  return make_tiled_layout(documents.lengths, tile, make);
 }
 
 Formula formula_of(const Method& method, const Configuration& configuration, const MethodOptions& options) {
@@ -127,7 +140,7 @@ Schedule make_schedule(std::string_view method, Problem problem, const std::map<
   const MethodOptions parsed(found.name, found.options, options);
   check_family(found, problem.layer);
   problem.validate();
-  check_direction(found, problem);
+  check_abilities(found, problem);
   auto shared = std::make_shared<const Problem>(std::move(problem));
   Writer writer = found.writer(shared, parsed);
   return Schedule(std::string(found.name), std::move(shared), std::move(writer));

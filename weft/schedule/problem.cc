@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "weft/base/error.h"
+#include "weft/layout/document_tiles.h"
 
 namespace weft {
 namespace {
@@ -146,7 +147,7 @@ void Problem::validate() const {
               number(mask.queries()) + " tokens; use 0 to " + number(mask.queries() - 1));
   require(log_decay.empty() || decay_of(layer) == Decay::constant,
           "log_decay goes with a layer that decays by a constant, as retnet does; leave it out");
-  if (canonical_tile != 0) validate_canonical();
+  if (canonical_tile != 0 && layer == Layer::softmax) validate_canonical();
 }
 
 void Problem::validate_linear() const {
@@ -175,7 +176,7 @@ void Problem::validate_linear() const {
          " needs shards made of neighbouring tokens; use layout contiguous or zigzag, not " + query_layout.name());
   unless(kv_heads == heads, " has a state for each head: kv-heads " + std::to_string(kv_heads) + " must equal heads " +
                                 std::to_string(heads) + "; repeat k and v for the heads that share them");
-  unless(canonical_tile == 0, " has no canonical results yet; leave canonical out");
+  if (canonical_tile != 0) validate_canonical_recurrence(lengths);
   unless(!return_lse, " has no lse; leave return_lse out");
   const int64_t blocks = column_blocks(layer);
   unless(blocks < 2 || dim_v % blocks == 0, " multiplies columns of the state " + std::to_string(blocks) +
@@ -188,6 +189,34 @@ void Problem::validate_linear() const {
   for (const double log : log_decay) {
     require(std::isfinite(log) && log <= 0,
             "log_decay " + std::to_string(log) + " is not a finite number of at most 0");
+  }
+}
+
+// Every document is computed in chunks from its own begin, so nothing may cut one.
+void Problem::validate_canonical_recurrence(const std::vector<int64_t>& lengths) const {
+  const auto number = [](int64_t n) { return std::to_string(n); };
+  const std::string name = weft::name_of(layer), tile = number(canonical_tile);
+  require(canonical_tile == kCanonicalTile,
+          "canonical tile " + tile + " of layer " + name + " is not " + number(kCanonicalTile) + "; use that");
+  if (bidirectional() || (traits_of(layer).bonus && backward)) {
+    throw Error(ErrorCode::unsupported, "layer " + name +
+                                            (bidirectional() ? " with a full mask" : " with the gradient of u") +
+                                            " sums over ranks and has no canonical results; leave canonical out");
+  }
+  const std::optional<int64_t> cut = first_cut_document_tile(query_layout, lengths, canonical_tile);
+  require(!cut, "canonical results of a linear layer need shards that begin at multiples of " + tile +
+                    " tokens from a document's begin, but one begins at position " + number(cut.value_or(0)) +
+                    "; use rounded_to_document_tiles, or a layout by name with --canonical");
+  int64_t begin = 0;
+  for (const int64_t length : lengths) {
+    const IntervalSet inside = intersect(state_positions, Range{begin, begin + length - 1});
+    for (const Range& range : inside.ranges()) {
+      const int64_t last = range.size() > 1 || (range.end - begin) % canonical_tile != 0 ? range.begin : -1;
+      require(last < 0, "canonical results need states after multiples of " + tile +
+                            " tokens of a document, or after its last one, not after position " + number(last) +
+                            "; ask for others, or leave canonical out");
+    }
+    begin += length;
   }
 }
 
@@ -293,7 +322,7 @@ int64_t AttentionShape::columns_of(Field field) const {
 }
 
 DType AttentionShape::type_of(Field field, Form form) const {
-  if (form == Form::accumulating && canonical_tile != 0) {
+  if (form == Form::accumulating && canonical_tile != 0 && layer == Layer::softmax) {
     if (field == Field::lse) return element == DType::fp64 ? DType::expsum3 : DType::expsum2;
     return element == DType::fp64 ? DType::sum3 : DType::sum2;
   }
@@ -318,7 +347,8 @@ std::optional<int64_t> Problem::bytes_of_scores(const IntervalSet& queries, int6
 }
 
 DType AttentionShape::wire_type_of(Field field, Form form) const {
-  const bool lowered = form == Form::accumulating && field != Field::lse && canonical_tile == 0;
+  const bool lowered =
+      form == Form::accumulating && field != Field::lse && (canonical_tile == 0 || layer != Layer::softmax);
   return lowered ? wire : type_of(field, form);
 }
 

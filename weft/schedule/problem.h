@@ -160,7 +160,8 @@ struct AttentionShape {
   bool return_lse = false;      // whether lse must reach its owners; else methods may leave it where it was computed
   DType element = DType::fp32;  // of inputs and results; lse is fp32 (fp64 for fp64)
   DType wire = DType::fp32;     // of travelling partial outputs and gradient sums; lse and delta are never lowered
-  // Not 0: results have the same bits for every method, layout and number of ranks (docs/numerics.md). Attention is cut on
+  // Not 0: results have the same bits for every method, layout and number of ranks (docs/numerics.md). A linear layer's shards
+  // begin at multiples of so many tokens from a document's begin (docs/linear.md). Attention is cut on
   // tiles of so many positions, shards must begin and end between tiles, and accumulators are exact sums.
   int64_t canonical_tile = 0;
 
@@ -231,6 +232,7 @@ struct Problem : AttentionShape {
  private:
   void validate_canonical() const;
   void validate_linear() const;
+  void validate_canonical_recurrence(const std::vector<int64_t>& lengths) const;
 };
 
 // The tile of `--canonical`: its partial results are few enough to sum exactly at little cost.

@@ -72,14 +72,6 @@ class Parts {
   std::vector<std::vector<std::byte>> rooms_;
 };
 
-// The state after a part that `coming` enters: as if its document began with that.
-void make_state_after(const LocalWork& work, const Part& part, const ConstView& coming, const View& state) {
-  static constexpr int64_t kBegin[] = {0};
-  TokenRun run = part.run;
-  if (part.passes()) run.starts = kBegin, run.initial = coming;
-  work.summarise(run, state);
-}
-
 }  // namespace
 
 void scan_asked(const LocalWork& work, const TokenRun& run, const ConstView& entering, const View& out,
@@ -135,7 +127,7 @@ void scan_backward_asked(const LocalWork& work, const TokenRun& run, const Const
   std::vector<ConstView> entering{ends.state};
   for (size_t n = 0; n + 1 < parts.count(); ++n) {
     const View state = parts.room();
-    make_state_after(work, parts[n], entering.back(), state);
+    work.scan(parts[n].run, entering.back(), {}, {}, state);  // the bits that forward gave
     entering.push_back(state);
   }
   ConstView following = ends.dstate;

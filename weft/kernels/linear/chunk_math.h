@@ -87,7 +87,7 @@ class RunMath {
 
  protected:
   using M = BlockMatrix<T>;
-  static constexpr int64_t kTokens = 64;  // of a chunk
+  static constexpr int64_t kTokens = 64;  // of a chunk; divides the canonical tile, as does that of low_rank.h
 
   void read(const ConstView& view, int64_t begin, int64_t rows, int64_t columns, M& to) const {
     to.shape(rows, columns);

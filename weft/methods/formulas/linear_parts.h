@@ -37,6 +37,7 @@ struct LinearShares {
     const Shares shares = share_rows(c, "contiguous", f);
     if (f.known() && !c.layout.empty() && c.layout != "contiguous")
       f = no_formula("no closed form of a linear layer on this layout; known: contiguous");
+    if (f.known() && c.canonical_tile != 0) f = no_formula("no closed form of a linear layer with canonical results");
     if (f.known() && !c.mask.causal) f = no_formula("no closed form of a linear layer with a full mask");
     if (f.known() && (c.initial_states || c.gives_states()))
       f = no_formula("no closed form with states that are given or asked for");

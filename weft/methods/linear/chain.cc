@@ -216,6 +216,7 @@ const Method chain = {
     .writer = [](std::shared_ptr<const Problem> problem,
                  const MethodOptions&) { return make_chain_writer(problem, 1); },
     .formula = [](const Configuration& c, const MethodOptions&) { return chain_formula(c, 1); },
+    .in_order = true,
 };
 
 const Method all_scan = {
@@ -237,6 +238,7 @@ const Method all_scan = {
     .formula = [](const Configuration& c,
                   const MethodOptions& options) { return chain_formula(c, blocks_asked(c.heads, options)); },
     .both_ways = true,
+    .in_order = true,
 };
 
 }  // namespace weft::methods

@@ -207,7 +207,9 @@ ChainPlan::ChainPlan(const Problem& problem, const Fragments& fragments, int blo
       blocks_(blocks),
       towards_(towards),
       work_(linear_work(problem.layer, towards < 0)) {
-  const int row = borders_in_a_row(), most = std::min(blocks, row);
+  // States made ahead are sums in another order than those that leave scans: canonical results have none of them.
+  const bool canonical = problem.canonical_tile != 0;
+  const int row = borders_in_a_row(), most = canonical ? 0 : std::min(blocks, row);
   const bool path = is_a_path();
   int64_t least = -1;
   // In a row much longer than the blocks are many, waiting costs more than all summaries.

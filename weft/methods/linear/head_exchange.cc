@@ -132,6 +132,7 @@ const Method head_exchange = {
     },
     .formula = [](const Configuration& c, const MethodOptions&) { return trade_heads_formula(c); },
     .both_ways = true,
+    .in_order = true,
 };
 
 }  // namespace weft::methods
