@@ -92,14 +92,18 @@ class MeshTile {
     sent_.clear();
   }
 
-  // Calls work(queries, keys) for each block that the step before unlocked.
+  // Calls work(queries, keys) for each block that the step before unlocked: what came in it, with all that was there.
   template <typename Work>
   void compute(int step, Work&& work) {
-    for (int i = 0; i < mesh_.width(); ++i) {
-      for (int j = 0; j < mesh_.height(); ++j) {
-        if (std::max(mesh_.query_steps[at(i)], mesh_.key_steps[at(j)]) != step) continue;
-        if (!queries_[at(i)].held.slices.empty() && !keys_[at(j)].held.slices.empty())
-          work(queries_[at(i)], keys_[at(j)]);
+    const auto there = [step](const std::vector<int>& steps) {
+      return static_cast<size_t>(std::upper_bound(steps.begin(), steps.end(), step) - steps.begin());
+    };
+    const size_t queries = there(mesh_.query_steps), keys = there(mesh_.key_steps);
+    const bool new_queries = mesh_.query_steps[queries - 1] == step, new_keys = mesh_.key_steps[keys - 1] == step;
+    if (!new_queries && !new_keys) return;
+    for (size_t i = new_queries ? queries - 1 : 0; i < queries; ++i) {
+      for (size_t j = new_queries ? 0 : keys - 1; j < keys; ++j) {
+        if (!queries_[i].held.slices.empty() && !keys_[j].held.slices.empty()) work(queries_[i], keys_[j]);
       }
     }
   }
