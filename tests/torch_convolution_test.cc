@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/tensors.h"
 #include "weft/base/error.h"
 #include "weft/base/test_level.h"
 #include "weft/layout/testing.h"
@@ -31,11 +32,6 @@ constexpr int64_t kChannels = 5;
 
 int64_t tokens_of(const std::vector<int64_t>& documents) {
   return std::accumulate(documents.begin(), documents.end(), int64_t{0});
-}
-
-double distance(const at::Tensor& a, const at::Tensor& b) {
-  EXPECT_EQ(a.sizes(), b.sizes());
-  return a.numel() == 0 ? 0 : a.sub(b).abs().max().item<double>();
 }
 
 at::Tensor local(const at::Tensor& whole, const Layout& layout, int rank) {

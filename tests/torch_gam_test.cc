@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/tensors.h"
 #include "weft/base/error.h"
 #include "weft/layout/testing.h"
 #include "weft/torch/associative_memory.h"
@@ -104,11 +105,6 @@ Results over_ranks(const Tensors& given, const at::Tensor& dout, const std::vect
     }
   }
   return all;
-}
-
-double distance(const at::Tensor& a, const at::Tensor& b) {
-  EXPECT_EQ(a.sizes(), b.sizes());
-  return a.numel() == 0 ? 0 : a.sub(b).abs().max().item<double>();
 }
 
 TEST(GatedAssociativeMemory, EveryLayoutTokenByToken) {

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/tensors.h"
 #include "weft/base/error.h"
 #include "weft/methods/registry.h"
 #include "weft/torch/attention.h"
@@ -51,11 +52,6 @@ LinearInputs inputs_of(Layer layer, int64_t tokens, int64_t documents, int64_t h
 constexpr at::Tensor LinearInputs::*kMembers[] = {&LinearInputs::q, &LinearInputs::k,    &LinearInputs::v,
                                                   &LinearInputs::g, &LinearInputs::beta, &LinearInputs::a,
                                                   &LinearInputs::b, &LinearInputs::u,    &LinearInputs::initial_state};
-
-double distance(const at::Tensor& a, const at::Tensor& b) {
-  EXPECT_EQ(a.sizes(), b.sizes());
-  return a.numel() == 0 ? 0 : a.sub(b).abs().max().item<double>();
-}
 
 struct Case {
   Layer layer;

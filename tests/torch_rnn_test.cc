@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "tests/rnn_case.h"
+#include "tests/tensors.h"
 #include "weft/base/error.h"
 #include "weft/base/test_level.h"
 #include "weft/mask/testing.h"
@@ -21,11 +22,6 @@ namespace weft {
 namespace {
 
 [[maybe_unused]] const bool one_thread = (at::set_num_threads(1), true);  // each rank is one
-
-double distance(const at::Tensor& a, const at::Tensor& b) {
-  EXPECT_EQ(a.sizes(), b.sizes());
-  return a.numel() == 0 ? 0 : a.sub(b).abs().max().item<double>();
-}
 
 struct Upstream {
   at::Tensor dout, dfinal;
