@@ -9,6 +9,7 @@
 
 #include "weft/base/digest.h"
 #include "weft/base/error.h"
+#include "weft/torch/tensor_parts.h"
 
 namespace weft {
 namespace {
@@ -70,11 +71,6 @@ uint64_t label_of(const IntervalSet& tokens) {
   Digest digest;
   for (const Range range : tokens.ranges()) digest.add(range.begin).add(range.end);
   return digest.value();
-}
-
-Region region_of(const at::Tensor& rows) {
-  return {static_cast<std::byte*>(rows.data_ptr()), 1, static_cast<int64_t>(rows.nbytes()),
-          static_cast<int64_t>(rows.nbytes())};
 }
 
 }  // namespace
@@ -156,22 +152,12 @@ HaloExchange::Flight HaloExchange::post(const at::Tensor& leaving, const std::ve
   Transfer transfer;
   for (const Peer& peer : to) {
     const at::Tensor rows = leaving.narrow(0, peer.begin, peer.count);
-    OutgoingPart part;
-    part.regions = {region_of(rows)};
-    part.bytes = static_cast<int64_t>(rows.nbytes());
-    part.label = peer.label ^ kind;
-    part.lending = Lending::lasting;
-    part.owner = std::make_shared<at::Tensor>(rows);
-    transfer.send.push_back({.peer = peer.rank, .parts = {std::move(part)}});
+    transfer.send.push_back({.peer = peer.rank, .parts = {torch_internal::outgoing_tensor(rows, peer.label ^ kind)}});
   }
   for (const Peer& peer : from) {
     const at::Tensor rows = flight.arriving_.narrow(0, peer.begin, peer.count);
-    IncomingPart part;
-    part.regions = {region_of(rows)};
-    part.bytes = static_cast<int64_t>(rows.nbytes());
-    part.label = peer.label ^ kind;
-    part.owner = std::make_shared<at::Tensor>(rows);
-    transfer.receive.push_back({.peer = peer.rank, .parts = {std::move(part)}});
+    transfer.receive.push_back(
+        {.peer = peer.rank, .parts = {torch_internal::incoming_tensor(rows, peer.label ^ kind)}});
   }
   flight.pending_ = endpoint_.post(std::move(transfer));
   return flight;

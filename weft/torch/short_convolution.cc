@@ -10,6 +10,7 @@
 
 #include "weft/base/error.h"
 #include "weft/torch/field_tensors.h"
+#include "weft/torch/tensor_parts.h"
 #include "weft/torch/types.h"
 
 namespace weft {
@@ -47,17 +48,6 @@ class Taps {
 
 at::Tensor table_of(const at::Tensor& x, const at::Tensor& rows_of_halo, const HaloExchange& halo) {
   return at::cat({x.index_select(0, halo.table_rows()), rows_of_halo, at::zeros({1, x.size(1)}, x.options())});
-}
-
-// After a failure all ranks stop.
-template <typename F>
-auto stopping_all(const HaloExchange& halo, F&& f) {
-  try {
-    return f();
-  } catch (...) {
-    halo.endpoint().fail(std::current_exception());
-    throw;
-  }
 }
 
 class ConvolutionNode : public torch::autograd::Function<ConvolutionNode> {
@@ -99,7 +89,7 @@ void require_rows(const char* who, const at::Tensor& x, const HaloExchange& halo
 
 Convolved convolve(const at::Tensor& given, const at::Tensor& weight, const at::Tensor& bias,
                    const HaloExchange& halo) {
-  return stopping_all(halo, [&] {
+  return torch_internal::stopping_all(halo.endpoint(), [&] {
     const at::Tensor x = given.detach().contiguous();
     const at::ScalarType type = weight.defined() ? sums_of(x) : x.scalar_type();
     const Taps taps(weight, type);
@@ -125,7 +115,7 @@ Convolved convolve(const at::Tensor& given, const at::Tensor& weight, const at::
 
 ConvolutionGradients convolve_backward(const at::Tensor& dout, const at::Tensor& given, const at::Tensor& rows_of_halo,
                                        const at::Tensor& weight, const HaloExchange& halo) {
-  return stopping_all(halo, [&] {
+  return torch_internal::stopping_all(halo.endpoint(), [&] {
     const at::Tensor x = given.detach();
     const at::ScalarType type = sums_of(x);
     const Taps taps(weight, type);
