@@ -9,14 +9,14 @@
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 mode=${1:-normal}
-level=1 sanitizer_level=0
+level=1 sanitizer_level=0 sanitizer_seconds=1800
 # The quick part: what reads foreign bytes, what computes on raw memory, what threads share.
 asan_targets=(weft_base_test weft_files_test weft_mask_test weft_layout_test weft_schedule_test weft_kernels_test
   weft_transport_test weft_cli_test mutants_test execute_failures_test)
 tsan_targets=(weft_base_test weft_schedule_test weft_transport_test execute_failures_test verify_order_test)
 # A third of the time to compile; what they find mostly ends in an access that the address sanitizer finds.
 skipped_checks=null,alignment,object-size,vptr
-if [ "$mode" = full ]; then level=2 sanitizer_level=1 asan_targets=() tsan_targets=() skipped_checks=; fi
+if [ "$mode" = full ]; then level=2 sanitizer_level=1 sanitizer_seconds=7200 asan_targets=() tsan_targets=() skipped_checks=; fi
 # A ctest pattern for exactly these tests, whole or in halves; everything when there are none.
 pattern_of() { [ $# -eq 0 ] && echo . || (IFS='|'; echo "^($*)(\.[12])?\$"); }
 failed=()
@@ -55,11 +55,11 @@ fi
 say "everything is built after $(minutes_since $begin)"
 
 say "running tests under the address and undefined-behaviour sanitizers"
-run_ctest build-asan $sanitizer_level "$(pattern_of "${asan_targets[@]}")" 1800 || failed+=("address sanitizer (build-asan)")
+run_ctest build-asan $sanitizer_level "$(pattern_of "${asan_targets[@]}")" $sanitizer_seconds || failed+=("address sanitizer (build-asan)")
 
 say "running tests under the thread sanitizer"
 if runner=$(tsan_runner build-tsan/layers/weft_base_test); then
-  $runner env WEFT_TEST_LEVEL=$sanitizer_level ctest --test-dir build-tsan -R "$(pattern_of "${tsan_targets[@]}")" -j "$jobs" --timeout 1800 \
+  $runner env WEFT_TEST_LEVEL=$sanitizer_level ctest --test-dir build-tsan -R "$(pattern_of "${tsan_targets[@]}")" -j "$jobs" --timeout $sanitizer_seconds \
     --output-on-failure --no-tests=error || failed+=("thread sanitizer (build-tsan)")
 else
   say "skipped: the thread sanitizer cannot start on this kernel (see /proc/sys/vm/mmap_rnd_bits)"
