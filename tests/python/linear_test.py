@@ -77,6 +77,15 @@ def local(plan, name, t):
     return t[:, plan.documents_begun()] if name == "initial_state" else plan.shard(t)
 
 
+def compare_gradients(plan, mine, whole):
+    """Of this rank's inputs, with its rows of those of the whole sequence; that of the parameter u is a sum over the ranks."""
+    for name, t in mine.items():
+        grad = t.grad
+        if name == "u":
+            torch.distributed.all_reduce(grad)
+        torch.testing.assert_close(grad, local(plan, name, whole[name].grad), rtol=1e-10, atol=1e-10, msg=lambda m: f"d{name}: {m}")
+
+
 def compare(layer, method, layout, lengths, states):
     torch.manual_seed(0)
     given = inputs(layer, lengths, states)
@@ -96,11 +105,7 @@ def compare(layer, method, layout, lengths, states):
     torch.testing.assert_close(got, plan.shard(out.detach()), rtol=1e-10, atol=1e-10)
     loss = (got * plan.shard(dout)).sum() + ((state * dfinal[:, ended]).sum() if states else 0)
     loss.backward()
-    for name, t in mine.items():
-        grad = t.grad
-        if name == "u":
-            torch.distributed.all_reduce(grad)
-        torch.testing.assert_close(grad, local(plan, name, whole[name].grad), rtol=1e-10, atol=1e-10, msg=lambda m: f"d{name}: {m}")
+    compare_gradients(plan, mine, whole)
 
 
 def every_layer(rank, ranks):
@@ -135,11 +140,7 @@ def states_at_positions(rank, ranks):
                 torch.testing.assert_close(got[1], each[:, plan.ends_here()].detach(), rtol=1e-10, atol=1e-10)
                 loss = loss + (got[1] * dfinal[:, plan.ends_here()]).sum()
             loss.backward()
-            for name, t in mine.items():
-                grad = t.grad
-                if name == "u":
-                    torch.distributed.all_reduce(grad)
-                torch.testing.assert_close(grad, local(plan, name, whole[name].grad), rtol=1e-10, atol=1e-10, msg=lambda m: f"d{name}: {m}")
+            compare_gradients(plan, mine, whole)
 
 
 def full_mask(rank, ranks):
