@@ -6,6 +6,7 @@
 
 #include "weft/base/worker_pool.h"
 #include "weft/kernels/checks.h"
+#include "weft/kernels/cpu_kernels.h"
 #include "weft/kernels/element.h"
 #include "weft/kernels/scratch.h"
 #include "weft/kernels/tile_ops.h"
@@ -135,6 +136,19 @@ void for_each_step(std::span<const HeadGroup> groups, Range queries, int64_t ste
       run(group, intersect(queries, {begin, begin + step}));
     }
   }
+}
+
+// Calls in_tiles(group, block, queries), for at most `step` queries, for all blocks but those of few queries and keys, at most
+// `short_block` of each, and of few queries: those are computed here, whole.
+template <typename InTiles>
+void attend_blocks(const TileOps& ops, const AttendArgs& args, int64_t short_block, int64_t step,
+                   const InTiles& in_tiles) {
+  WEFT_CHECK(std::max(short_block, kFewQueries) <= step);
+  for_each_piece(args, step, [&](std::span<const HeadGroup> groups, const Block& block, Range queries) {
+    if (is_short(block, short_block)) return cpu_attend_short(ops, args, groups, block);
+    if (block.band.q.size() <= kFewQueries) return cpu_attend_few(ops, args, groups, block);
+    for_each_step(groups, queries, step, [&](const HeadGroup& group, Range piece) { in_tiles(group, block, piece); });
+  });
 }
 
 }  // namespace weft::kernels

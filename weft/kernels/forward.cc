@@ -97,12 +97,10 @@ void cpu_attend_in_tiles(const TileOps& ops, const AttendArgs& args, const HeadG
 
 void cpu_attend(const TileOps& ops, const AttendArgs& args) {
   check(args);
-  for_each_piece(args, kForwardQueryBlock, [&](std::span<const HeadGroup> groups, const Block& block, Range queries) {
-    if (is_short(block, kShortForward)) return cpu_attend_short(ops, args, groups, block);
-    if (block.band.q.size() <= kFewQueries) return cpu_attend_few(ops, args, groups, block);
-    for_each_step(groups, queries, kForwardQueryBlock,
-                  [&](const HeadGroup& group, Range piece) { cpu_attend_in_tiles(ops, args, group, block, piece); });
-  });
+  attend_blocks(ops, args, kShortForward, kForwardQueryBlock,
+                [&](const HeadGroup& group, const Block& block, Range queries) {
+                  cpu_attend_in_tiles(ops, args, group, block, queries);
+                });
 }
 
 }  // namespace weft::kernels

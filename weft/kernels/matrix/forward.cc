@@ -106,13 +106,10 @@ class MatrixForward {
 void matrix_attend(const MatrixOps& matrix, const TileOps& ops, const AttendArgs& args) {
   if (args.scale <= 0) return cpu_attend(ops, args);
   check(args);
-  for_each_piece(args, kMatrixQueryBlock, [&](std::span<const HeadGroup> groups, const Block& block, Range queries) {
-    if (is_short(block, kMatrixShort)) return cpu_attend_short(ops, args, groups, block);
-    if (block.band.q.size() <= kFewQueries) return cpu_attend_few(ops, args, groups, block);
-    for_each_step(groups, queries, kMatrixQueryBlock, [&](const HeadGroup& group, Range piece) {
-      MatrixForward(matrix, ops, args).run(group, block, piece);
-    });
-  });
+  attend_blocks(ops, args, kMatrixShort, kMatrixQueryBlock,
+                [&](const HeadGroup& group, const Block& block, Range queries) {
+                  MatrixForward(matrix, ops, args).run(group, block, queries);
+                });
 }
 
 }  // namespace weft::kernels
