@@ -77,6 +77,10 @@ int run_on_processes(const std::vector<weft::cli::Command>& commands, const std:
       options.progress_microseconds =
           static_cast<int>(weft::parse_count("WEFT_MPI_PROGRESS", given, {.min = 0, .max = 1'000'000}));
     }
+    if (const char* given = std::getenv("WEFT_MPI_TIMEOUT")) {
+      options.timeout_milliseconds =
+          1000 * weft::parse_count("WEFT_MPI_TIMEOUT", given, {.min = 0, .max = 1'000'000'000});
+    }
     processes = std::make_unique<weft::MpiProcesses>(&stop_flag, options);
   } catch (const weft::Error& error) {
     if (launch.rank == 0) write_line(std::string("weft: error: ") + error.what());

@@ -149,9 +149,11 @@ class Programs(unittest.TestCase):
         # Rows only: the last line may name a method, too, on a busy machine.
         self.assertEqual(len(re.findall(r"(?m)^(?:sequence|packed) +ulysses ", table)), 2)
 
-    def test_a_killed_rank_ends_the_others(self):
+    def after_signal(self, number, **environment):
+        """A long bench of three ranks whose last one gets a signal: what is said, after how many seconds all are gone."""
         words = command(3, "bench", "attention", "--tokens", "1K", "--seconds", 100)
-        with subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as all_ranks:
+        with subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                              env=os.environ | environment) as all_ranks:
             deadline = time.monotonic() + 30
             ranks = []
             while len(ranks) < 3 and time.monotonic() < deadline:
@@ -161,11 +163,20 @@ class Programs(unittest.TestCase):
             self.assertEqual(len(ranks), 3)
             time.sleep(1)
             begin = time.monotonic()
-            os.kill(ranks[-1], signal.SIGKILL)
-            out, err = all_ranks.communicate(timeout=60)
-        self.assertLess(time.monotonic() - begin, 15)
+            os.kill(ranks[-1], number)
+            out, err = all_ranks.communicate(timeout=90)
         self.assertNotEqual(all_ranks.returncode, 0)
         self.assertEqual(out, "", err)
+        return err, time.monotonic() - begin
+
+    def test_a_killed_rank_ends_the_others(self):
+        _, seconds = self.after_signal(signal.SIGKILL)
+        self.assertLess(seconds, 15)
+
+    def test_a_silent_rank_is_named(self):
+        said, seconds = self.after_signal(signal.SIGSTOP, WEFT_MPI_TIMEOUT="5")
+        self.assertRegex(said, r"weft: error: rank [01], instruction \d+ \(.*rank 2 did not pass in 5 s: that rank hangs")
+        self.assertLess(seconds, 60)
 
 
 def check_without_mpi():

@@ -15,7 +15,7 @@
 // Who waits for a message sleeps between looks, so that more ranks than processors are fine.
 //
 // Failure. Who fails sends a note to all; the thread receives it, and whoever waits throws. A process that is killed is
-// mpirun's to notice: it ends the others.
+// mpirun's to notice: it ends the others. One that is silent, since it hangs, fails whoever waits for it for too long.
 #pragma once
 
 #include <memory>
@@ -33,6 +33,9 @@ class State;
 struct MpiOptions {
   int64_t largest_piece = int64_t{1} << 30;  // bytes of one message of MPI, which counts them in an int
   int progress_microseconds = 200;  // between the thread's calls while messages are under way; 0: no such calls
+  // How long a rank waits for messages before it fails with Error(io), which names who is silent; 0: without end. Ranks may
+  // be apart by as long as one of them reads its files, or is timed alone.
+  int64_t timeout_milliseconds = 30 * 60 * 1000;
 };
 
 class MpiProcesses final : public Processes {

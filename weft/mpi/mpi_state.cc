@@ -122,6 +122,15 @@ bool State::advance(Packets& packets) {
   return all;
 }
 
+void State::throw_if_late(const Packets& packets, double seconds) const {
+  if (options_.timeout_milliseconds == 0 || seconds * 1000 < static_cast<double>(options_.timeout_milliseconds)) return;
+  const Packet& late = *std::find_if(packets.begin(), packets.end(), [](const Packet& packet) { return !packet.done(); });
+  throw Error(ErrorCode::io, std::string(late.arriving ? "a message from" : "a message to") + " rank " +
+                                 std::to_string(late.peer) + " did not pass in " +
+                                 std::to_string(static_cast<int64_t>(seconds + 0.5)) +
+                                 " s: that rank hangs, or needs longer (WEFT_MPI_TIMEOUT: seconds, 0: no limit)");
+}
+
 void State::wait(Packets& packets) {
   const Clock::time_point begin = Clock::now();
   Lock lock(mutex_);
@@ -133,6 +142,7 @@ void State::wait(Packets& packets) {
   for (int looks = 0; !advance(packets); ++looks) {
     look_for_note();
     if (failure_) break;
+    throw_if_late(packets, std::chrono::duration<double>(Clock::now() - begin).count());
     lock.unlock();
     // A short wait costs no sleep; a long one no processor time that another rank could use.
     if (looks < 50) {

@@ -47,7 +47,7 @@ class State {
 
   // Begins to move a packet whose bytes are set; the list of one transfer is given here while it is under way.
   void start(Packets& packets, Packet packet);
-  // Until all packets are done. Throws Error(stopped) after a failure.
+  // Until all packets are done. Throws Error(stopped) after a failure, and Error(io) after the timeout.
   void wait(Packets& packets);
   // What has not ended is kept until it has.
   void let_go(Packets& packets) noexcept;
@@ -64,6 +64,7 @@ class State {
   void run_thread();
   // These call MPI, with the lock held.
   bool advance(Packets& packets);
+  void throw_if_late(const Packets& packets, double seconds) const;
   void look_for_note();
   void record(std::exception_ptr error);
   void send_note(const std::string& note) noexcept;
