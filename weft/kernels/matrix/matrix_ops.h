@@ -97,7 +97,7 @@ struct MatrixOps {
   void (*pack_rows_pairs)(const MatrixRows& from, uint16_t* to);
   void (*pack_columns)(const MatrixRows& from, uint16_t* to);
   void (*pack_columns_pairs)(const MatrixRows& from, uint16_t* to);
-  bool (*all_finite)(const uint16_t* x, int64_t n);
+  bool (*all_finite)(const uint16_t* x, int64_t n);  // of something packed
 
   void (*forward)(const MatrixForwardTile& tile);
   void (*backward)(const MatrixBackwardTile& tile);
