@@ -39,3 +39,5 @@ WEFT_INLINE bool any_word(LVec v) { return !_mm256_testz_si256((__m256i)v, (__m2
 
 }  // namespace
 }  // namespace weft::kernels
+
+#include "weft/kernels/store_bf16.inc.h"

@@ -42,3 +42,5 @@ WEFT_INLINE bool any_word(LVec v) { return (v[0] | v[1]) != 0; }
 
 }  // namespace
 }  // namespace weft::kernels
+
+#include "weft/kernels/store_bf16.inc.h"

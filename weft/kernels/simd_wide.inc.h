@@ -68,3 +68,5 @@ WEFT_INLINE bool any_word(LVec v) {
 
 }  // namespace
 }  // namespace weft::kernels
+
+#include "weft/kernels/store_bf16.inc.h"

@@ -16,17 +16,6 @@ WEFT_INLINE void store(float* p, Vec v) { *(UnalignedVec*)p = v; }
 WEFT_INLINE Vec broadcast(float x) { return x - Vec{}; }  // x - 0 keeps the sign of zero and folds to a broadcast
 WEFT_INLINE IVec broadcast_int(int32_t x) { return x - IVec{}; }
 
-// Round to nearest even; NaN stays NaN.
-WEFT_INLINE void store_bf16(uint16_t* p, Vec v) {
-  typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
-  typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
-  typedef uint16_t UnalignedHalves __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
-  const Words bits = (Words)v;
-  const Words rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
-  const Words kept = select(v != v, bits | 0x400000u, rounded);
-  *(UnalignedHalves*)p = __builtin_convertvector(kept >> 16, Halves);
-}
-
 WEFT_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 WEFT_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 WEFT_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }

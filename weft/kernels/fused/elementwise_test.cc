@@ -2,6 +2,8 @@
 // exactly.
 #include <gtest/gtest.h>
 
+#include <bit>
+
 #include "weft/kernels/testing.h"
 
 namespace weft::kernels {
@@ -157,6 +159,22 @@ TEST(Elementwise, ConvertKeepsEvery16BitValue) {
           ASSERT_EQ(wide.at(0, 0, i), x) << kernels->name();
           ASSERT_EQ(reinterpret_cast<uint16_t*>(back.bytes.data())[i], i) << kernels->name();
         }
+      }
+    }
+  }
+}
+
+// Halfway between two bf16 and just beside, of every exponent and sign, NaN whose bits are all in the lower half among them.
+TEST(Elementwise, ConvertRoundsBf16ToEven) {
+  for (const KernelSet* kernels : every_kernel_set()) {
+    for (const uint32_t low : {0x0001u, 0x7fffu, 0x8000u, 0x8001u}) {
+      Field wide({1, 1, 65536}, DType::fp32), narrow({1, 1, 65536}, DType::bf16);
+      uint32_t* from = reinterpret_cast<uint32_t*>(wide.bytes.data());
+      for (uint32_t i = 0; i < 65536; ++i) from[i] = i << 16 | low;
+      kernels->convert(narrow.view(), wide.view(), wide.shape);
+      const uint16_t* to = reinterpret_cast<const uint16_t*>(narrow.bytes.data());
+      for (int i = 0; i < 65536; ++i) {
+        ASSERT_EQ(to[i], float_to_bf16(std::bit_cast<float>(from[i]))) << kernels->name() << ": " << from[i];
       }
     }
   }
