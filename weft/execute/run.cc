@@ -27,7 +27,8 @@ Context::Context(const Schedule& s, int r, Endpoint& e, const kernels::KernelSet
       pool(p),
       options(std::move(o)),
       workers(options.threads == 1 ? nullptr : std::make_unique<WorkerPool>(options.threads)),
-      blocks(problem.pairs, sets, problem.canonical_tile) {
+      blocks(problem.pairs, sets, problem.canonical_tile),
+      pieces(problem) {
   my_queries = sets.intern(problem.query_layout.shard(rank));
   my_keys = sets.intern(problem.key_layout.shard(rank));
   all_queries = sets.intern(Range{0, problem.query_layout.tokens()});

@@ -40,6 +40,7 @@ struct Context {
   std::vector<uint64_t> hashes;  // by set; 0: not computed yet
   SetId my_queries, my_keys, all_queries, all_keys, all_heads, all_kv_heads;
   SetId my_first_tokens, my_last_tokens;  // of documents
+  const Pieces pieces;
 
   // The rows and heads of the caller's tensors on this rank.
   SetId rows_of_caller(Fields fields) const;
@@ -125,11 +126,22 @@ class Run final : public Execution {
   void multiply(const ScoreProduct& product);
   void need_same_columns(const RankValue& a, const RankValue& b);
 
-  // ---- run_states.cc: linear layers
+  // ---- run_maps.cc: linear layers
+  struct Joining;
+  void join(const Joining& maps, int64_t head);
+  void compose(const Instruction& i);
+  void compose_two(const Instruction& i, const Slice& first, const Slice& second, const Slice& target);
+  void compose_pieces(const Instruction& i, const Slice& source, const Slice& target);
+  const RankValue& in_pieces(const Slice& slice, const char* role);
+  Field kind_of(const Slice& map) const;
+  const Slice* transition_passed(const Instruction& i, Field field);
+  template <typename F>
+  void for_each_of(SetId heads, F&& f);
+
+  // ---- run_states.cc
   struct TokenRun;
   void execute_states(const Instruction& i);
   void summarise(const Instruction& i);
-  void compose(const Instruction& i);
   void scan(const Instruction& i);
   void apply_state(const Instruction& i);
   void summarise_backward(const Instruction& i);

@@ -47,7 +47,9 @@ void Run::check_parts(std::span<const Part> out, std::span<const Part> in) {
   };
   for (const Part& part : out) {
     check(part, "send");
-    if (find(part.slice, "send").form == Form::whole) {
+    const RankValue& value = find(part.slice, "send");
+    if (value.form == Form::pieces) refuse("send: pieces are received and joined, and not sent");
+    if (value.form == Form::whole) {
       whole(part.slice, "send", part.slice.fields);
     } else {
       accumulator(part.slice, "send");
@@ -57,7 +59,8 @@ void Run::check_parts(std::span<const Part> out, std::span<const Part> in) {
     check(part, "receive");
     RankValue& value = find(part.slice, "receive");
     const bool partial = part.slice.fields == kPartialFields;
-    if (part.combine != Combine::copy && (value.form == Form::whole || partial != (part.combine == Combine::merge))) {
+    const bool sums = value.form == Form::accumulating;
+    if (part.combine != Combine::copy && (!sums || partial != (part.combine == Combine::merge))) {
       refuse(std::string("receive: ") + name_of(part.combine) + " of " + to_string(part.slice.fields) +
              "; partial results merge, sums add, whole values are copied");
     }
@@ -68,7 +71,8 @@ void Run::check_parts(std::span<const Part> out, std::span<const Part> in) {
                std::to_string(static_cast<size_t>(part.slice.value)) + " are sent and received at once");
       }
     }
-    if (value.form == Form::whole) {
+    if (!sums) {
+      if (value.pieces && rows_in(sets_, value, part.slice).size() != 1) refuse("receive: of one piece at a time");
       write(value, part.slice);
       continue;
     }
@@ -83,7 +87,7 @@ void Run::check_parts(std::span<const Part> out, std::span<const Part> in) {
 uint64_t Run::label(const Instruction& i, const Slice& slice, Field field, Form form) {
   uint64_t h = c_.hash_of(slice.tokens) * 0x9e3779b97f4a7c15u + c_.hash_of(slice.heads);
   h ^= h >> 31;
-  const uint64_t rest = static_cast<uint64_t>(field) | static_cast<uint64_t>(form) << 8 |
+  const uint64_t rest = static_cast<uint64_t>(field) | static_cast<uint64_t>(form == Form::accumulating) << 8 |
                         static_cast<uint64_t>(i.lane) << 16 |
                         static_cast<uint64_t>(problem_.wire_type_of(field, form)) << 24;
   return (h ^ rest) * 0xd6e8feb86659fd93u;

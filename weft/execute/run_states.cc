@@ -258,66 +258,6 @@ void Run::summarise_backward(const Instruction& i) {
   });
 }
 
-void Run::compose(const Instruction& i) {
-  const auto sources = block_.sources(i), targets = block_.targets(i);
-  if (sources.size() != 2 || targets.size() != 1 || !kStateFields.includes(targets[0].fields)) {
-    refuse("takes two states and gives one");
-  }
-  const Slice& target = targets[0];
-  for (const Slice& source : sources) {
-    if (source.fields != target.fields || source.heads != target.heads) refuse("of different kinds");
-  }
-  const Range earlier = sets_[sources[0].tokens].hull(), later = sets_[sources[1].tokens].hull();
-  if (earlier.end != later.begin || !(sets_[target.tokens] == IntervalSet(Range{earlier.begin, later.end}))) {
-    refuse("of runs that do not follow one another");
-  }
-  const RankValue &first = whole(sources[0], "source", target.fields),
-                  &second = whole(sources[1], "source", target.fields);
-  const bool forward = target.fields == Fields(Field::state), mixes = mixes_rows(problem_.layer);
-  const int64_t blocks = column_blocks(problem_.layer);
-  const Range passed = forward ? later : earlier;
-  RankValue& to = find(target, "target");
-  write(to, target);
-  TokenRun joined;
-  joined.heads = target.heads;
-  for (const Range& heads : sets_[target.heads].ranges()) {
-    for (int64_t head = heads.begin; head < heads.end; ++head) {
-      if (target.fields == Fields(Field::transition)) {
-        const View of_first = view_of(&first, Field::transition, 0, head),
-                   of_second = view_of(&second, Field::transition, 0, head),
-                   of_joined = view_of(&to, Field::transition, 0, head);
-        if (blocks > 0) {
-          kernels::multiply_column_transitions(of_first, of_second, problem_.dim_v, blocks, of_joined);
-        } else {
-          kernels::multiply_transitions(of_first, of_second,
-                                        mixes ? problem_.dim : problem_.columns_of(Field::transition), mixes, of_joined,
-                                        &c_.kernels);
-        }
-        continue;
-      }
-      const Field field = forward ? Field::state : Field::dstate;
-      const RankValue* transition = nullptr;
-      if (has_transition(problem_.layer)) {
-        transition = bundle_of_run(i, Field::transition, joined, sources[forward ? 1 : 0].tokens);
-        if (!transition) refuse("needs the transition that is passed");
-      }
-      kernels::compose_states({.near = view_of(forward ? &first : &second, field, 0, head),
-                               .far = view_of(forward ? &second : &first, field, 0, head),
-                               .transition = view_of(transition, Field::transition, 0, head),
-                               .mixes_rows = mixes,
-                               .blocks = blocks,
-                               .transposed = !forward,
-                               .decays = decays_of(head),
-                               .rows = passed.size(),
-                               .cut = !problem_.bidirectional() && problem_.document_begins_in(passed),
-                               .dim = problem_.dim,
-                               .dim_v = problem_.dim_v,
-                               .kernels = &c_.kernels},
-                              view_of(&to, field, 0, head));
-    }
-  }
-}
-
 // ---- rows
 
 void Run::scan(const Instruction& i) {

@@ -33,7 +33,7 @@ RankValue& Run::find(const Slice& slice, const char* role) {
   RankValue& value = values_[id];
   if (slice.fields.empty() || !value.all.fields.includes(slice.fields) ||
       !sets_.includes(value.all.tokens, slice.tokens) || !sets_.includes(value.all.heads, slice.heads) ||
-      (!(slice.fields & kStateFields).empty() && slice.tokens != value.all.tokens)) {
+      (!(slice.fields & kStateFields).empty() && !value.pieces && slice.tokens != value.all.tokens)) {
     refuse(std::string(role) + ": slice " + describe(slice) + " is not inside value " + number(slice.value) + " (" +
            describe(value.all) + ")");
   }
@@ -44,7 +44,7 @@ RankValue& Run::whole(const Slice& slice, const char* role, Fields needed) {
   RankValue& value = find(slice, role);
   if (value.form != Form::whole || !slice.fields.includes(needed)) {
     refuse(std::string(role) + " needs whole " + to_string(needed) + ", but value " + number(slice.value) + " is " +
-           (value.form == Form::whole ? "whole " : "accumulating ") + to_string(slice.fields));
+           name_of(value.form) + " " + to_string(slice.fields));
   }
   if (!value.written.covers(sets_, slice.only(needed))) {
     refuse(std::string(role) + ": " + describe(slice.only(needed)) + " is used before it is defined");
@@ -77,7 +77,7 @@ void Run::write(RankValue& value, const Slice& slice) {
 int64_t Run::bytes_of(RankValue& value) {
   const int64_t heads = sets_.size(value.all.heads);
   if (!kScoreFields.includes(value.all.fields)) {
-    return rows_of(sets_, value.all) * heads * problem_.bytes_per_row(value.all.fields, value.form);
+    return rows_in(sets_, value, value.all).size() * heads * problem_.bytes_per_row(value.all.fields, value.form);
   }
   const IntervalSet& queries = sets_[value.all.tokens];
   const std::optional<int64_t> bytes = problem_.bytes_of_scores(queries, heads);
@@ -94,7 +94,7 @@ void Run::allocate(RankValue& value, Field field) {
   memory.head_stride = columns;
   memory.row_stride = heads * columns;
   memory.lending = Lending::lasting;
-  const int64_t bytes = rows_of(sets_, value.all) * memory.row_stride * size_of(memory.type);
+  const int64_t bytes = rows_in(sets_, value, value.all).size() * memory.row_stride * size_of(memory.type);
   auto buffer = c_.pool.take(bytes);
   memory.data = buffer.get();
   memory.owner = std::move(buffer);
@@ -147,6 +147,7 @@ void Run::create(const Instruction& i) {
   value.exists = true;
   value.form = form;
   value.all = slice;
+  value.pieces = form == Form::pieces ? &c_.pieces : nullptr;
   value.charge = std::make_shared<Charge>(meter_, bytes_of(value));
   if (i.op == Op::input) return input(slice, value);
   value.needs_identity = form == Form::accumulating;

@@ -79,7 +79,7 @@ std::vector<Region> regions_of(const SetPool& pool, const RankValue& value, cons
   }
   std::vector<Region> regions;
   int64_t next_row = -1;
-  for (const RowRun& run : runs_of(rows_in(pool, slice), rows_in(pool, value.all))) {
+  for (const RowRun& run : runs_of(rows_in(pool, value, slice), rows_in(pool, value, value.all))) {
     if (heads.size() == 1) {
       if (run.row == next_row) {
         regions.back().rows += run.size();

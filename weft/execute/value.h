@@ -14,6 +14,7 @@
 #include "weft/execute/buffer_pool.h"
 #include "weft/kernels/kernels.h"
 #include "weft/schedule/instruction.h"
+#include "weft/schedule/pieces.h"
 #include "weft/transport/transport.h"
 
 namespace weft::execute_internal {
@@ -75,10 +76,11 @@ class Written {
 struct RankValue {
   bool exists = false;
   Form form{};
-  Slice all;                    // its own id, tokens, heads and fields
-  SetId columns{};              // of rows of scores: their keys
-  bool needs_identity = false;  // accumulating, and memory not yet filled with (0, -inf)
-  Written written;              // whole values
+  Slice all;                       // its own id, tokens, heads and fields
+  SetId columns{};                 // of rows of scores: their keys
+  const Pieces* pieces = nullptr;  // of a value in pieces
+  bool needs_identity = false;     // accumulating, and memory not yet filled with (0, -inf)
+  Written written;                 // whole values
   std::shared_ptr<Charge> charge;
   std::array<FieldMemory, kFieldCount> fields;
 
@@ -93,10 +95,13 @@ struct RowRun {
   int64_t size() const { return slots.size(); }
 };
 
-// What the rows of a slice are numbered by: its tokens, but one row where it is of a run of tokens.
-inline const IntervalSet& rows_in(const SetPool& pool, const Slice& slice) {
-  static const IntervalSet one(Range{0, 1});
-  return (slice.fields & kStateFields).empty() ? pool[slice.tokens] : one;
+// The rows of a slice of a value among all of its rows, as these are numbered by: tokens, but where the value is of a run of
+// tokens one row, or one for each of its pieces.
+inline IntervalSet rows_in(const SetPool& pool, const RankValue& value, const Slice& slice) {
+  if ((slice.fields & kStateFields).empty()) return pool[slice.tokens];
+  if (!value.pieces) return Range{0, 1};
+  const Range run = pool[value.all.tokens].hull(), part = pool[slice.tokens].hull();
+  return Range{value.pieces->number(run, part.begin), value.pieces->number(run, part.end - 1) + 1};
 }
 
 // Where the members of `part`, which are all members of `all`, stand in the list of `all`: maximal

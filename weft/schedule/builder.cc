@@ -96,6 +96,10 @@ Value Builder::whole(Fields fields, Set tokens, Set heads) {
   return create(Op::create, Form::whole, fields, tokens.id(), heads.id());
 }
 
+Value Builder::pieces(Fields fields, Set run, Set heads) {
+  return create(Op::create, Form::pieces, fields, run.id(), heads.id());
+}
+
 Value Builder::partial(const Slice& queries) {
   return create(Op::create, Form::accumulating, Field::out | Field::lse, queries.tokens, queries.heads);
 }
@@ -262,6 +266,16 @@ Value Builder::compose(const Slice& earlier, const Slice& later, const Slice& tr
   return joined;
 }
 
+Value Builder::compose_pieces(const Slice& pieces, const Slice& transitions) {
+  Value joined = whole(pieces.fields, Set(pool_, pieces.tokens), Set(pool_, pieces.heads));
+  if (joined.empty()) return joined;
+  Instruction& instruction = record(Op::compose);
+  instruction.bundles = operands(transitions);
+  instruction.sources = operands(pieces);
+  instruction.targets = operands(joined);
+  return joined;
+}
+
 void Builder::scan(const Slice& queries, const Slices& keys, const Slices& out, const Slice& state,
                    const Slice& leaving) {
   if (is_empty(queries)) return;
@@ -316,10 +330,13 @@ void Builder::issue(int lane) {
   }
   const uint32_t first = static_cast<uint32_t>(parts_.size());
   const uint32_t out = static_cast<uint32_t>(outgoing_.size()), in = static_cast<uint32_t>(incoming_.size());
+  if (first == 0) std::swap(parts_, outgoing_);  // an exchange may have thousands
   parts_.insert(parts_.end(), outgoing_.begin(), outgoing_.end());
   parts_.insert(parts_.end(), incoming_.begin(), incoming_.end());
   outgoing_.clear();
   incoming_.clear();
+  constexpr size_t kFew = 256;  // other ranks may have as many, and none needs the room again soon
+  if (incoming_.capacity() > kFew) incoming_.shrink_to_fit();
   Instruction& instruction = record(Op::exchange);
   instruction.lane = static_cast<uint8_t>(lane);
   instruction.first = first;

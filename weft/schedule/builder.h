@@ -142,6 +142,8 @@ class Builder {
   Value input(Fields fields);
   // Space for rows that will be received: each element is written once.
   Value whole(Fields fields, Set tokens, Set heads);
+  // The same for states of the pieces of a run: state, dstate or transition.
+  Value pieces(Fields fields, Set run, Set heads);
   // (out, lse) = (0, -inf) for the rows and heads of these queries.
   Value partial(const Slice& queries);
   Value partial(Set tokens, Set heads);
@@ -185,6 +187,8 @@ class Builder {
   // Of two states, two dstates or two transitions, of which neither is empty. The transition is that of `later` for states and
   // of `earlier` for dstates, where the layer has one.
   Value compose(const Slice& earlier, const Slice& later, const Slice& transition = {});
+  // Of neighbouring pieces; the transitions, where the layer has any, are those of all but the first, for dstates the last.
+  Value compose_pieces(const Slice& pieces, const Slice& transitions);
   // `state` enters the run and `leaving`, to be written, leaves it; either may be empty.
   void scan(const Slice& queries, const Slices& keys, const Slices& out, const Slice& state = {},
             const Slice& leaving = {});

@@ -69,7 +69,8 @@ void Dependencies::find_uses(const Block& block, const Instruction& instruction)
 void Dependencies::order_uses(Flight& flight, size_t first) {
   if (flight.uses <= kMany || flight.ordered) return;
   const auto begin = uses_.begin() + static_cast<int64_t>(first), end = begin + flight.uses;
-  std::stable_sort(begin, end, [](const Use& a, const Use& b) { return a.slice.value < b.slice.value; });
+  const auto by_value = [](const Use& a, const Use& b) { return a.slice.value < b.slice.value; };
+  if (!std::is_sorted(begin, end, by_value)) std::stable_sort(begin, end, by_value);
   const size_t kept = unite_alike({uses_.data() + first, flight.uses});
   uses_.erase(begin + static_cast<int64_t>(kept), end);
   flight.uses = static_cast<uint32_t>(kept);
@@ -151,13 +152,24 @@ void Dependencies::remove_due() {
 }
 
 uint64_t Dependencies::issue(const Block& block, const Instruction& exchange) {
-  const uint32_t uses = exchange.sources + exchange.targets;
   Values values = values_of(block, exchange);
-  if (uses == 0) values = {~uint64_t{0}, ~uint64_t{0}};  // so that a wait finds it
-  flights_.push_back({issued_, values, uses, exchange.lane, false, false});
+  const size_t parts = size_t{exchange.sources} + exchange.targets;
+  if (parts == 0) values = {~uint64_t{0}, ~uint64_t{0}};  // so that a wait finds it
   in_flight_.add(values);
-  for (const Part& part : block.outgoing(exchange)) uses_.push_back({part.slice, false});
-  for (const Part& part : block.incoming(exchange)) uses_.push_back({part.slice, true});
+  const auto put = [&](std::vector<Use>& uses) {
+    for (const Part& part : block.outgoing(exchange)) uses.push_back({part.slice, false});
+    for (const Part& part : block.incoming(exchange)) uses.push_back({part.slice, true});
+  };
+  const size_t before = uses_.size();
+  if (parts > kMany) {  // thousands of ranks may have thousands in flight each
+    std::vector<Use> all;
+    all.reserve(parts);
+    put(all);
+    uses_.insert(uses_.end(), all.begin(), all.begin() + static_cast<int64_t>(unite_alike(all)));
+  } else {
+    put(uses_);
+  }
+  flights_.push_back({issued_, values, static_cast<uint32_t>(uses_.size() - before), exchange.lane, false, false});
   return issued_++;
 }
 

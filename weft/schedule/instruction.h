@@ -55,7 +55,9 @@ enum class Op : uint8_t {
   summarise,  // keys -> targets (state) and/or (transition) of the run
   compose,    // sources (two of a kind, of runs that follow one another, the earlier first) -> targets (of the joined
               // run). Bundles, where the layer has transitions: for states the later run's transition, for dstates
-              // the earlier one's; none for transitions
+              // the earlier one's; none for transitions. Or sources (some pieces of a value in pieces) -> targets (of
+              // all of them): from the first on, for dstates from the last; bundles (transitions of all others, in
+              // pieces too)
   scan,       // queries, keys, bundles (state that enters the run, where one does) -> targets (out): added; (state that
               // leaves the run)
   apply_state,  // queries, keys, bundles (state that enters the run) -> targets (out): what it changes, added; with a
@@ -68,7 +70,8 @@ enum class Op : uint8_t {
 inline constexpr int kOpCount = 26;
 const char* name_of(Op op);
 
-// Rows of a slice in memory and in messages: one for each token, but a run of tokens has one state.
+// Rows of a slice in messages: one for each token, but a run of tokens has one state. In memory too, but for values in
+// pieces.
 inline int64_t rows_of(const SetPool& pool, const Slice& slice) {
   return (slice.fields & kStateFields).empty() ? pool.size(slice.tokens) : 1;
 }

@@ -163,8 +163,8 @@ class ProgramReader {
         const auto [op, step, value, form, fields, tokens, heads] =
             values_.members(id, {"op", "step", "value", "form", "fields", "tokens", "heads"});
         set_step(step);
-        instruction_.form = static_cast<Form>(
-            values_.choice(form, "form", 2, [](int i) { return std::string_view(i == 0 ? "whole" : "accumulating"); }));
+        instruction_.form = static_cast<Form>(values_.choice(
+            form, "form", kFormCount, [](int i) { return std::string_view(name_of(static_cast<Form>(i))); }));
         return born({birth(value).id, set(tokens), set(heads), fields_of(fields)}, value);
       }
       case Op::input: {

@@ -176,7 +176,9 @@ class JsonWriter {
     switch (i.op) {
       case Op::create:
         value(block.targets(i)[0]);
-        text(i.form == Form::whole ? ", \"form\": \"whole\"" : ", \"form\": \"accumulating\"");
+        text(", \"form\": \"");
+        text(name_of(i.form));
+        text("\"");
         rows(block.targets(i)[0]);
         break;
       case Op::input:

@@ -74,9 +74,7 @@ std::string print(const Problem& problem, const SetPool& pool, ValueNumbers& num
 
   const std::string name = name_of(instruction.op);
   switch (instruction.op) {
-    case Op::create:
-      return name + " " + list(block.targets(instruction)) +
-             (instruction.form == Form::whole ? ", whole" : ", accumulating");
+    case Op::create: return name + " " + list(block.targets(instruction)) + ", " + name_of(instruction.form);
     case Op::input: return name + " " + list(block.targets(instruction));
     case Op::drop:
     case Op::result: return name + " " + list(block.sources(instruction));

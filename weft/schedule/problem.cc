@@ -53,6 +53,11 @@ void require(bool fine, const std::string& message) {
 
 const char* name_of(Field field) { return kNames[static_cast<int>(field)]; }
 
+const char* name_of(Form form) {
+  static constexpr const char* kForms[kFormCount] = {"whole", "accumulating", "pieces"};
+  return kForms[static_cast<int>(form)];
+}
+
 Field gradient_of(Field input) {
   switch (input) {
     case Field::q: return Field::dq;

@@ -105,7 +105,7 @@ inline constexpr Fields kQueryFields =
 inline constexpr Fields kKeyInputs = Field::k | Field::v | Field::g | Field::beta | Field::a | Field::b;
 inline constexpr Fields kKeyGradients = Field::dk | Field::dv | Field::dg | Field::dbeta | Field::da | Field::db;
 inline constexpr Fields kKeyFields = kKeyInputs | kKeyGradients | kFirstTokenFields;
-// Of a run of tokens, not of each; a value holds one of these by itself, always whole, and is named with its whole run.
+// Of a run of tokens, not of each; a value holds one of these by itself, and is named with its whole run.
 inline constexpr Fields kStateFields = Field::state | Field::dstate | Field::transition;
 
 const char* name_of(Field field);
@@ -117,14 +117,18 @@ std::string to_string(Fields fields);  // "k+v"
 enum class Form : uint8_t {
   whole,         // each element is *the* element of its tensor, written once
   accumulating,  // born as the identity, contributions are added or merged until `finish` makes it whole
+  pieces,        // states of the pieces of a run (pieces.h), each written once, by receipt, and joined by `compose`
 };
+inline constexpr int kFormCount = 3;
+const char* name_of(Form form);
 
 // Whether a value of this form can hold these fields: of one side, and as sums only what is summed.
 constexpr bool may_hold(Form form, Fields fields) {
   if (!(fields & kStateFields).empty()) {
-    return form == Form::whole &&
+    return form != Form::accumulating &&
            (fields == Fields(Field::state) || fields == Fields(Field::dstate) || fields == Fields(Field::transition));
   }
+  if (form == Form::pieces) return false;
   if (!(fields & kDocumentFields).empty()) {
     const bool one = fields == Fields(Field::initial_state) || fields == Fields(Field::dinitial_state) ||
                      fields == Fields(Field::final_state) || fields == Fields(Field::dfinal_state);

@@ -14,7 +14,9 @@ void RankRun::issue(const Instruction& i) {
   const auto pend = [&](std::span<const Part> parts, std::vector<PendingMessage>& messages) {
     for_each_message(parts, [&](int peer, std::span<const Part> message) {
       if (peer == rank_ || peer < 0 || peer >= problem_.ranks()) return;
-      messages.push_back({peer, message, false});
+      messages.push_back({.peer = peer,
+                          .first = static_cast<uint32_t>(message.data() - block_.parts.data()),
+                          .count = static_cast<uint32_t>(message.size()) & 0x7fffffff});
       ++unmatched;
     });
   };
@@ -26,7 +28,7 @@ void RankRun::issue(const Instruction& i) {
     ++report_.messages;
     report_.messages_backward += backward_;
     const int64_t sent_before_it = report_.bytes_sent;
-    for (const Part& part : message.parts) {
+    for (const Part& part : parts_of(message)) {
       const size_t id = static_cast<size_t>(part.slice.value);
       const Form form = id < values_.size() ? values_[id].form : Form::whole;
       report_.bytes_sent += bytes_of_message(part.slice, form);
@@ -94,7 +96,7 @@ void RankRun::check_exchange(const Instruction& i) {
     check_part(part, "to");
     ValueState* value = find(part.slice, "exchange: send");
     if (!value) continue;
-    if (value->form == Form::whole) {
+    if (value->form != Form::accumulating) {
       is_whole(*value, part.slice, "exchange: send", part.slice.fields);
     } else if (is_sum(*value, part.slice, "exchange: send")) {
       if (accumulators.empty() || accumulators.back() != part.slice.value) accumulators.push_back(part.slice.value);
@@ -105,12 +107,13 @@ void RankRun::check_exchange(const Instruction& i) {
     ValueState* value = find(part.slice, "exchange: receive");
     if (!value) continue;
     const bool partial = part.slice.fields == (Field::out | Field::lse);
-    if (part.combine != Combine::copy && (value->form == Form::whole || partial != (part.combine == Combine::merge))) {
-      note("operand", std::string("exchange: ") + name_of(part.combine) + " of " +
-                          (value->form == Form::whole ? "whole " : "") + to_string(part.slice.fields) +
-                          "; partial results merge, sums add, whole values are copied");
+    const bool sums = value->form == Form::accumulating;
+    if (part.combine != Combine::copy && (!sums || partial != (part.combine == Combine::merge))) {
+      note("operand", std::string("exchange: ") + name_of(part.combine) + " of " + (sums ? "" : "whole ") +
+                          to_string(part.slice.fields) + "; partial results merge, sums add, whole values are copied");
     }
-    if (value->form == Form::accumulating) {
+    if (value->form == Form::pieces) is_one_piece(*value, part.slice);
+    if (sums) {
       is_sum(*value, part.slice, "exchange: receive");
       if (part.combine == Combine::copy) check_copy(part, in);
     }
@@ -169,9 +172,8 @@ void RankRun::receive(RankRun& sender, std::span<const Part> sent, std::span<con
     if (a >= sender.values_.size() || b >= values_.size()) continue;
     ValueState &source = sender.values_[a], &target = values_[b];
     if (!source.exists || !target.exists) continue;
-    if (source.form != target.form) {
-      note("message", "rank " + std::to_string(sender.rank_) + " sends " +
-                          (source.form == Form::whole ? "whole " : "accumulating ") + describe(from) +
+    if ((source.form == Form::accumulating) != (target.form == Form::accumulating)) {
+      note("message", "rank " + std::to_string(sender.rank_) + " sends " + name_of(source.form) + " " + describe(from) +
                           ", but it is received as the other form");
       continue;
     }
@@ -203,7 +205,7 @@ void RankRun::complete_exchange() {
   if (!sent.empty() || !expected.empty()) receive(*this, sent, expected, pool_);
   for (const Part& part : block_.incoming(i)) {
     const size_t id = static_cast<size_t>(part.slice.value);
-    if (id >= values_.size() || !values_[id].exists || values_[id].form != Form::whole) continue;
+    if (id >= values_.size() || !values_[id].exists || values_[id].form == Form::accumulating) continue;
     if (!values_[id].defined.define(pool_, part.slice, values_[id].all)) {
       note("lifetime", describe(part.slice) + " is received, but was written before");
     }

@@ -20,8 +20,10 @@ bool lies_in(const IntervalSet& set, int64_t size) { return set.hull().begin >= 
 
 }  // namespace
 
-RankRun::RankRun(const Schedule& schedule, int rank, SetPool& pool, std::function<void(Finding)> note, Trace* trace)
+RankRun::RankRun(const Schedule& schedule, int rank, const Pieces& pieces, SetPool& pool,
+                 std::function<void(Finding)> note, Trace* trace)
     : problem_(schedule.problem()),
+      pieces_(pieces),
       pool_(pool),
       rank_(rank),
       note_(std::move(note)),
@@ -121,8 +123,8 @@ RankRun::ValueState* RankRun::note_outside(const Slice& slice, const char* role)
 bool RankRun::is_whole(const ValueState& value, const Slice& slice, const char* role, Fields needed) {
   if (value.form != Form::whole || !slice.fields.includes(needed)) {
     note("operand", std::string(role) + " needs whole " + to_string(needed) + ", but value " +
-                        std::to_string(static_cast<size_t>(slice.value)) + " is " +
-                        (value.form == Form::whole ? "whole " : "accumulating ") + to_string(slice.fields));
+                        std::to_string(static_cast<size_t>(slice.value)) + " is " + name_of(value.form) + " " +
+                        to_string(slice.fields));
     return false;
   }
   // A slice that was found lies inside of its value.
@@ -176,6 +178,7 @@ void RankRun::create(const Instruction& i) {
     if (!may_hold(form, slice.fields)) {
       return note("operand", "a value cannot hold " + to_string(slice.fields) +
                                  (form == Form::accumulating            ? " as sums"
+                                  : form == Form::pieces                ? " in pieces"
                                   : kScoreFields.includes(slice.fields) ? " as a whole"
                                                                         : " together"));
     }
@@ -205,9 +208,10 @@ void RankRun::create(const Instruction& i) {
     value.defined.clear();
     value.contributions.clear();
     value.readers.clear();
+    const int64_t rows = form == Form::pieces ? pieces_.count(pool_[slice.tokens].hull()) : rows_of(pool_, slice);
     value.bytes = kScoreFields.includes(slice.fields)
                       ? bytes_of_scores(slice)
-                      : rows_of(pool_, slice) * pool_.size(slice.heads) * problem_.bytes_per_row(slice.fields, form);
+                      : rows * pool_.size(slice.heads) * problem_.bytes_per_row(slice.fields, form);
     add_live(value.bytes);
     if (i.op != Op::input) continue;
     const Fields given = problem_.inputs_of(backward_);

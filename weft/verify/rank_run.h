@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "weft/schedule/dependencies.h"
+#include "weft/schedule/pieces.h"
 #include "weft/schedule/schedule.h"
 #include "weft/verify/content.h"
 #include "weft/verify/trace.h"
@@ -18,11 +19,12 @@
 
 namespace weft::verify_internal {
 
-// One message of the exchange at which a rank is blocked.
+// One message of the exchange at which a rank is blocked. All ranks may be blocked with thousands: short ones count.
 struct PendingMessage {
   int peer = 0;
-  std::span<const Part> parts;
-  bool matched = false;
+  uint32_t first = 0;  // part of the block
+  uint32_t count : 31 = 0;
+  uint32_t matched : 1 = false;
 };
 
 // Bytes of a row on the wire, remembered for the fields that messages had last: a program sends a few kinds.
@@ -46,7 +48,8 @@ class WireBytes {
 class RankRun {
  public:
   // `note` receives what is wrong; `trace` follows one contribution, or is null.
-  RankRun(const Schedule& schedule, int rank, SetPool& pool, std::function<void(Finding)> note, Trace* trace);
+  RankRun(const Schedule& schedule, int rank, const Pieces& pieces, SetPool& pool, std::function<void(Finding)> note,
+          Trace* trace);
 
   // Runs until the next exchange with a message, or to the end. Returns false at the end.
   bool run();
@@ -55,6 +58,9 @@ class RankRun {
   // ---- while blocked at an exchange
   std::vector<PendingMessage>& outgoing() { return outgoing_; }
   std::vector<PendingMessage>& incoming() { return incoming_; }
+  std::span<const Part> parts_of(const PendingMessage& message) const {
+    return block_.parts.subspan(message.first, message.count);
+  }
   int unmatched = 0;  // messages of the exchange that have not met their other end
   // Moves what `sender` sends in these parts into this rank's parts, after comparing them. Part by part. `sets` is the
   // pool of the thread that calls, which need not be the one that runs this rank.
@@ -158,7 +164,6 @@ class RankRun {
   };
   void execute_states(const Instruction& i);
   void summarise(const Instruction& i);
-  void compose(const Instruction& i);
   void scan(const Instruction& i);
   void apply_state(const Instruction& i);
   void summarise_backward(const Instruction& i);
@@ -179,6 +184,14 @@ class RankRun {
   bool check_sums(const Instruction& i, Fields wanted, Fields gives = {});
   void gain(const Instruction& i, Fields fields, const TokenRun& run, const IntervalSet& tokens, const char* verb);
   void define_state(const Slice& target, const char* verb);
+
+  // ---- rank_compose.cc
+  void compose(const Instruction& i);
+  void compose_two(const Instruction& i, const Slice& earlier, const Slice& later, const Slice& target);
+  void compose_pieces(const Instruction& i, const Slice& source, const Slice& target);
+  bool are_pieces(const Slice& slice, const char* role);
+  // Whether pieces of a value in pieces that is sent to arrive whole.
+  bool is_one_piece(const ValueState& value, const Slice& slice);
 
   // ---- rank_both_ways.cc
   bool has_one_document(const Instruction& i, Range tokens);
@@ -207,11 +220,17 @@ class RankRun {
     const size_t id = static_cast<size_t>(slice.value);
     if (id >= values_.size() || !values_[id].exists) return note_no_value(slice, role);
     ValueState& value = values_[id];
-    const bool inside = !slice.fields.empty() && value.all.fields.includes(slice.fields) &&
-                        pool_.includes(value.all.tokens, slice.tokens) &&
-                        pool_.includes(value.all.heads, slice.heads) &&
-                        ((slice.fields & kStateFields).empty() || slice.tokens == value.all.tokens);
+    const bool inside =
+        !slice.fields.empty() && value.all.fields.includes(slice.fields) && has_tokens(value, slice.tokens) &&
+        pool_.includes(value.all.heads, slice.heads) &&
+        ((slice.fields & kStateFields).empty() || slice.tokens == value.all.tokens || value.form == Form::pieces);
     return inside ? &value : note_outside(slice, role);
+  }
+  bool has_tokens(const ValueState& value, SetId tokens) {
+    // Each rank has a run of pieces of its own, so that nothing is asked twice, which is what the pool is good at.
+    if (value.form != Form::pieces) return pool_.includes(value.all.tokens, tokens);
+    const Range run = pool_[value.all.tokens].hull(), part = pool_[tokens].hull();
+    return part.begin >= run.begin && part.end <= run.end;
   }
   ValueState* note_no_value(const Slice& slice, const char* role);
   ValueState* note_outside(const Slice& slice, const char* role);
@@ -241,6 +260,7 @@ class RankRun {
   void check_results();
 
   const Problem& problem_;
+  const Pieces& pieces_;
   SetPool& pool_;
   int rank_;
   std::function<void(Finding)> note_;

@@ -189,40 +189,6 @@ void RankRun::summarise(const Instruction& i) {
   }
 }
 
-void RankRun::compose(const Instruction& i) {
-  const auto sources = block_.sources(i), targets = block_.targets(i);
-  const bool alike = sources.size() == 2 && targets.size() == 1 && sources[0].fields == targets[0].fields &&
-                     sources[1].fields == targets[0].fields && kStateFields.includes(targets[0].fields);
-  if (!alike) return note("operand", "compose takes two states, dstates or transitions and gives one");
-  const Slice &earlier = sources[0], &later = sources[1], &target = targets[0];
-  for (const Slice& source : sources) {
-    if (!is_whole(source, "compose: source", source.fields)) return;
-    if (source.heads != target.heads) {
-      return note("operand", "compose of different heads: " + describe(source) + " and " + describe(target));
-    }
-  }
-  if (pool_[earlier.tokens].hull().end != pool_[later.tokens].hull().begin ||
-      pool_.unite(earlier.tokens, later.tokens) != target.tokens) {
-    return note("coverage", "compose of " + to_string(pool_[earlier.tokens]) + " and " +
-                                to_string(pool_[later.tokens]) + " into " + to_string(pool_[target.tokens]) +
-                                ": runs that follow one another, the earlier first, give the joined run");
-  }
-  if (!has_one_document(i, pool_[target.tokens].hull())) return;
-  const bool needs_transition = has_transition(problem_.layer) && target.fields != Fields(Field::transition);
-  if (!has_only_bundles(i, needs_transition ? Fields(Field::transition) : Fields())) return;
-  if (needs_transition) {
-    bool wrong = false;
-    const Slice* transition = bundle_of_run(i, Field::transition, {target.tokens, target.heads, {}}, wrong);
-    if (wrong) return;
-    const Slice& passed = target.fields == Fields(Field::state) ? later : earlier;
-    if (!transition || transition->tokens != passed.tokens) {
-      return note("operand", "compose of " + to_string(target.fields) + " needs the transition of " +
-                                 to_string(pool_[passed.tokens]));
-    }
-  }
-  define_state(target, "composed");
-}
-
 void RankRun::summarise_backward(const Instruction& i) {
   TokenRun run;
   if (!find_run(i, true, run) || !takes_keys_alone(i) || !has_dout(i, run)) return;

@@ -7,11 +7,20 @@ namespace weft::verify_internal {
 namespace {
 
 constexpr int kLooks = 4096;  // some microseconds
+constexpr int kMany = 64;     // messages of one exchange
+constexpr int kTile = 32;     // ranks whose messages with as many others stay in the cache
 
 // The message among `messages` to or from a peer that has not been matched, or null.
 PendingMessage* find(std::vector<PendingMessage>& messages, int peer) {
-  const auto found = std::lower_bound(messages.begin(), messages.end(), peer,
-                                      [](const PendingMessage& message, int p) { return message.peer < p; });
+  auto found = messages.begin();
+  const int64_t guess = messages.empty() ? 0 : int64_t{peer} - messages.front().peer;  // there, if none is left out
+  if (guess >= 0 && guess < static_cast<int64_t>(messages.size()) &&
+      messages[static_cast<size_t>(guess)].peer == peer) {
+    found += guess;
+  } else {
+    found = std::lower_bound(messages.begin(), messages.end(), peer,
+                             [](const PendingMessage& message, int p) { return message.peer < p; });
+  }
   return found != messages.end() && found->peer == peer && !found->matched ? &*found : nullptr;
 }
 
@@ -47,6 +56,7 @@ Scheduler::Scheduler(const Schedule& schedule, const VerifyOptions& options, con
     : schedule_(schedule),
       options_(options),
       max_problems_(running.max_problems),
+      pieces_(schedule.problem()),
       shared_(static_cast<size_t>(schedule.ranks())) {
   const auto table = std::make_shared<SetTable>();
   for (int i = 0; i < running.threads; ++i) {
@@ -55,7 +65,7 @@ Scheduler::Scheduler(const Schedule& schedule, const VerifyOptions& options, con
   for (int rank = 0; rank < schedule.ranks(); ++rank) {
     Worker& worker = worker_of(rank);
     ranks_.push_back(std::make_unique<RankRun>(
-        schedule, rank, worker.sets, [this](Finding finding) { note(std::move(finding)); }, running.trace));
+        schedule, rank, pieces_, worker.sets, [this](Finding finding) { note(std::move(finding)); }, running.trace));
     worker.ready.begin(rank);
   }
 }
@@ -113,7 +123,7 @@ void Scheduler::work(Worker& me) {
     if (reports && options_.stop && turn++ % 256 == 0) options_.stop->poll();
     if (run_of(rank).run()) {
       me.ready.ended(run_of(rank).unmatched);
-      match(run_of(rank), me);
+      meet(run_of(rank), me);
       continue;
     }
     ++finished_;
@@ -125,7 +135,12 @@ int Scheduler::next(Worker& me) {
   if (stopping_.load(std::memory_order_relaxed)) return -1;
   open_mail(me);
   while (true) {
-    if (const int rank = me.ready.pop(); rank >= 0 || threads() == 1) return rank;
+    if (const int rank = me.ready.pop(); rank >= 0) return rank;
+    if (!me.gathering.empty()) {
+      match_gathering(me);
+      continue;
+    }
+    if (threads() == 1) return -1;
     bool found = false;
     for (int i = 0; i < kLooks && !found; ++i) found = open_mail(me);  // most mail comes soon
     if (!found && !sleep(me)) return -1;
@@ -156,32 +171,64 @@ bool Scheduler::sleep(Worker& me) {
   return !stopping_;
 }
 
-void Scheduler::match(RankRun& rank, Worker& me) {
+void Scheduler::meet(RankRun& rank, Worker& me) {
   // From here on others may match with it. The order of this store and of the look at the peer makes sure that of two
   // ranks that block at the same time at least one sees the other.
   shared_[static_cast<size_t>(rank.rank())].blocked = true;
-  match(rank, rank.outgoing(), true, me);
-  match(rank, rank.incoming(), false, me);
+  if (rank.unmatched > kMany) {
+    me.gathering.push_back(rank.rank());
+    return;
+  }
+  for (PendingMessage& message : rank.outgoing()) match(rank, message, true, me);
+  for (PendingMessage& message : rank.incoming()) match(rank, message, false, me);
 }
 
-void Scheduler::match(RankRun& rank, std::vector<PendingMessage>& messages, bool sends, Worker& me) {
-  for (PendingMessage& message : messages) {
-    Shared& there = shared_[static_cast<size_t>(message.peer)];
-    if (!there.blocked) continue;
-    const PairLock lock(threads() > 1, shared_[static_cast<size_t>(rank.rank())], there);
-    if (message.matched || !there.blocked) continue;
-    RankRun& peer = run_of(message.peer);
-    PendingMessage* other = find(sends ? peer.incoming() : peer.outgoing(), rank.rank());
-    if (!other) continue;
-    message.matched = other->matched = true;
-    if (sends) {
-      peer.receive(rank, message.parts, other->parts, me.sets);
-    } else {
-      rank.receive(peer, other->parts, message.parts, me.sets);
+// Ranks that all wait for thousands of others touch all that these wait with. A few ranks with a few others at a time find it
+// in the cache.
+void Scheduler::match_gathering(Worker& me) {
+  std::vector<int> ranks;
+  ranks.swap(me.gathering);
+  std::sort(ranks.begin(), ranks.end());
+  std::vector<bool> among(static_cast<size_t>(schedule_.ranks()));
+  for (const int rank : ranks) among[static_cast<size_t>(rank)] = true;
+  struct Places {
+    size_t out = 0, in = 0;  // next to look at
+  };
+  const auto up_to = [&](RankRun& rank, bool sends, int end, size_t& next) {
+    std::vector<PendingMessage>& messages = sends ? rank.outgoing() : rank.incoming();
+    for (; next < messages.size() && messages[next].peer < end; ++next) {
+      // What one of these ranks sends another is met as it is sent.
+      if (sends || !among[static_cast<size_t>(messages[next].peer)]) match(rank, messages[next], sends, me);
     }
-    settle(peer, me);
-    settle(rank, me);
+  };
+  for (size_t first = 0; first < ranks.size(); first += kTile) {
+    const std::span<const int> some(ranks.data() + first, std::min<size_t>(kTile, ranks.size() - first));
+    std::vector<Places> next(some.size());
+    for (int end = kTile; end < schedule_.ranks() + kTile; end += kTile) {
+      for (size_t n = 0; n < some.size(); ++n) {
+        up_to(run_of(some[n]), true, end, next[n].out);
+        up_to(run_of(some[n]), false, end, next[n].in);
+      }
+    }
   }
+}
+
+void Scheduler::match(RankRun& rank, PendingMessage& message, bool sends, Worker& me) {
+  Shared& there = shared_[static_cast<size_t>(message.peer)];
+  if (!there.blocked) return;
+  const PairLock lock(threads() > 1, shared_[static_cast<size_t>(rank.rank())], there);
+  if (message.matched || !there.blocked) return;
+  RankRun& peer = run_of(message.peer);
+  PendingMessage* other = find(sends ? peer.incoming() : peer.outgoing(), rank.rank());
+  if (!other) return;
+  message.matched = other->matched = true;
+  if (sends) {
+    peer.receive(rank, rank.parts_of(message), peer.parts_of(*other), me.sets);
+  } else {
+    rank.receive(peer, peer.parts_of(*other), rank.parts_of(message), me.sets);
+  }
+  settle(peer, me);
+  settle(rank, me);
 }
 
 void Scheduler::settle(RankRun& rank, Worker& me) {

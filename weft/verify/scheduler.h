@@ -36,6 +36,7 @@ class Scheduler {
     Worker(std::shared_ptr<SetTable> table, Order order, int ranks) : sets(std::move(table)), ready(order, ranks) {}
     SetPool sets;
     Ready ready;
+    std::vector<int> gathering;  // its blocked ranks with many messages, which nobody has looked at yet
     // Ranks of this worker that others have freed.
     std::mutex mail;
     std::vector<int> freed;  // under mail
@@ -69,8 +70,10 @@ class Scheduler {
   // Waits for mail. False at the end.
   bool sleep(Worker& me);
   void stop();
-  void match(RankRun& rank, Worker& me);
-  void match(RankRun& rank, std::vector<PendingMessage>& messages, bool sends, Worker& me);
+  // A rank has blocked: its messages are matched now, or if they are many with those of others, later.
+  void meet(RankRun& rank, Worker& me);
+  void match_gathering(Worker& me);
+  void match(RankRun& rank, PendingMessage& message, bool sends, Worker& me);
   // One message of a blocked rank has met its other end.
   void settle(RankRun& rank, Worker& me);
   void report_deadlock();
@@ -78,6 +81,7 @@ class Scheduler {
   const Schedule& schedule_;
   const VerifyOptions& options_;
   const int max_problems_;
+  const Pieces pieces_;
   Report report_;
   std::vector<std::unique_ptr<Worker>> workers_;  // outlive the ranks, which use their pools
   std::vector<std::unique_ptr<RankRun>> ranks_;

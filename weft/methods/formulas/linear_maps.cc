@@ -10,32 +10,28 @@ struct GatherWalk {
   const LinearShares& shares;
   int64_t behind, ahead;
 
-  Ledger::Id compose(Ledger::Id near, Ledger::Id far, Ledger::Id transition) {
-    Ledger::Id joined = ledger.make(shares.size.states());
-    ledger.use({near, far, transition}, {joined});
-    return joined;
-  }
-  // The maps of all fragments behind, the farthest first, which alone has no transition.
-  std::vector<std::pair<Ledger::Id, Ledger::Id>> exchange(const RankMaps& mine) {
-    std::vector<std::pair<Ledger::Id, Ledger::Id>> maps;
-    std::vector<Ledger::In> in;
-    for (int64_t n = 0; n < behind; ++n) {
-      maps.emplace_back(ledger.make(shares.size.states()), n == 0 ? 0 : ledger.make(shares.size.transitions()));
-      in.push_back({maps.back().first, shares.size.states()});
-      in.push_back({maps.back().second, shares.size.transitions()});
-    }
-    const Ledger::Out out[] = {{mine.own, ahead * shares.size.states(), 0, static_cast<int>(ahead)},
-                               {mine.transition, ahead * shares.size.transitions(), 0, 0}};
+  // The states of all fragments behind, and the transitions of all but the farthest: a value each.
+  struct Maps {
+    Ledger::Id states, transitions;
+  };
+  Maps exchange(const RankMaps& mine) {
+    const int64_t state = shares.size.states(), transition = shares.size.transitions();
+    const int64_t passed = std::max<int64_t>(0, behind - 1) * transition;
+    const Maps maps{ledger.make(behind * state), ledger.make(passed)};
+    const Ledger::Out out[] = {{mine.own, ahead * state, 0, static_cast<int>(ahead)},
+                               {mine.transition, ahead * transition, 0, 0}};
+    const Ledger::In in[] = {{maps.states, behind * state}, {maps.transitions, passed}};
     ledger.exchange(0, out, in);
     return maps;
   }
-  Ledger::Id fold(const std::vector<std::pair<Ledger::Id, Ledger::Id>>& maps) {
+  // One by itself is what enters.
+  Ledger::Id fold(Maps& maps) {
     Ledger::Id folded = 0;
-    for (size_t n = 0; n < maps.size(); ++n) {
-      if (n == 0) continue;
-      Ledger::Id next = compose(n == 1 ? maps[0].first : folded, maps[n].first, maps[n].second);
-      if (n > 1) ledger.drop(folded);
-      folded = next;
+    if (behind == 1) {
+      std::swap(folded, maps.states);
+    } else if (behind > 1) {
+      folded = ledger.make(shares.size.states());
+      ledger.use({maps.states, maps.transitions}, {folded});
     }
     return folded;
   }
@@ -51,8 +47,7 @@ void walk_gather(Ledger& ledger, const LinearShares& shares, int64_t rank) {
     auto maps = gather.exchange(mine);
     scan_first(ledger, 0);
     mine.entering = gather.fold(maps);
-    if (before == 1) std::swap(mine.entering, maps[0].first);
-    for (auto& [state, transition] : maps) ledger.drop(state), ledger.drop(transition);
+    ledger.drop(maps.states), ledger.drop(maps.transitions);
     ledger.drop(mine.own);
     if (before > 0) scan_rest(ledger, shares, mine.entering, 0);
     tensors.finish();
@@ -64,7 +59,7 @@ void walk_gather(Ledger& ledger, const LinearShares& shares, int64_t rank) {
   GatherWalk gather{ledger, shares, after, before};
   auto maps = gather.exchange(mine);
   scan_first(ledger, mine.entering);
-  const Ledger::Id folded = after == 1 ? maps[0].first : gather.fold(maps);
+  const Ledger::Id folded = gather.fold(maps);
   if (after > 0) scan_rest(ledger, shares, folded, mine.entering);
   tensors.finish();
 }
@@ -107,8 +102,7 @@ Formula gather_state_formula(const Configuration& c) {
   if (!f.known()) return f;
   f.forward.steps = 1;
   if (c.backward) f.backward.steps = 1, f.saved_bytes = kept_maps(shares);
-  count_ranks(f, shares.ranks, false, shares.ranks,
-              [&](Ledger& ledger, int64_t rank) { walk_gather(ledger, shares, rank); });
+  count_ranks(f, shares.ranks, false, 8, [&](Ledger& ledger, int64_t rank) { walk_gather(ledger, shares, rank); });
   return f;
 }
 

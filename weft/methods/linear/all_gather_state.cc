@@ -13,7 +13,6 @@
 // parallelism of flash-linear-attention. The code released with the paper leaves out the own block or the causal mask,
 // depending on the operator; here the schedule is proved.
 #include <algorithm>
-#include <numeric>
 
 #include "weft/methods/formulas/linear.h"
 #include "weft/methods/linear/both_ways.h"
@@ -22,113 +21,110 @@
 namespace weft::methods {
 namespace {
 
-// What other ranks need of a fragment: its state or dstate, and its transition where that is passed on its way.
-struct Map {
-  int fragment = 0;
-  Value state, transition;
+// What all ranks name again and again: the tokens of what each fragment sends in a phase.
+struct GatherPlan {
+  explicit GatherPlan(SharedFragments all) : fragments(std::move(all)) {
+    for (int n = 0; n < fragments->count(); ++n) {
+      tails.emplace_back((*fragments)[n].tail);
+      heads.emplace_back((*fragments)[n].head);
+    }
+  }
+  const SharedFragments fragments;
+  std::vector<NamedSet> tails, heads;
 };
 
 // One phase's gather on one rank: towards = 1 takes from the fragments before its own, -1 from those after.
 class Gather {
  public:
-  Gather(Builder& b, const Fragments& all, int towards) : b_(b), all_(all), towards_(towards) {}
+  Gather(Builder& b, const GatherPlan& plan, int towards)
+      : b_(b), all_(*plan.fragments), sets_(towards > 0 ? plan.tails : plan.heads), towards_(towards) {}
 
-  // Fetches the maps of other ranks, and sends them those of `own`.
+  // Fetches the maps of the fragments on that side, and sends those of `own` to whom they concern.
   void exchange(const std::vector<LocalFragment>& own) {
     Exchange exchange = b_.exchange();
-    std::vector<int> needed;
     for (const LocalFragment& f : own) {
       for (const int peer : ranks_of(takers(f.number))) {
         exchange.send(peer, towards_ > 0 ? f.state : f.dstate);
         exchange.send(peer, f.transition);
       }
-      const std::vector<int> sources = others(givers(f.number));
-      needed.insert(needed.end(), sources.begin(), sources.end());
     }
-    std::sort(needed.begin(), needed.end());
-    needed.erase(std::unique(needed.begin(), needed.end()), needed.end());
-    for (const int fragment : needed) {
-      const Fragment& f = all_[fragment];
-      Map map{fragment, {}, {}};
-      map.state =
-          b_.whole(towards_ > 0 ? Field::state : Field::dstate, b_.set(towards_ > 0 ? f.tail : f.head), b_.all_heads());
-      if (f.crossed() && has_transition(b_.problem().layer)) {
-        map.transition = b_.whole(Field::transition, b_.set(f.tokens), b_.all_heads());
-      }
-      exchange.receive(f.rank, map.state);
-      exchange.receive(f.rank, map.transition);
-      maps_.push_back(std::move(map));
-    }
+    // Of two fragments of a document one needs all that the other does: that one first.
+    for (size_t n = 0; n < own.size(); ++n) make_room(own[towards_ > 0 ? own.size() - 1 - n : n]);
+    if (towards_ > 0) std::reverse(maps_.begin(), maps_.end());
+    for (const Maps& maps : maps_) receive(maps, exchange);
     exchange.issue();
   }
 
-  // The state that enters a fragment, or the gradient of the one that leaves it: all maps on that side, nearest last.
-  Value fold(const LocalFragment& to, const std::vector<LocalFragment>& own) {
-    Value folded;
-    std::vector<int> order = givers(to.number);
-    if (towards_ < 0) std::reverse(order.begin(), order.end());
-    for (const int fragment : order) {
-      const Map map = find(fragment, own);
-      if (folded.empty()) {
-        folded = map.state;
-      } else if (towards_ > 0) {
-        folded = b_.compose(folded, map.state, map.transition);
-      } else {
-        folded = b_.compose(map.state, folded, map.transition);
-      }
-    }
-    return folded;
+  // The state that enters a fragment, or the gradient of the one that leaves it: all maps on that side joined, nearest last.
+  Value fold(const LocalFragment& to) {
+    const Set run = run_of(to);
+    if (run.empty()) return {};
+    const Maps& maps = *of(run);
+    if (maps.run == run && maps.fragments.size() == 1) return maps.states;
+    return b_.compose_pieces(maps.states[run], maps.transitions[run - piece(farthest(to.number))]);
   }
 
  private:
-  std::vector<int> numbers(int begin, int end) const {
-    std::vector<int> list(static_cast<size_t>(std::max(0, end - begin)));
-    std::iota(list.begin(), list.end(), begin);
-    return list;
+  // The maps of a run that a document has on one side of a fragment: one, or in pieces.
+  struct Maps {
+    Set run;
+    Range fragments;
+    int farthest;
+    Value states, transitions;  // those of all but the farthest fragment, where they are needed
+  };
+
+  Set run_of(const LocalFragment& f) const { return towards_ > 0 ? f.before : f.after; }
+  Set piece(int fragment) { return b_.set(sets_[static_cast<size_t>(fragment)]); }
+  Range givers(int f) const { return towards_ > 0 ? Range{all_[f].first, f} : Range{f + 1, all_[f].end}; }
+  Range takers(int f) const { return towards_ > 0 ? Range{f + 1, all_[f].end} : Range{all_[f].first, f}; }
+  int farthest(int f) const { return static_cast<int>(towards_ > 0 ? givers(f).begin : givers(f).end - 1); }
+  std::vector<Maps>::const_iterator of(Set run) const {
+    return std::find_if(maps_.begin(), maps_.end(), [&](const Maps& maps) { return (run - maps.run).empty(); });
   }
-  std::vector<int> earlier(int f) const { return numbers(all_[f].first, f); }
-  std::vector<int> later(int f) const { return numbers(f + 1, all_[f].end); }
-  std::vector<int> givers(int f) const { return towards_ > 0 ? earlier(f) : later(f); }
-  std::vector<int> takers(int f) const { return towards_ > 0 ? later(f) : earlier(f); }
-  std::vector<int> others(std::vector<int> fragments) const {
-    std::erase_if(fragments, [&](int f) { return all_[f].rank == b_.rank(); });
-    return fragments;
+
+  void make_room(const LocalFragment& to) {
+    const Set run = run_of(to);
+    if (run.empty() || of(run) != maps_.end()) return;
+    const Field field = towards_ > 0 ? Field::state : Field::dstate;
+    Maps& maps = maps_.emplace_back(Maps{run, givers(to.number), farthest(to.number), {}, {}});
+    const bool one = maps.fragments.size() == 1;
+    maps.states = one ? b_.whole(field, run, b_.all_heads()) : b_.pieces(field, run, b_.all_heads());
+    if (has_transition(b_.problem().layer))
+      maps.transitions = b_.pieces(Field::transition, run - piece(maps.farthest), b_.all_heads());
   }
-  // The other ranks among the owners of these fragments, each once.
-  std::vector<int> ranks_of(const std::vector<int>& fragments) const {
+  void receive(const Maps& maps, Exchange& exchange) {
+    for (int n = static_cast<int>(maps.fragments.begin); n < maps.fragments.end; ++n) {
+      const Set tokens = piece(n);
+      exchange.receive(all_[n].rank, maps.states[tokens]);
+      if (n != maps.farthest) exchange.receive(all_[n].rank, maps.transitions[tokens]);
+    }
+  }
+  // The ranks of some fragments, each once: this one too.
+  std::vector<int> ranks_of(Range fragments) const {
     std::vector<int> ranks;
-    for (const int f : others(fragments)) ranks.push_back(all_[f].rank);
-    std::sort(ranks.begin(), ranks.end());
+    for (int64_t n = fragments.begin; n < fragments.end; ++n) ranks.push_back(all_[static_cast<int>(n)].rank);
+    if (!std::is_sorted(ranks.begin(), ranks.end())) std::sort(ranks.begin(), ranks.end());
     ranks.erase(std::unique(ranks.begin(), ranks.end()), ranks.end());
     return ranks;
-  }
-  Map find(int fragment, const std::vector<LocalFragment>& own) const {
-    for (const LocalFragment& f : own) {
-      if (f.number == fragment) return {fragment, towards_ > 0 ? f.state : f.dstate, f.transition};
-    }
-    const auto at = std::lower_bound(maps_.begin(), maps_.end(), fragment,
-                                     [](const Map& map, int number) { return map.fragment < number; });
-    return *at;
   }
 
   Builder& b_;
   const Fragments& all_;
+  const std::vector<NamedSet>& sets_;
   const int towards_;
-  std::vector<Map> maps_;  // of other ranks, by fragment
+  std::vector<Maps> maps_;
 };
 
-Steps write_gather(SharedFragments fragments, Builder& b) {
-  std::vector<LocalFragment> own = local_fragments(b, *fragments);
+Steps write_gather(std::shared_ptr<const GatherPlan> plan, Builder& b) {
+  std::vector<LocalFragment> own = local_fragments(b, *plan->fragments);
   {
     LinearPass pass(b);
     pass.begin_forward(own);
     {
-      Gather gather(b, *fragments, 1);
+      Gather gather(b, *plan, 1);
       gather.exchange(own);
       pass.scan_first(own);
-      for (LocalFragment& f : own) {
-        if (!f.before.empty()) f.entering = gather.fold(f, own);
-      }
+      for (LocalFragment& f : own) f.entering = gather.fold(f);
     }
     pass.scan_rest(own);
     pass.finish_forward();
@@ -139,11 +135,11 @@ Steps write_gather(SharedFragments fragments, Builder& b) {
   b.begin_backward();
   LinearPass pass(b);
   pass.begin_backward(own);
-  Gather gather(b, *fragments, -1);
+  Gather gather(b, *plan, -1);
   gather.exchange(own);
   pass.scan_backward_first(own);
   std::vector<Value> dstates;
-  for (const LocalFragment& f : own) dstates.push_back(gather.fold(f, own));
+  for (const LocalFragment& f : own) dstates.push_back(gather.fold(f));
   pass.scan_backward_rest(own, dstates);
   pass.finish_backward();
   co_yield Step{};
@@ -166,7 +162,8 @@ const Method all_gather_state = {
       const SharedFragments fragments = make_fragments(*problem);
       if (problem->bidirectional())
         return [fragments](int /*rank*/, Builder& b) { return write_both_ways(fragments, Sum::gathered, b); };
-      return [fragments](int /*rank*/, Builder& b) { return write_gather(fragments, b); };
+      const auto plan = std::make_shared<const GatherPlan>(fragments);
+      return [plan](int /*rank*/, Builder& b) { return write_gather(plan, b); };
     },
     .formula = [](const Configuration& c, const MethodOptions&) { return gather_state_formula(c); },
     .both_ways = true,

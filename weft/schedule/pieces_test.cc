@@ -1,0 +1,43 @@
+#include "weft/schedule/pieces.h"
+
+#include <gtest/gtest.h>
+
+namespace weft {
+namespace {
+
+// Zigzag over two ranks: 0..3, 9..12 and 3..9.
+Problem snake(Layer layer) {
+  Problem problem = self_attention(Mask::of(12, {.causal = true}), Layout::zigzag(12, 2), 1, 1, 2);
+  problem.layer = layer;
+  return problem;
+}
+
+TEST(Pieces, AreWhatShardsCut) {
+  const Pieces pieces(snake(Layer::gla));
+  EXPECT_EQ(pieces.count({0, 12}), 3);
+  EXPECT_EQ(pieces.count({1, 9}), 2);
+  EXPECT_EQ(pieces.count({1, 10}), 3);
+  EXPECT_EQ(pieces.count({4, 5}), 1);
+  EXPECT_EQ(pieces.number({1, 10}, 1), 0);
+  EXPECT_EQ(pieces.number({1, 10}, 3), 1);
+  EXPECT_EQ(pieces.number({1, 10}, 9), 2);
+  EXPECT_EQ(pieces.holding({1, 10}, 2), (Range{1, 3}));
+  EXPECT_EQ(pieces.holding({1, 10}, 8), (Range{3, 9}));
+  EXPECT_EQ(pieces.holding({1, 10}, 9), (Range{9, 10}));
+}
+
+TEST(Pieces, WholeOnesBeginAndEndAtCuts) {
+  const Pieces pieces(snake(Layer::gla));
+  EXPECT_TRUE(pieces.are_whole({1, 3}, {1, 10}));
+  EXPECT_TRUE(pieces.are_whole({3, 10}, {1, 10}));
+  EXPECT_FALSE(pieces.are_whole({2, 3}, {1, 10}));
+  EXPECT_FALSE(pieces.are_whole({3, 8}, {1, 10}));
+  EXPECT_FALSE(pieces.are_whole({0, 3}, {1, 10}));
+  EXPECT_FALSE(pieces.are_whole({9, 12}, {1, 10}));
+  EXPECT_FALSE(pieces.are_whole({}, {1, 10}));
+}
+
+TEST(Pieces, AttentionHasNone) { EXPECT_EQ(Pieces(snake(Layer::softmax)).count({0, 12}), 1); }
+
+}  // namespace
+}  // namespace weft
