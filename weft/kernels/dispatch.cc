@@ -132,6 +132,16 @@ constexpr Path kPaths[] = {
 #endif
 };
 
+// Asked once: in a virtual machine each question may cost microseconds, and every operation asks for its kernels.
+bool is_available(const Path& path) {
+  static const std::vector<bool> available = [] {
+    std::vector<bool> all;
+    for (const Path& each : kPaths) all.push_back(each.available());
+    return all;
+  }();
+  return available[static_cast<size_t>(&path - kPaths)];
+}
+
 std::string joined(const std::vector<std::string_view>& names) {
   std::string text;
   for (std::string_view name : names) {
@@ -165,7 +175,7 @@ std::vector<std::string_view> available_cpu_paths() {
   std::vector<std::string_view> names;
   for (const bool by_name : {true, false}) {
     for (const Path& path : kPaths) {
-      if (path.available() && path.only_by_name() == by_name) names.push_back(path.name);
+      if (is_available(path) && path.only_by_name() == by_name) names.push_back(path.name);
     }
   }
   return names;
@@ -182,7 +192,7 @@ bool has_fast_bf16() {
 const KernelSet& cpu_kernels(std::string_view path) {
   for (const Path& known : kPaths) {
     if (known.name != path) continue;
-    if (known.available()) return kernels_of(known);
+    if (is_available(known)) return kernels_of(known);
     throw Error(ErrorCode::usage, "this processor lacks the instructions of kernel path '" + std::string(path) +
                                       "'; it has " + joined(available_cpu_paths()) +
                                       "; set WEFT_KERNEL to one of these, or leave it unset");
@@ -196,7 +206,8 @@ const KernelSet& cpu_kernels() {
   const char* forced = std::getenv("WEFT_KERNEL");
   if (forced && std::string_view(forced) == "reference") return reference_kernels();
   if (forced && *forced) return cpu_kernels(forced);
-  return cpu_kernels(available_cpu_paths().back());
+  static const KernelSet& best = cpu_kernels(available_cpu_paths().back());
+  return best;
 }
 
 }  // namespace weft::kernels
