@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "weft/kernels/testing.h"
+#include "weft/kernels/testing_tiles.h"
 
 namespace weft::kernels {
 namespace {
@@ -17,8 +18,8 @@ bool seen(const AttentionCase& c, int64_t q, int64_t k) {
   return false;
 }
 
-// Two query heads on one kv head; documents, a window and a causal corner, so that most tiles have edges. Blocks of 50 to 63
-// rows are left to the kernels of short blocks, those `longer` times as long are not.
+// Two query heads on one kv head; documents, a window and a causal corner, so that most tiles have edges; of 120 rows, or
+// `longer` times as many.
 AttentionCase masked_case(DType type, int64_t longer) {
   AttentionCase c = random_case(900, {.type = type, .dim = 24, .dim_v = 40, .max_rows = 10});
   Random random(901);
@@ -74,19 +75,25 @@ void expect_contained(const Field& actual, const Field& clean, int64_t head, con
   }
 }
 
-// Of short blocks, and of blocks that are cut into tiles by every path.
 struct NonFiniteInputs {
   DType type;
   int64_t longer;
-  double bound;  // of bf16: where something is not finite some paths multiply in fp32 what they else do in bf16
+  bool in_tiles;  // whatever the path would do
+  double bound;   // of bf16: where something is not finite some paths multiply in fp32 what they else do in bf16
 };
 constexpr NonFiniteInputs kNonFiniteInputs[] = {
-    {DType::fp32, 1, 20 * kBound}, {DType::fp32, 7, 20 * kBound}, {DType::bf16, 3, 0x1p-4}};
+    {DType::fp32, 1, false, 20 * kBound}, {DType::fp32, 3, true, 20 * kBound}, {DType::bf16, 3, false, 0x1p-4}};
 
 class NonFinite : public testing::TestWithParam<std::tuple<std::string_view, NonFiniteInputs>> {
  protected:
-  const KernelSet& kernels() const { return cpu_kernels(std::get<0>(GetParam())); }
+  std::string_view path() const { return std::get<0>(GetParam()); }
   const NonFiniteInputs& inputs() const { return std::get<1>(GetParam()); }
+  void attend(const AttendArgs& args) const {
+    inputs().in_tiles ? attend_in_tiles(path(), args) : cpu_kernels(path()).attend(args);
+  }
+  void attend_backward(const AttendBackwardArgs& args) const {
+    inputs().in_tiles ? attend_backward_in_tiles(path(), args) : cpu_kernels(path()).attend_backward(args);
+  }
 };
 std::string name_of_case(const testing::TestParamInfo<NonFinite::ParamType>& param_info) {
   const auto& [path, in] = param_info.param;
@@ -100,7 +107,7 @@ INSTANTIATE_TEST_SUITE_P(All, NonFinite,
 TEST_P(NonFinite, ForwardKeepsItInItsRows) {
   AttentionCase clean = masked_case(inputs().type, inputs().longer);
   const AttentionCase start = clean;
-  kernels().attend(clean.forward());
+  attend(clean.forward());
   for (double poison : {kNotANumber, kInfinity, -kInfinity}) {
     for (int64_t place : {0, 7, 49, 50, 56, 57, 66, 119}) {
       const int64_t at = place * inputs().longer, column = place % start.dim;
@@ -109,7 +116,7 @@ TEST_P(NonFinite, ForwardKeepsItInItsRows) {
       in_q.q.set(at, 1, column, poison);
       in_k.k.set(at, 0, column, poison);
       in_v.v.set(at, 0, column, poison);
-      for (AttentionCase* c : {&in_q, &in_k, &in_v}) kernels().attend(c->forward());
+      for (AttentionCase* c : {&in_q, &in_k, &in_v}) attend(c->forward());
       const std::string where = std::to_string(poison) + " at " + std::to_string(at);
       const auto own = [&](int64_t row) { return row == at; };
       const auto sees = [&](int64_t row) { return seen(start, row, at); };
@@ -126,7 +133,7 @@ TEST_P(NonFinite, ForwardKeepsItInItsRows) {
 TEST_P(NonFinite, BackwardKeepsItInItsRows) {
   AttentionCase clean = masked_case(inputs().type, inputs().longer);
   const AttentionCase start = clean;
-  kernels().attend_backward(clean.backward());
+  attend_backward(clean.backward());
   for (double poison : {kNotANumber, kInfinity}) {
     for (int64_t place : {1, 7, 49, 53, 57, 66, 119}) {
       const int64_t at = place * inputs().longer, column = place % start.dim;
@@ -138,7 +145,7 @@ TEST_P(NonFinite, BackwardKeepsItInItsRows) {
       in_delta.delta.set(at, 1, 0, poison);
       in_k.k.set(at, 0, column, poison);
       in_v.v.set(at, 0, column, poison);
-      for (AttentionCase* c : {&in_q, &in_dout, &in_delta, &in_k, &in_v}) kernels().attend_backward(c->backward());
+      for (AttentionCase* c : {&in_q, &in_dout, &in_delta, &in_k, &in_v}) attend_backward(c->backward());
       const std::string where = std::to_string(poison) + " at " + std::to_string(at);
       const auto own = [&](int64_t row) { return row == at; };
       const auto seen_by = [&](int64_t key) { return seen(start, at, key); };

@@ -153,6 +153,23 @@ TEST_P(AttentionPath, ManyKeys) {
   }
 }
 
+// Around the sizes at which paths begin to cut blocks into tiles.
+TEST_P(AttentionPath, LongShortBlocks) {
+  constexpr int64_t kLow = kUnboundedBelow;
+  constexpr struct {
+    int64_t q, k, lo, hi;
+  } kCases[] = {
+      {257, 385, kLow, 128}, {512, 511, -37, 300}, {513, 512, kLow, 0}, {640, 639, -500, 3}, {641, 640, kLow, 0}};
+  for (const auto& size : kCases) {
+    for (DType type : types()) {
+      AttentionCase c = single_block(size.q, size.k, size.lo, size.hi, 24, type);
+      expect_forward(kernels(), c, "long");
+      make_bundle_consistent(c, 3);
+      expect_backward(kernels(), c, "long");
+    }
+  }
+}
+
 TEST_P(AttentionPath, ScalesThatAreNotPositive) {
   for (DType type : types()) {
     for (double scale : {-0.5, 0.0}) {

@@ -2,25 +2,13 @@
 // kernels in fp64.
 #include <gtest/gtest.h>
 
-#include "weft/kernels/cpu_kernels.h"
 #include "weft/kernels/testing.h"
+#include "weft/kernels/testing_tiles.h"
 
 namespace weft::kernels {
 namespace {
 
-const TileOps& tile_ops_of(std::string_view path) {
-#if defined(__x86_64__)
-  if (path == "emulated") return wide_tile_ops();
-  if (path == "avx2") return avx2_tile_ops();
-  if (path != "portable") return avx512_tile_ops();
-#endif
-  return portable_tile_ops();
-}
-
-class AttentionTiles : public testing::TestWithParam<std::string_view> {
- protected:
-  const TileOps& ops() const { return tile_ops_of(GetParam()); }
-};
+using AttentionTiles = testing::TestWithParam<std::string_view>;
 INSTANTIATE_TEST_SUITE_P(All, AttentionTiles, testing::ValuesIn(available_cpu_paths()),
                          [](const auto& param_info) { return std::string(param_info.param); });
 
@@ -29,9 +17,7 @@ TEST_P(AttentionTiles, ForwardOfRandomCases) {
     AttentionCase actual = random_case(seed, {.max_rows = seed % 4 == 0 ? 300 : 90});
     AttentionCase expected = actual.in_fp64();
     const AttendArgs args = actual.forward();
-    for (const HeadGroup& group : group_heads(args.kv_head)) {
-      for (const Block& block : args.blocks) cpu_attend_in_tiles(ops(), args, group, block, block.band.q);
-    }
+    attend_in_tiles(GetParam(), args);
     reference_kernels().attend(expected.forward());
     EXPECT_LT(relative_error(actual.o, expected.o), kBound) << "seed " << seed << ": " << actual.describe();
     EXPECT_LT(relative_error(actual.lse, expected.lse), kBound) << "seed " << seed;
@@ -45,9 +31,7 @@ TEST_P(AttentionTiles, BackwardOfRandomCases) {
     make_bundle_consistent(actual, seed);
     AttentionCase expected = actual.in_fp64();
     const AttendBackwardArgs args = actual.backward();
-    for (const HeadGroup& group : group_heads(args.kv_head)) {
-      for (const Block& block : args.blocks) cpu_attend_backward_in_tiles(ops(), args, group, block);
-    }
+    attend_backward_in_tiles(GetParam(), args);
     reference_kernels().attend_backward(expected.backward());
     for (const auto& [a, e] :
          {std::pair(&actual.dq, &expected.dq), {&actual.dk, &expected.dk}, {&actual.dv, &expected.dv}}) {

@@ -154,7 +154,7 @@ void cpu_attend_backward(const TileOps& ops, const AttendBackwardArgs& args) {
   check(args);
   const std::vector<HeadGroup> all = group_heads(args.kv_head);
   for_each_group(args.pool, all, args.blocks, [&](std::span<const HeadGroup> groups, const Block& block) {
-    if (is_short(block, kShortBackward)) return cpu_attend_backward_short(ops, args, groups, block);
+    if (is_short(block, ops.short_backward)) return cpu_attend_backward_short(ops, args, groups, block);
     for (const HeadGroup& group : groups) cpu_attend_backward_in_tiles(ops, args, group, block);
   });
 }

@@ -97,7 +97,7 @@ void cpu_attend_in_tiles(const TileOps& ops, const AttendArgs& args, const HeadG
 
 void cpu_attend(const TileOps& ops, const AttendArgs& args) {
   check(args);
-  attend_blocks(ops, args, kShortForward, kForwardQueryBlock,
+  attend_blocks(ops, args, ops.short_forward, kForwardQueryBlock,
                 [&](const HeadGroup& group, const Block& block, Range queries) {
                   cpu_attend_in_tiles(ops, args, group, block, queries);
                 });

@@ -37,10 +37,10 @@ constexpr FusedOps kFusedOps = {merge_partials,  delta,    rms_norm, rms_norm_ba
                                 swiglu_backward, add_rows, adamw,    exp_sum,           scaled_exp};
 
 constexpr TileOps tile_ops(const char* name) {
-  return {name,        kStrip,    kPanel,        pack_rows,  pack_columns,    forward_tile,  finish_forward,
-          forward_few, merge_row, backward_tile, add_strips, add_panels,      forward_short, backward_short,
-          rows_finite, add_row,   to_float,      from_float, transpose_strip, all_finite,    add_exactly,
-          &kFusedOps,  &kBlockOps};
+  return {name,          kStrip,         kPanel,      kShortForward, kShortBackward, pack_rows,  pack_columns,
+          forward_tile,  finish_forward, forward_few, merge_row,     backward_tile,  add_strips, add_panels,
+          forward_short, backward_short, rows_finite, add_row,       to_float,       from_float, transpose_strip,
+          all_finite,    add_exactly,    &kFusedOps,  &kBlockOps};
 }
 
 }  // namespace

@@ -44,11 +44,13 @@ struct ShortHead {
   }
 };
 
-// Calls compute(head, next) for all heads of the groups, where next is what comes after, or has no queries.
+// Calls compute(head, next) for all heads of the groups, where next is what comes after, or has no queries. Blocks are short
+// that have at most `most` queries and keys.
 template <typename Args, typename Compute>
-void for_each_head(const Args& args, std::span<const HeadGroup> groups, const Block& block, const Compute& compute) {
+void for_each_head(const Args& args, std::span<const HeadGroup> groups, const Block& block, int64_t most,
+                   const Compute& compute) {
   const Block* const following = &block + 1;
-  const bool follows = following < args.blocks.data() + args.blocks.size() && is_short(*following, kShortForward);
+  const bool follows = following < args.blocks.data() + args.blocks.size() && is_short(*following, most);
   if (groups.empty()) return;
   ShortHead here = {&block, &groups[0], 0, shrink(block.band)};
   if (here.band.q.empty()) return;
@@ -142,7 +144,7 @@ class ShortAttend {
   }
 
   CacheLines lines_of(const ShortHead& h, const ShortHead& next) const {
-    LinesToCome lines(scratch_.lines, std::max(args_.dim, kShortForward));
+    LinesToCome lines(scratch_.lines, std::max(args_.dim, ops_.short_forward));
     if (next.band.q.empty()) return lines.all();
     if (next.group != h.group || next.block != h.block) {
       lines.add(args_.v, next.band.k, next.kv_head(), args_.dim_v);
@@ -217,7 +219,7 @@ class ShortAttendBackward {
   }
 
   CacheLines lines_of(const ShortHead& h, const ShortHead& next) const {
-    LinesToCome lines(scratch_.lines, std::max({args_.dim, args_.dim_v, kShortBackward}));
+    LinesToCome lines(scratch_.lines, std::max({args_.dim, args_.dim_v, ops_.short_backward}));
     if (next.band.q.empty()) return lines.all();
     const bool other_keys = next.group != h.group || next.block != h.block;
     if (other_keys) {
@@ -247,13 +249,15 @@ class ShortAttendBackward {
 void cpu_attend_short(const TileOps& ops, const AttendArgs& args, std::span<const HeadGroup> groups,
                       const Block& block) {
   ShortAttend attend(ops, args);
-  for_each_head(args, groups, block, [&](const ShortHead& head, const ShortHead& next) { attend.run(head, next); });
+  for_each_head(args, groups, block, ops.short_forward,
+                [&](const ShortHead& head, const ShortHead& next) { attend.run(head, next); });
 }
 
 void cpu_attend_backward_short(const TileOps& ops, const AttendBackwardArgs& args, std::span<const HeadGroup> groups,
                                const Block& block) {
   ShortAttendBackward attend(ops, args);
-  for_each_head(args, groups, block, [&](const ShortHead& head, const ShortHead& next) { attend.run(head, next); });
+  for_each_head(args, groups, block, ops.short_backward,
+                [&](const ShortHead& head, const ShortHead& next) { attend.run(head, next); });
 }
 
 }  // namespace weft::kernels

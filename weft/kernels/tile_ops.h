@@ -50,11 +50,6 @@ inline constexpr int64_t kFewKeys = 16;
 inline constexpr int64_t kFewChunk = 128;
 inline constexpr int64_t kFewRowsMultiple = 4;
 
-// Blocks of at most so many queries and so many keys are not cut into tiles (short_blocks.inc.h): as long as that is faster,
-// measured with 64 and 128 columns on AVX-512 and AVX2.
-inline constexpr int64_t kShortForward = 384;
-inline constexpr int64_t kShortBackward = 256;
-
 // Contiguous columns of some rows in memory, of any 16-bit or fp32 type.
 struct RowsIn {
   const void* data;
@@ -167,6 +162,9 @@ struct TileOps {
   const char* name;
   int64_t strip;
   int64_t panel;
+  // Blocks of at most so many queries and so many keys are not cut into tiles.
+  int64_t short_forward;
+  int64_t short_backward;
 
   void (*pack_rows)(const RowsIn& from, int64_t width, float factor, float* to);
   // `rows` of the result may exceed from.rows; the rest is zero.
