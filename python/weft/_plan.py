@@ -81,7 +81,7 @@ def _lengths(tokens: int | None, documents: Ints | None, cu_seqlens: Ints | None
 
 def plan(group: dist.ProcessGroup | None = None, *, tokens: int | None = None, heads: int, kv_heads: int | None = None,
          head_dim: int, value_dim: int | None = None, layer: Layer = "softmax", log_decay: Sequence[float] | None = None,
-         householders: int = 1, causal: bool = True, window: int | None = None, documents: Ints | None = None,
+         householders: int = 1, canonical: bool = False, causal: bool = True, window: int | None = None, documents: Ints | None = None,
          cu_seqlens: Ints | None = None, position_ids: Ints | None = None, method: str = "auto",
          layout: str | Sequence[Ints] = "", options: Mapping[str, Any] | None = None, timeout: float | None = None) -> Plan:
     """How the ranks of a group share one sequence and its attention. Every rank calls it with the same arguments.
@@ -93,6 +93,8 @@ def plan(group: dist.ProcessGroup | None = None, *, tokens: int | None = None, h
     layer: "softmax" is attention; the others are linear layers, for weft.linear_attention: causal ("linear" also with
         causal=False), without a window, as many kv heads as heads; head_dim is their key dim. log_decay: of each head of "retnet", at most 0; None: those of RetNet.
         householders: of "deltanet", "gdn" and "kda": so often does a token write (Gated DeltaProduct).
+        canonical: results of linear layers have the same bits for every number of ranks and layout, by "chain", "all-scan" ("auto")
+        and "head-exchange"; ranks wait more, and a layout as a list has to cut documents at multiples of 128 from their begin.
     causal, window: a query sees keys k <= q, and with a window those with |q - k| < window, in its own document.
     method: a name from weft.methods(layer), or "auto": the least cost by the methods' closed forms, of linear
         layers the least time by a model of the machine; explain() says why.
@@ -118,6 +120,7 @@ def plan(group: dist.ProcessGroup | None = None, *, tokens: int | None = None, h
         "layer": _text("layer", layer),
         "log_decay": [] if log_decay is None else [float(x) for x in log_decay],
         "householders": _whole("householders", householders, 1),
+        "canonical": bool(canonical),
         "heads": heads,
         "kv_heads": heads if kv_heads is None else _whole("kv_heads", kv_heads, 1),
         "dim": _whole("head_dim", head_dim, 1),
@@ -218,6 +221,11 @@ class Plan:
         return self._spec["householders"]
 
     @property
+    def canonical(self) -> bool:
+        """Whether results have the same bits for every number of ranks and layout."""
+        return self._spec["canonical"]
+
+    @property
     def window(self) -> int | None:
         """A query sees keys with |q - k| < window; None: all."""
         return self._spec["window"] or None
@@ -250,7 +258,7 @@ class Plan:
                 "dim_v": values, "options": {str(key): str(value) for key, value in (options or {}).items()},
                 "log_decay": [] if log_decay is None else [float(x) for x in log_decay], "causal": True, "window": 0,
                 "householders": _whole("householders", householders, 1),
-                "layout": "" if "runs" in self._spec else self.layout}
+                "layout": "" if "runs" in self._spec else self._spec["layout"] or ("" if self.canonical else self.layout)}
         _require_equal(spec, self.group)
         other = Plan(spec, self.group)
         if not self._same_places_everywhere(other):

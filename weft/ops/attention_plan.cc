@@ -44,8 +44,13 @@ std::string describe(const CallKind& kind) {
 
 AttentionPlan::AttentionPlan(PlanSpec spec)
     : spec_(std::move(spec)), endpoint_(group_endpoint(spec_.group, spec_.timeout)), layout_(Layout::contiguous(1, 1)) {
+  if (spec_.canonical && spec_.layer == Layer::softmax) {
+    throw Error(ErrorCode::unsupported,
+                "canonical=True is for linear layers, not for softmax; leave it out, or name a layer");
+  }
   choose_method();
-  layout_ = spec_.runs ? given_layout() : choose_layout(spec_.layout, method_, spec_.documents, ranks(), spec_.options);
+  layout_ = spec_.runs ? given_layout()
+                       : choose_layout(spec_.layout, method_, spec_.documents, ranks(), spec_.options, tile());
   schedule({.backward = true});  // refuses what the method cannot do
 }
 
@@ -68,6 +73,11 @@ void AttentionPlan::choose_method() {
   Configuration c;
   c.ranks = ranks(), c.tokens = spec_.documents.lengths[0], c.mask = spec_.documents.rule, c.layout = spec_.layout;
   c.heads = spec_.heads, c.kv_heads = spec_.kv_heads, c.dim = spec_.dim, c.dim_v = spec_.dim_v, c.backward = true;
+  if (spec_.canonical) {
+    method_ = "all-scan",
+    why_ = "canonical results: a rank begins when the first block's state has come, and sends least";
+    return;
+  }
   if (spec_.layer != Layer::softmax) {
     c.layer = spec_.layer, c.householders = spec_.householders, c.element = c.wire = DType::bf16;
     c.tokens = std::accumulate(spec_.documents.lengths.begin(), spec_.documents.lengths.end(), int64_t{0});
@@ -100,6 +110,7 @@ AttentionShape AttentionPlan::shape(const CallKind& kind) const {
   shape.heads = spec_.heads, shape.kv_heads = spec_.kv_heads;
   shape.dim = spec_.dim, shape.dim_v = spec_.dim_v;
   shape.householders = spec_.householders;
+  shape.canonical_tile = tile();
   shape.backward = kind.backward;
   shape.return_lse = kind.lse;
   shape.initial_states = kind.initial_states, shape.final_states = kind.final_states;

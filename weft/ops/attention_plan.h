@@ -36,6 +36,7 @@ struct PlanSpec {
   Documents documents{1};  // and the mask rule in each
   Layer layer = Layer::softmax;
   int64_t householders = 1;            // of layers with a delta rule
+  bool canonical = false;              // of linear layers: the same bits for any number of ranks and layout
   std::vector<double> log_decay = {};  // of each head, for layers with a constant decay; empty: RetNet's
   int64_t heads = 1, kv_heads = 1, dim = 64, dim_v = 64;
   double timeout = 0;  // seconds to wait for a message; 0: as the group says
@@ -88,6 +89,7 @@ class AttentionPlan {
  private:
   void choose_method();
   Layout given_layout() const;
+  int64_t tile() const { return spec_.canonical ? kCanonicalTile : 0; }
 
   PlanSpec spec_;
   std::string method_, why_;

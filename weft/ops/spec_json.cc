@@ -28,6 +28,7 @@ PlanSpec plan_spec_from_json(const std::string& text) {
     spec.layer = layer_of(json.at("layer").get<std::string>());
     spec.log_decay = json.at("log_decay").get<std::vector<double>>();
     spec.householders = json.at("householders");
+    spec.canonical = json.at("canonical");
     spec.heads = json.at("heads"), spec.kv_heads = json.at("kv_heads");
     spec.dim = json.at("dim"), spec.dim_v = json.at("dim_v");
     spec.timeout = json.at("timeout");
