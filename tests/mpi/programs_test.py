@@ -175,7 +175,8 @@ class Programs(unittest.TestCase):
 
     def test_a_silent_rank_is_named(self):
         said, seconds = self.after_signal(signal.SIGSTOP, WEFT_MPI_TIMEOUT="5")
-        self.assertRegex(said, r"weft: error: rank [01], instruction \d+ \(.*rank 2 did not pass in 5 s: that rank hangs")
+        # Rank 1, if it waits for rank 2, may be blamed, too: which of those who wait is first to complain is chance.
+        self.assertRegex(said, r"weft: error: .*a message (from|to) rank [12] did not pass in 5 s: that rank hangs")
         self.assertLess(seconds, 60)
 
 

@@ -126,10 +126,11 @@ void State::throw_if_late(const Packets& packets, double seconds) const {
   if (options_.timeout_milliseconds == 0 || seconds * 1000 < static_cast<double>(options_.timeout_milliseconds)) return;
   const Packet& late =
       *std::find_if(packets.begin(), packets.end(), [](const Packet& packet) { return !packet.done(); });
-  throw Error(ErrorCode::io, std::string(late.arriving ? "a message from" : "a message to") + " rank " +
-                                 std::to_string(late.peer) + " did not pass in " +
-                                 std::to_string(static_cast<int64_t>(seconds + 0.5)) +
-                                 " s: that rank hangs, or needs longer (WEFT_MPI_TIMEOUT: seconds, 0: no limit)");
+  throw Error(
+      ErrorCode::io,
+      std::string(late.arriving ? "a message from" : "a message to") + " rank " + std::to_string(late.peer) +
+          " did not pass in " + std::to_string(static_cast<int64_t>(seconds + 0.5)) +
+          " s: that rank hangs, waits for one that does, or needs longer (WEFT_MPI_TIMEOUT: seconds, 0: no limit)");
 }
 
 void State::wait(Packets& packets) {

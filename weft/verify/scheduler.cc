@@ -172,10 +172,11 @@ bool Scheduler::sleep(Worker& me) {
 }
 
 void Scheduler::meet(RankRun& rank, Worker& me) {
+  const bool many = rank.unmatched > kMany;
   // From here on others may match with it. The order of this store and of the look at the peer makes sure that of two
   // ranks that block at the same time at least one sees the other.
   shared_[static_cast<size_t>(rank.rank())].blocked = true;
-  if (rank.unmatched > kMany) {
+  if (many) {
     me.gathering.push_back(rank.rank());
     return;
   }
