@@ -42,7 +42,7 @@ struct PlainBlocks {
       for (int64_t c = 0; c < columns; ++c) to.data[c * to.stride + r] = from.data[r * from.stride + c];
     }
   }
-  static void read(const void* from, DType type, int64_t stride, int64_t rows, int64_t columns, Out to) {
+  static void read(const void* from, DType type, int64_t stride, int64_t rows, int64_t columns, int64_t, Out to) {
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t c = 0; c < columns; ++c)
         to.data[r * to.stride + c] = static_cast<T>(load_element(from, type, r * stride + c));

@@ -59,8 +59,9 @@ struct BlockOps {
   void (*multiply)(const Product<T>& product);
   // to(c, r) = from(r, c). Columns of `to` behind `rows` up to whole vectors are spoilt.
   void (*transpose)(RowsOf<const T> from, int64_t rows, int64_t columns, RowsOf<T> to);
-  // to = from, as T.
-  void (*read)(const void* from, DType type, int64_t stride, int64_t rows, int64_t columns, RowsOf<T> to);
+  // to = from, as T. The rows that lie `ahead` rows further are read next, and asked of memory meanwhile; 0: none.
+  void (*read)(const void* from, DType type, int64_t stride, int64_t rows, int64_t columns, int64_t ahead,
+               RowsOf<T> to);
   // to = exp(from) for from <= 0. In fp32 0 below -87, within 2e-7.
   void (*exponentials)(RowsOf<const T> from, int64_t rows, int64_t columns, RowsOf<T> to);
   // to(r, c) = factors(r) * from(r, c)

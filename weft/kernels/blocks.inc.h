@@ -80,9 +80,13 @@ static void transpose_rows(BlockIn from, int64_t rows, int64_t columns, BlockOut
   }
 }
 
-static void read_rows(const void* from, DType type, int64_t stride, int64_t rows, int64_t columns, BlockOut to) {
-  const int64_t bytes = stride * (type == DType::fp32 ? 4 : 2);
-  for (int64_t r = 0; r < rows; ++r) to_float((const char*)from + r * bytes, type, to.data + r * to.stride, columns);
+static void read_rows(const void* from, DType type, int64_t stride, int64_t rows, int64_t columns, int64_t ahead,
+                      BlockOut to) {
+  const int64_t size = type == DType::fp32 ? 4 : 2;
+  for (int64_t r = 0; r < rows; ++r) {
+    if (ahead != 0) prefetch_rows<2>(from, size, stride, r + ahead, r + ahead + 1, columns);
+    to_float((const char*)from + r * stride * size, type, to.data + r * to.stride, columns);
+  }
 }
 
 // Calls body(c, lanes, r) for the lanes of every row.

@@ -13,7 +13,7 @@ RowsOf<const float> float_rows(const TileOps& ops, ScratchBuffer& buffer, const 
   const int64_t stride = round_up(rows.columns, ops.strip / 2);
   if (rows.type == DType::fp32 && rows.columns == stride) return {static_cast<const float*>(rows.data), rows.stride};
   float* const to = buffer.get(rows.rows * stride);
-  ops.blocks->read(rows.data, rows.type, rows.stride, rows.rows, rows.columns, {to, stride});
+  ops.blocks->read(rows.data, rows.type, rows.stride, rows.rows, rows.columns, 0, {to, stride});
   return {to, stride};
 }
 

@@ -89,9 +89,16 @@ class RunMath {
   using M = BlockMatrix<T>;
   static constexpr int64_t kTokens = 64;  // of a chunk; divides the canonical tile, as does that of low_rank.h
 
+  // On to the next chunk; the one after it is expected as far away as this one is from the one before, in either direction.
+  void move_to(int64_t begin, int64_t rows) {
+    ahead_ = begin - begin_;
+    begin_ = begin, rows_ = rows;
+  }
   void read(const ConstView& view, int64_t begin, int64_t rows, int64_t columns, M& to) const {
     to.shape(rows, columns);
-    blocks_.ops.read(address(view, begin, 0), view.type, view.row_stride, rows, columns, to);
+    const int64_t next = begin + ahead_;
+    const bool expected = next >= 0 && next + rows <= run_.rows;
+    blocks_.ops.read(address(view, begin, 0), view.type, view.row_stride, rows, columns, expected ? ahead_ : 0, to);
   }
   // The logarithms of some tokens' decays.
   void read_logs(int64_t begin, int64_t rows, M& to) const {
@@ -157,6 +164,10 @@ class RunMath {
   const TokenRun& run_;
   const int64_t dk_, dv_, gates_;
   const Blocks<T> blocks_;
+  int64_t begin_ = 0, rows_ = 0;  // the chunk
+
+ private:
+  int64_t ahead_ = 0;  // from it to the next one
 };
 
 // Calls f(T{}) with the type in which a run is computed.
@@ -180,12 +191,12 @@ struct LocalWork {
                         const RunGradients&);
   void (*apply_dstate)(const TokenRun&, const ConstView& dstate, const ConstView& state, const RunGradients&);
 };
-extern const LocalWork diagonal_work;  // recurrence_ends.cc: F = diag(exp g)
-extern const LocalWork low_rank_work;  // recurrence_low_rank.cc: with a matrix of rank one
-extern const LocalWork product_work;   // recurrence_products.cc: several of them for each token
-extern const LocalWork columns_work;   // recurrence_columns.cc: of columns of the state
+extern const LocalWork diagonal_work;  // ends.cc: F = diag(exp g)
+extern const LocalWork low_rank_work;  // low_rank.cc: with a matrix of rank one
+extern const LocalWork product_work;   // products.cc: several of them for each token
+extern const LocalWork columns_work;   // columns.cc: of columns of the state
 
-// Of diagonal transitions: recurrence_chunks.cc.
+// Of diagonal transitions: chunks.cc.
 void scan_diagonal(const TokenRun& run, const ConstView& entering, const View& out, const View& final,
                    const View& leaving);
 void scan_diagonal_backward(const TokenRun& run, const ConstView& dout, const ConstView& dfinal, const RunEnds& ends,

@@ -22,9 +22,9 @@ class RunChunks : RunMath<T> {
 
  private:
   using Base = RunMath<T>;
-  using Base::add_rows, Base::add_state, Base::begin_of, Base::behind, Base::blocks_, Base::dk_, Base::dv_,
-      Base::gates_, Base::kTokens, Base::poll, Base::read, Base::read_logs, Base::read_state, Base::reads_before,
-      Base::run_, Base::sums, Base::write_state;
+  using Base::add_rows, Base::add_state, Base::begin_, Base::begin_of, Base::behind, Base::blocks_, Base::dk_,
+      Base::dv_, Base::gates_, Base::kTokens, Base::move_to, Base::poll, Base::read, Base::read_logs, Base::read_state,
+      Base::reads_before, Base::rows_, Base::run_, Base::sums, Base::write_state;
   using typename Base::M;
   using Part = typename Blocks<T>::Part;
 
@@ -40,7 +40,6 @@ class RunChunks : RunMath<T> {
   ChunkDecays<T> decays_;
   GateGradients<T> gates_sum_;
   // One chunk.
-  int64_t begin_ = 0, rows_ = 0;
   M logs_;
   M q_, k_, v_, qe_, ke_, scores_, sum_;
   M dout_, dscores_, dq_, dk_pairs_, dk_end_, dv_sum_, transposed_, own_;
@@ -51,7 +50,7 @@ class RunChunks : RunMath<T> {
 template <typename T>
 void RunChunks<T>::load_keys(int64_t begin, int64_t end) {
   poll();
-  begin_ = begin, rows_ = std::min(kTokens, end - begin);
+  move_to(begin, std::min(kTokens, end - begin));
   read(run_.k, begin_, rows_, dk_, k_);
   read(run_.v, begin_, rows_, dv_, v_);
   read_logs(begin_, rows_, logs_);

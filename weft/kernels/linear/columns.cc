@@ -27,8 +27,9 @@ class RunColumns : RunMath<T> {
 
  private:
   using Base = RunMath<T>;
-  using Base::add_rows, Base::add_state, Base::begin_of, Base::behind, Base::dk_, Base::dv_, Base::final_of,
-      Base::initial_of, Base::kTokens, Base::poll, Base::read, Base::read_state, Base::run_, Base::write_state;
+  using Base::add_rows, Base::add_state, Base::begin_, Base::begin_of, Base::behind, Base::dk_, Base::dv_,
+      Base::final_of, Base::initial_of, Base::kTokens, Base::move_to, Base::poll, Base::read, Base::read_state,
+      Base::rows_, Base::run_, Base::write_state;
   using typename Base::M;
   // Whether tokens write to the state, or only pass it on.
   enum class Own : uint8_t { written, left_out };
@@ -62,7 +63,6 @@ class RunColumns : RunMath<T> {
 
   const int64_t parts_, width_;
   // One chunk.
-  int64_t begin_ = 0, rows_ = 0;
   M q_, k_, v_, a_, dout_, sum_, state_, next_;
   std::vector<M> inside_;  // before each token of the chunk, and after its last
   M dq_, dk_rows_, dv_rows_, da_;
@@ -71,7 +71,7 @@ class RunColumns : RunMath<T> {
 template <typename T>
 void RunColumns<T>::load_keys(int64_t begin, int64_t end) {
   poll();
-  begin_ = begin, rows_ = std::min(kTokens, end - begin);
+  move_to(begin, std::min(kTokens, end - begin));
   read(run_.k, begin_, rows_, dk_, k_);
   read(run_.v, begin_, rows_, dv_, v_);
   read(run_.a, begin_, rows_, parts_ * dv_, a_);

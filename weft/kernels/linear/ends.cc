@@ -21,9 +21,10 @@ class EndWork : RunMath<T> {
 
  private:
   using Base = RunMath<T>;
-  using Base::add_rows, Base::add_state, Base::at, Base::blocks_, Base::dk_, Base::dv_, Base::final_of, Base::gate_at,
-      Base::gate_of, Base::gates_, Base::initial_of, Base::kTokens, Base::poll, Base::read, Base::read_logs,
-      Base::read_state, Base::reads_before, Base::run_, Base::sums, Base::write_state;
+  using Base::add_rows, Base::add_state, Base::at, Base::begin_, Base::blocks_, Base::dk_, Base::dv_, Base::final_of,
+      Base::gate_at, Base::gate_of, Base::gates_, Base::initial_of, Base::kTokens, Base::move_to, Base::poll,
+      Base::read, Base::read_logs, Base::read_state, Base::reads_before, Base::rows_, Base::run_, Base::sums,
+      Base::write_state;
   using typename Base::M;
 
   // Goes from an end of a segment, chunk by chunk: f() with the chunk's decays loaded and, in `kept_`, what is left of each
@@ -46,14 +47,13 @@ class EndWork : RunMath<T> {
   std::vector<double> logs_to_end_;
   M logs_;
   std::vector<T> kept_, dots_;
-  int64_t begin_ = 0, rows_ = 0;
   M rows_k_, rows_v_, decayed_, sum_, state_, transposed_;
 };
 
 template <typename T>
 void EndWork<T>::load(int64_t begin, int64_t end) {
   poll();
-  begin_ = begin, rows_ = end - begin;
+  move_to(begin, end - begin);
   read_logs(begin_, rows_, logs_);
   decays_.load(logs_, run_.decays.columns == 0);
 }

@@ -43,7 +43,8 @@ class LowRankChunks : protected RunMath<T> {
 
  protected:
   using Base = RunMath<T>;
-  using Base::blocks_, Base::dk_, Base::dv_, Base::gates_, Base::poll, Base::read, Base::read_logs, Base::run_;
+  using Base::begin_, Base::blocks_, Base::dk_, Base::dv_, Base::gates_, Base::move_to, Base::poll, Base::read,
+      Base::read_logs, Base::rows_, Base::run_;
   using typename Base::M;
   using Part = typename Blocks<T>::Part;
   // Of a chunk: in longer ones more is lost where keys of few columns lie close to one another.
@@ -74,7 +75,6 @@ class LowRankChunks : protected RunMath<T> {
   const Reading reading_;  // by a
   ChunkDecays<T> decays_;
   UnitLower<T> solver_;
-  int64_t begin_ = 0, rows_ = 0;
   M q_, k_, v_, a_, b_;  // v_ of the delta rule times beta; a_ and b_ only without it
   M values_;             // of the delta rule: v as given
   std::vector<T> beta_, minus_beta_;
@@ -93,7 +93,7 @@ class LowRankChunks : protected RunMath<T> {
 template <typename T>
 void LowRankChunks<T>::load(int64_t begin, int64_t end, Queries queries) {
   poll();
-  begin_ = begin, rows_ = std::min(kTokens, end - begin);
+  move_to(begin, std::min(kTokens, end - begin));
   read(run_.k, begin_, rows_, dk_, k_);
   read(run_.v, begin_, rows_, dv_, v_);
   read_logs(begin_, rows_, logs_);
