@@ -197,8 +197,10 @@ namespace {
 template <typename F>
 void for_each_piece(const SetPool& sets, const RankValue& a, const RankValue& b, const Slice& slice, F&& f) {
   using Two = std::array<int64_t, 2>;
-  const IntervalSet all[] = {rows_in(sets, a, a.all), rows_in(sets, b, b.all)};
-  for_each_common_run<2>(rows_in(sets, a, slice), {&all[0], &all[1]}, [&](Two row, int64_t rows) {
+  IntervalSet room[2];
+  const std::array<const IntervalSet*, 2> all{&rows_in(sets, a, a.all, std::move(room[0])),
+                                              &rows_in(sets, b, b.all, std::move(room[1]))};
+  for_each_common_run<2>(rows_in(sets, a, slice), all, [&](Two row, int64_t rows) {
     for_each_common_run<2>(sets[slice.heads], {&sets[a.all.heads], &sets[b.all.heads]},
                            [&](Two head, int64_t heads) { f(rows, heads, row, head); });
   });

@@ -96,12 +96,14 @@ struct RowRun {
 };
 
 // The rows of a slice of a value among all of its rows, as these are numbered by: tokens, but where the value is of a run of
-// tokens one row, or one for each of its pieces.
-inline IntervalSet rows_in(const SetPool& pool, const RankValue& value, const Slice& slice) {
+// tokens one row, or one for each of its pieces. The rows of tokens may be many ranges, and are the pool's own set; others are put
+// into `room`.
+inline const IntervalSet& rows_in(const SetPool& pool, const RankValue& value, const Slice& slice,
+                                  IntervalSet&& room = {}) {
   if ((slice.fields & kStateFields).empty()) return pool[slice.tokens];
-  if (!value.pieces) return Range{0, 1};
+  if (!value.pieces) return room = Range{0, 1};
   const Range run = pool[value.all.tokens].hull(), part = pool[slice.tokens].hull();
-  return Range{value.pieces->number(run, part.begin), value.pieces->number(run, part.end - 1) + 1};
+  return room = Range{value.pieces->number(run, part.begin), value.pieces->number(run, part.end - 1) + 1};
 }
 
 // Where the members of `part`, which are all members of `all`, stand in the list of `all`: maximal

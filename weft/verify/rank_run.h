@@ -190,7 +190,7 @@ class RankRun {
   void compose_two(const Instruction& i, const Slice& earlier, const Slice& later, const Slice& target);
   void compose_pieces(const Instruction& i, const Slice& source, const Slice& target);
   bool are_pieces(const Slice& slice, const char* role);
-  // Whether pieces of a value in pieces that is sent to arrive whole.
+  // Whether what arrives for a value in pieces is one whole piece of it.
   bool is_one_piece(const ValueState& value, const Slice& slice);
 
   // ---- rank_both_ways.cc
