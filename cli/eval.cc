@@ -4,6 +4,7 @@
 
 #include "cli/commands.h"
 #include "cli/problem_options.h"
+#include "weft/base/freed_memory.h"
 #include "weft/train/evaluate.h"
 #include "weft/train/method_plan.h"
 
@@ -20,6 +21,7 @@ struct EvalArguments {
 };
 
 int run(const EvalArguments& options, Context& context) {
+  keep_freed_memory();
   if (options.model.empty()) throw Error(ErrorCode::usage, "--model is missing; give a Hugging Face folder");
   if (options.text.empty()) throw Error(ErrorCode::usage, "--text is missing; give a folder of text");
   require_layers_of(read_config(options.model + "/config.json"), options.linear_method);

@@ -8,6 +8,7 @@
 
 #include "cli/commands.h"
 #include "cli/problem_options.h"
+#include "weft/base/freed_memory.h"
 #include "weft/data/corpus.h"
 #include "weft/draw/chart.h"
 #include "weft/draw/svg.h"
@@ -191,6 +192,7 @@ std::string summary_text(const TrainOptions& options, const TrainSummary& done, 
 }
 
 int run(const TrainArguments& given, Context& context) {
+  keep_freed_memory();
   TrainOptions options = train_options(given);
   options.ranks = static_cast<int>(ranks_of(context, given.ranks, options.ranks));
   const bool writes = !context.processes || context.processes->endpoint().rank() == 0;
