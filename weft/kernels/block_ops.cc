@@ -97,6 +97,23 @@ struct PlainBlocks {
   static void dots(In a, In b, int64_t rows, int64_t columns, T* to) {
     each_row(a, b, Out{to, 1}, rows, [&](const T* x, const T* y, T* sum) { *sum = dot(x, y, columns); });
   }
+  static void step_columns(const ColumnStep<T>& s) {
+    const int64_t width = s.columns / s.parts;
+    for (int64_t r = 0; r < s.rows; ++r) {
+      const T* const from = row(s.from, r);
+      T* const to = s.to.data + r * s.to.stride;
+      for (int64_t c = 0; c < width; ++c) {
+        T next[2] = {};
+        for (int64_t i = 0; i < s.parts; ++i) {
+          if (s.factors) next[i] = s.factors[r] * s.added[i * width + c];
+          for (int64_t j = 0; j < s.parts; ++j) {
+            next[i] += s.a[(s.transposed ? j * s.parts + i : i * s.parts + j) * width + c] * from[j * width + c];
+          }
+        }
+        for (int64_t i = 0; i < s.parts; ++i) to[i * width + c] = next[i];
+      }
+    }
+  }
   static const T* row(In rows, int64_t r) { return rows.data + r * rows.stride; }
   static void pair_scores(const DecayedPairs<T>& p, Out to) {
     for (int64_t j = 0; j + 1 < p.tokens; ++j) {
@@ -133,9 +150,10 @@ struct PlainBlocks {
 template <typename T>
 const BlockOps<T>& plain_block_ops() {
   using Plain = PlainBlocks<T>;
-  static constexpr BlockOps<T> kOps = {Plain::multiply,   Plain::transpose, Plain::read,        Plain::exponentials,
-                                       Plain::scale_rows, Plain::times,     Plain::times_lower, Plain::add,
-                                       Plain::add_times,  Plain::dots,      Plain::pair_scores, Plain::pair_gradients};
+  static constexpr BlockOps<T> kOps = {Plain::multiply,    Plain::transpose, Plain::read,        Plain::exponentials,
+                                       Plain::scale_rows,  Plain::times,     Plain::times_lower, Plain::add,
+                                       Plain::add_times,   Plain::dots,      Plain::pair_scores, Plain::pair_gradients,
+                                       Plain::step_columns};
   return kOps;
 }
 

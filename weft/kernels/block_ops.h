@@ -54,6 +54,19 @@ struct DecayedPairs {
   T* scratch;  // columns, with room for whole strips
 };
 
+// Rows of a state, each multiplied by columns: to(r) = A from(r) + factors(r) * added, with A of `parts` x `parts` diagonals of
+// columns / parts numbers, row by row, 1 or 2 parts; transposed: by A^T. `to` may be `from`.
+template <typename T>
+struct ColumnStep {
+  const T* a;
+  int64_t parts, rows, columns;
+  bool transposed;
+  RowsOf<const T> from;
+  const T* factors;  // null: nothing is added
+  const T* added;    // [columns]
+  RowsOf<T> to;
+};
+
 template <typename T>
 struct BlockOps {
   void (*multiply)(const Product<T>& product);
@@ -80,6 +93,7 @@ struct BlockOps {
   void (*pair_scores)(const DecayedPairs<T>& pairs, RowsOf<T> to);
   // From gradients of these: dx and dy are added to.
   void (*pair_gradients)(const DecayedPairs<T>& pairs, RowsOf<const T> dscores, RowsOf<T> dx, RowsOf<T> dy);
+  void (*step_columns)(const ColumnStep<T>& step);
 };
 
 // Plain loops in T: float or double.

@@ -188,5 +188,55 @@ TEST(BlockOps, TriangularSystems) {
   });
 }
 
+// In place and not, one and two parts, with and without what is written, against single numbers.
+TEST(BlockOps, StepsOfColumns) {
+  std::vector<const BlockOps<float>*> all = {&plain_block_ops<float>()};
+  for (const std::string_view path : available_cpu_paths()) all.push_back(&cpu_kernels(path).blocks());
+  Random random(5);
+  for (const int64_t parts : {1, 2}) {
+    for (const int64_t width : {1, 7, 8, 16, 19, 33}) {
+      for (const int mode : {0, 1, 2, 3}) {
+        const bool transposed = mode & 1, written = mode & 2;
+        const int64_t rows = 3, columns = parts * width;
+        const Pair a(1, parts * columns, random), state(rows, columns, random), added(1, columns, random),
+            factors(1, rows, random);
+        BlockMatrix<double> want;
+        want.shape(rows, columns);
+        for (int64_t r = 0; r < rows; ++r) {
+          for (int64_t i = 0; i < columns; ++i) {
+            const int64_t part = i / width, c = i % width;
+            double sum = written ? factors.wide.row(0)[r] * added.wide.row(0)[i] : 0;
+            for (int64_t j = 0; j < parts; ++j) {
+              const int64_t diagonal = transposed ? j * parts + part : part * parts + j;
+              sum += a.wide.row(0)[diagonal * width + c] * state.wide.row(r)[j * width + c];
+            }
+            want.row(r)[i] = sum;
+          }
+        }
+        const auto check = [&](const auto& got, const char* what) {
+          for (int64_t r = 0; r < rows; ++r) {
+            for (int64_t i = 0; i < columns; ++i) ASSERT_NEAR(double{got.row(r)[i]}, want.row(r)[i], 1e-5) << what;
+          }
+        };
+        const auto step = [&](const auto& ops, const auto& in, const auto& from, auto& to) {
+          ops.step_columns({in(a).row(0), parts, rows, columns, transposed, from,
+                            written ? in(factors).row(0) : nullptr, in(added).row(0), to});
+        };
+        const auto narrow = [](const Pair& p) -> const BlockMatrix<float>& { return p.narrow; };
+        const auto wide = [](const Pair& p) -> const BlockMatrix<double>& { return p.wide; };
+        for (const BlockOps<float>* ops : all) {
+          BlockMatrix<float> apart, place;
+          apart.shape(rows, columns), place.copy(state.narrow);
+          step(*ops, narrow, state.narrow, apart), check(apart, "apart");
+          step(*ops, narrow, place, place), check(place, "in place");
+        }
+        BlockMatrix<double> exact;
+        exact.copy(state.wide);
+        step(plain_block_ops<double>(), wide, exact, exact), check(exact, "fp64");
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace weft::kernels

@@ -181,9 +181,39 @@ static void pair_gradients(const DecayedPairs<float>& p, BlockIn dscores, BlockO
   }
 }
 
-constexpr BlockOps<float> kBlockOps = {multiply_blocks, transpose_rows, read_rows,   exp_rows,
-                                       scale_rows_of,   times_rows,     times_lower, add_block_rows,
-                                       add_times_rows,  dot_rows,       pair_scores, pair_gradients};
+template <int kParts>
+static void step_columns_of(const ColumnStep<float>& s) {
+  const int64_t width = s.columns / kParts;
+  for (int64_t r = 0; r < s.rows; ++r) {
+    const float* const from = s.from.data + r * s.from.stride;
+    float* const to = s.to.data + r * s.to.stride;
+    const Vec factor = broadcast(s.factors ? s.factors[r] : 0.0f);
+    for_lanes(width, [&](int64_t c, auto lanes) {
+      Vec before[kParts], next[kParts];
+      WEFT_UNROLL
+      for (int i = 0; i < kParts; ++i) {
+        before[i] = read(from + i * width, c, lanes);
+        next[i] = s.factors ? factor * read(s.added + i * width, c, lanes) : Vec{};
+      }
+      WEFT_UNROLL
+      for (int i = 0; i < kParts; ++i) {
+        WEFT_UNROLL
+        for (int j = 0; j < kParts; ++j) {
+          const int64_t diagonal = s.transposed ? j * kParts + i : i * kParts + j;
+          next[i] = fma(read(s.a + diagonal * width, c, lanes), before[j], next[i]);
+        }
+      }
+      WEFT_UNROLL
+      for (int i = 0; i < kParts; ++i) write(to + i * width, c, lanes, next[i]);
+    });
+  }
+}
+
+static void step_columns(const ColumnStep<float>& s) { s.parts == 1 ? step_columns_of<1>(s) : step_columns_of<2>(s); }
+
+constexpr BlockOps<float> kBlockOps = {multiply_blocks, transpose_rows, read_rows,      exp_rows,       scale_rows_of,
+                                       times_rows,      times_lower,    add_block_rows, add_times_rows, dot_rows,
+                                       pair_scores,     pair_gradients, step_columns};
 
 }  // namespace
 }  // namespace weft::kernels

@@ -15,7 +15,7 @@ template <typename T>
 class RunColumns : RunMath<T> {
  public:
   explicit RunColumns(const TokenRun& run) : RunMath<T>(run), parts_(run.blocks), width_(dv_ / run.blocks) {
-    next_.shape(1, dv_);
+    WEFT_CHECK(parts_ <= 2);  // more have no step_columns
   }
   void summarise(T* state);
   void transition(T* to);
@@ -27,9 +27,9 @@ class RunColumns : RunMath<T> {
 
  private:
   using Base = RunMath<T>;
-  using Base::add_rows, Base::add_state, Base::begin_, Base::begin_of, Base::behind, Base::dk_, Base::dv_,
-      Base::final_of, Base::initial_of, Base::kTokens, Base::move_to, Base::poll, Base::read, Base::read_state,
-      Base::rows_, Base::run_, Base::write_state;
+  using Base::add_rows, Base::add_state, Base::begin_, Base::begin_of, Base::behind, Base::blocks_, Base::dk_,
+      Base::dv_, Base::final_of, Base::initial_of, Base::kTokens, Base::move_to, Base::poll, Base::read,
+      Base::read_state, Base::rows_, Base::run_, Base::write_state;
   using typename Base::M;
   // Whether tokens write to the state, or only pass it on.
   enum class Own : uint8_t { written, left_out };
@@ -38,10 +38,8 @@ class RunColumns : RunMath<T> {
   void load_queries() { read(run_.q, begin_, rows_, dk_, q_); }
   ColumnMap<T> map(int64_t t) const { return {a_.row(t), parts_, width_}; }
   // Rows of a state from before token t of the chunk to after it; of a gradient, back.
-  void advance(int64_t t, const T* before, int64_t stride, Own own, T* after, int64_t after_stride);
-  void advance(int64_t t, Own own, M& state) {
-    advance(t, state.row(0), state.stride(), own, state.row(0), state.stride());
-  }
+  void advance(int64_t t, RowsOf<const T> before, Own own, M& after);
+  void advance(int64_t t, Own own, M& state) { advance(t, state, own, state); }
   void go_back(int64_t t, M& dstate);
   void add_outputs(const View& out, Own own);
   void add_output_gradients(int64_t t, M& dstate) const;
@@ -52,18 +50,11 @@ class RunColumns : RunMath<T> {
   void add_gradients(int64_t t, const M& dstate, bool outputs);
   const M& state_before(int64_t t) const { return inside_[static_cast<size_t>(t)]; }
   T scale() const { return static_cast<T>(run_.scale); }
-  static T dot(const T* a, const T* b, int64_t count) {
-    T sum = 0;
-    for (int64_t c = 0; c < count; ++c) sum += a[c] * b[c];
-    return sum;
-  }
-  static void add_scaled(const T* x, T factor, int64_t count, T* to) {
-    for (int64_t c = 0; c < count; ++c) to[c] += factor * x[c];
-  }
+  void add_row(const T* x, T factor, T* to) const { blocks_.ops.add({x, 0}, factor, 1, dv_, {to, 0}); }
 
   const int64_t parts_, width_;
   // One chunk.
-  M q_, k_, v_, a_, dout_, sum_, state_, next_;
+  M q_, k_, v_, a_, dout_, sum_, state_;
   std::vector<M> inside_;  // before each token of the chunk, and after its last
   M dq_, dk_rows_, dv_rows_, da_;
 };
@@ -78,24 +69,29 @@ void RunColumns<T>::load_keys(int64_t begin, int64_t end) {
 }
 
 template <typename T>
-void RunColumns<T>::advance(int64_t t, const T* before, int64_t stride, Own own, T* after, int64_t after_stride) {
-  for (int64_t r = 0; r < dk_; ++r) {
-    T* const next = next_.row(0);
-    std::fill_n(next, dv_, T{0});
-    map(t).add(before + r * stride, next);
-    if (own == Own::written) add_scaled(v_.row(t), k_.row(t)[r], dv_, next);
-    std::copy_n(next, dv_, after + r * after_stride);
-  }
+void RunColumns<T>::advance(int64_t t, RowsOf<const T> before, Own own, M& after) {
+  blocks_.ops.step_columns({.a = a_.row(t),
+                            .parts = parts_,
+                            .rows = dk_,
+                            .columns = dv_,
+                            .transposed = false,
+                            .from = before,
+                            .factors = own == Own::written ? k_.row(t) : nullptr,
+                            .added = v_.row(t),
+                            .to = after});
 }
 
 template <typename T>
 void RunColumns<T>::go_back(int64_t t, M& dstate) {
-  for (int64_t r = 0; r < dk_; ++r) {
-    T* const next = next_.row(0);
-    std::fill_n(next, dv_, T{0});
-    map(t).add_transposed(dstate.row(r), next);
-    std::copy_n(next, dv_, dstate.row(r));
-  }
+  blocks_.ops.step_columns({.a = a_.row(t),
+                            .parts = parts_,
+                            .rows = dk_,
+                            .columns = dv_,
+                            .transposed = true,
+                            .from = dstate,
+                            .factors = nullptr,
+                            .added = nullptr,
+                            .to = dstate});
 }
 
 // Of the chunk, whose state before it is state_, which becomes that after it.
@@ -106,7 +102,7 @@ void RunColumns<T>::add_outputs(const View& out, Own own) {
   sum_.zero();
   for (int64_t t = 0; t < rows_; ++t) {
     advance(t, own, state_);
-    for (int64_t r = 0; r < dk_; ++r) add_scaled(state_.row(r), q_.row(t)[r], dv_, sum_.row(t));
+    for (int64_t r = 0; r < dk_; ++r) add_row(state_.row(r), q_.row(t)[r], sum_.row(t));
   }
   add_rows(out, begin_, sum_, scale());
 }
@@ -166,7 +162,7 @@ void RunColumns<T>::transition(T* to) {
 
 template <typename T>
 void RunColumns<T>::add_output_gradients(int64_t t, M& dstate) const {
-  for (int64_t r = 0; r < dk_; ++r) add_scaled(dout_.row(t), scale() * q_.row(t)[r], dv_, dstate.row(r));
+  for (int64_t r = 0; r < dk_; ++r) add_row(dout_.row(t), scale() * q_.row(t)[r], dstate.row(r));
 }
 
 template <typename T>
@@ -193,7 +189,7 @@ void RunColumns<T>::make_states(const M& before) {
   for (int64_t t = 0; t < rows_; ++t) {
     M &from = inside_[static_cast<size_t>(t)], &to = inside_[static_cast<size_t>(t + 1)];
     to.shape(dk_, dv_);
-    advance(t, from.row(0), from.stride(), Own::written, to.row(0), to.stride());
+    advance(t, from, Own::written, to);
   }
 }
 
@@ -201,15 +197,17 @@ void RunColumns<T>::make_states(const M& before) {
 template <typename T>
 void RunColumns<T>::add_gradients(int64_t t, const M& dstate, bool outputs) {
   const M &before = state_before(t), &after = state_before(t + 1);
+  if (outputs) {
+    blocks_.ops.dots(after, {dout_.row(t), 0}, dk_, dv_, dq_.row(t));
+    for (int64_t r = 0; r < dk_; ++r) dq_.row(t)[r] *= scale();
+  }
+  blocks_.ops.dots(dstate, {v_.row(t), 0}, dk_, dv_, dk_rows_.row(t));
   for (int64_t r = 0; r < dk_; ++r) {
-    if (outputs) dq_.row(t)[r] = scale() * dot(after.row(r), dout_.row(t), dv_);
-    dk_rows_.row(t)[r] = dot(dstate.row(r), v_.row(t), dv_);
-    add_scaled(dstate.row(r), k_.row(t)[r], dv_, dv_rows_.row(t));
+    add_row(dstate.row(r), k_.row(t)[r], dv_rows_.row(t));
     for (int64_t i = 0; i < parts_; ++i) {
-      for (int64_t j = 0; j < parts_; ++j) {
-        add_products(dstate.row(r) + i * width_, before.row(r) + j * width_, width_,
-                     da_.row(t) + (i * parts_ + j) * width_);
-      }
+      // One part of the gradient with every part of the state.
+      blocks_.ops.add_times({dstate.row(r) + i * width_, 0}, {before.row(r), width_}, 1, parts_, width_,
+                            {da_.row(t) + i * dv_, width_});
     }
   }
 }
