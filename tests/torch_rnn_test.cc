@@ -95,13 +95,13 @@ TEST(ParaRnn, JacobiansAreTheDerivatives) {
     const RnnTensors in = random_inputs(c);
     const int64_t rows = state_rows(cell);
     const at::Tensor before = at::randn({7, rows, kRnnChannels}, at::kDouble);
-    const RnnStep step = rnn_step(cell, in.x, before, {in.a, in.peephole});
+    const RnnStep step = rnn_step(cell, in.x, before, {}, {in.a, in.peephole});
     constexpr double kSmall = 1e-6;
     for (int64_t j = 0; j < rows; ++j) {
       const auto moved = [&](double by) {
         at::Tensor other = before.clone();
         other.select(1, j).add_(by);
-        return rnn_step(cell, in.x, other, {in.a, in.peephole}).state;
+        return rnn_step(cell, in.x, other, {}, {in.a, in.peephole}).rest;
       };
       const at::Tensor slope = (moved(kSmall) - moved(-kSmall)) / (2 * kSmall);
       for (int64_t i = 0; i < rows; ++i) {

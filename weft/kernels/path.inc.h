@@ -20,7 +20,10 @@
 #include "weft/kernels/fused/partials.inc.h"
 #include "weft/kernels/fused/rms_norm.inc.h"
 #include "weft/kernels/fused/rotate.inc.h"
+#include "weft/kernels/fused/activations.inc.h"
 #include "weft/kernels/fused/swiglu.inc.h"
+#include "weft/kernels/fused/rnn_cell.inc.h"
+#include "weft/kernels/fused/rnn_rows.inc.h"
 #include "weft/kernels/fused/cross_entropy.inc.h"
 #include "weft/kernels/fused/adamw.inc.h"
 #include "weft/kernels/blocks.inc.h"
@@ -33,8 +36,9 @@ static_assert(kForwardKeyTile % kPanel == 0 && kBackwardKeyTile % kPanel == 0);
 static_assert(kMostTileOfKeys <= kForwardKeyTile);  // one pass over the keys: see canonical_cpu.cc
 static_assert(kForwardQueryTile % kStrip == 0 && kBackwardQueryTile % kStrip == 0);
 
-constexpr FusedOps kFusedOps = {merge_partials,  delta,    rms_norm, rms_norm_backward, rotate,    swiglu,
-                                swiglu_backward, add_rows, adamw,    exp_sum,           scaled_exp};
+constexpr FusedOps kFusedOps = {merge_partials,  delta,      rms_norm, rms_norm_backward, rotate,     swiglu,
+                                swiglu_backward, add_rows,   adamw,    exp_sum,           scaled_exp, rnn_step,
+                                rnn_backward,    rnn_correct};
 
 constexpr TileOps tile_ops(const char* name) {
   return {name,          kStrip,         kPanel,      kShortForward, kShortBackward, pack_rows,  pack_columns,

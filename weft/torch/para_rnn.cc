@@ -3,7 +3,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/tensor.h>
-#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -22,8 +21,6 @@
 namespace weft {
 namespace {
 
-constexpr int64_t kTokenDim = -3;
-
 double largest_size(const at::Tensor& t) { return t.numel() == 0 ? 0 : t.abs().max().item<double>(); }
 
 // The system of one call, in the type in which it is solved.
@@ -40,26 +37,25 @@ class NewtonSystem {
   // All states, differentiable.
   std::pair<at::Tensor, int> solve(const NewtonOptions& options) const {
     const double tolerance = options.tolerance > 0 ? options.tolerance : type_ == at::kDouble ? 1e-11 : 1e-5;
-    at::Tensor states, shifted;
+    at::Tensor states, before;
     RnnStep step;
     int iterations = 0;
     {
       const at::NoGradGuard no_gradients;
-      states = rnn_step(cell_, x_, without_past(), parameters_).state;
+      states = rnn_step(cell_, x_, without_past(), {}, parameters_).rest;
       for (;; ++iterations) {
-        shifted = ranks_.before(states);
-        step = rnn_step(cell_, x_, with_initial(shifted), parameters_);
+        before = with_initial(ranks_.before(states)).contiguous();
+        step = rnn_step(cell_, x_, before, states, parameters_);
         // NaN comes from inputs of its document: it is left out here, and goes on to all later tokens in the last correction.
-        const at::Tensor rest = step.state.sub(states).nan_to_num(0.0);
-        const double residual = ranks_.largest(largest_size(rest));
+        const RnnStep known = step.finite ? step : without_nan(step);
+        const double residual = ranks_.largest(known.largest);
         if (residual <= tolerance) break;
         if (iterations == options.iterations) refuse(residual, tolerance, iterations);
-        const at::Tensor next = states.add(ranks_.solve(rest, step.jacobian.nan_to_num(0.0)));
-        states = at::where(next.isfinite(), next.clamp(-bound_, bound_), step.state);
+        rnn_correct(states, ranks_.solve(known.rest, known.jacobian), known.rest, bound_);
       }
     }
-    const at::Tensor next = rnn_step(cell_, x_, with_initial(shifted), parameters_).state;
-    return {states.add(ranks_.solve(next.sub(states), step.jacobian)), iterations};
+    const at::Tensor rest = differentiable_rest(cell_, step, x_, before, parameters_, initial_, ranks_.first_rows());
+    return {states.add(ranks_.solve(rest, step.jacobian)), iterations};
   }
 
  private:
@@ -70,6 +66,10 @@ class NewtonSystem {
   }
   at::Tensor with_initial(const at::Tensor& shifted) const {
     return initial_.defined() ? shifted.index_copy(kTokenDim, ranks_.first_rows(), initial_) : shifted;
+  }
+  static RnnStep without_nan(const RnnStep& step) {
+    const at::Tensor rest = step.rest.nan_to_num(0.0);
+    return {.rest = rest, .jacobian = step.jacobian.nan_to_num(0.0), .largest = largest_size(rest)};
   }
   [[noreturn]] void refuse(double residual, double tolerance, int iterations) const {
     throw Error(ErrorCode::wrong,

@@ -1,11 +1,5 @@
-// Cells of nonlinear recurrent networks whose hidden matrices are diagonal: one step, and its derivative by the state.
-//
-// A state has one row (GRU: h) or two (LSTM: c, h) of `channels` numbers. With x the inputs' share of each gate, B x + bias, a
-// the diagonals and p the LSTM's peepholes, every product elementwise (docs/linear.md):
-//
-//   gru:   z = sigmoid(a_0 h + x_0)    r = sigmoid(a_1 h + x_1)    n = tanh(a_2 (r h) + x_2)    h' = z n + (1 - z) h
-//   lstm:  f = sigmoid(a_0 h + p_0 c + x_0)    g = tanh(a_2 h + x_2)                            c' = f c + (1 - f) g
-//          o = sigmoid(a_1 h + p_1 c' + x_1)                                                    h' = o tanh(c')
+// Cells of nonlinear recurrent networks whose hidden matrices are diagonal, on tensors: the formulas are those of
+// weft/kernels/fused/fused.h.
 //
 // No number of a state grows above 1 in size, or above that of the state that a document begins with.
 #pragma once
@@ -14,26 +8,41 @@
 
 #include <string_view>
 
+#include "weft/kernels/fused/fused.h"
+
 namespace weft {
 
-enum class RnnCell : uint8_t { gru, lstm };
+using kernels::RnnCell;
 // Throws Error(usage) for other names than gru and lstm.
 RnnCell rnn_cell_of(std::string_view name);
 const char* name_of(RnnCell cell);
-inline int64_t state_rows(RnnCell cell) { return cell == RnnCell::gru ? 1 : 2; }
+inline int64_t state_rows(RnnCell cell) { return kernels::rows_of_state(cell); }
 inline constexpr int64_t kGates = 3;
+inline constexpr int64_t kTokenDim = -3;  // of inputs and states: [.., tokens, gates or rows, channels]
 
 struct RnnParameters {
   at::Tensor a;              // [3, channels]: of the gates, in the order above
   at::Tensor peephole = {};  // [2, channels]: p_0 and p_1 of an LSTM; else undefined
 };
 
+// Of all tokens; x and before contiguous, of the type of the parameters, fp32 or fp64.
 struct RnnStep {
-  at::Tensor state;  // [.., tokens, rows, channels], differentiable
+  at::Tensor rest;  // f(before, x) - state: [.., tokens, rows, channels]
   at::Tensor
-      jacobian;  // [.., tokens, rows * rows, channels]: of its row i by row j of the state before, in row i * rows + j; a number
+      jacobian;  // [.., tokens, rows * rows, channels]: of row i of f by row j of the state before, in row i * rows + j
+  double largest = 0;  // of the rest in size; where `finite`
+  bool finite = true;
 };
-// x [.., tokens, 3, channels], before [.., tokens, rows, channels]: the states before the tokens.
-RnnStep rnn_step(RnnCell cell, const at::Tensor& x, const at::Tensor& before, const RnnParameters& parameters);
+// x [.., tokens, 3, channels], before and state [.., tokens, rows, channels]: the states before the tokens and those after them;
+// an undefined state is 0. Not differentiable.
+RnnStep rnn_step(RnnCell cell, const at::Tensor& x, const at::Tensor& before, const at::Tensor& state,
+                 const RnnParameters& parameters);
+// step.rest, whose gradient goes to x, the parameters and, if it is defined, `initial`: the states [.., documents, rows, channels] that
+// stand in `before` at `first_rows` of the tokens.
+at::Tensor differentiable_rest(RnnCell cell, const RnnStep& step, const at::Tensor& x, const at::Tensor& before,
+                               const RnnParameters& parameters, const at::Tensor& initial,
+                               const at::Tensor& first_rows);
+// state <- state + by within +-bound, and where that is not finite state + rest.
+void rnn_correct(const at::Tensor& state, const at::Tensor& by, const at::Tensor& rest, double bound);
 
 }  // namespace weft

@@ -40,6 +40,13 @@ Rows from_row(Rows rows, int64_t row) {
   return rows;
 }
 
+// Gradients of weights are sums over few rows each, added up, so that their error does not grow with the number of rows.
+constexpr int64_t kSumRows = 128;
+
+void add_to(void* sums, const std::vector<float>& part) {
+  for (size_t c = 0; c < part.size(); ++c) static_cast<float*>(sums)[c] += part[c];
+}
+
 class CpuFused final : public FusedKernels {
  public:
   CpuFused(std::string_view name, const FusedOps& ops) : name_(name), ops_(ops) {}
@@ -51,13 +58,11 @@ class CpuFused final : public FusedKernels {
     ops_.rms_norm(args);
   }
 
-  // Sums of few rows each are added to dweight, so that its error does not grow with the number of rows.
   void rms_norm_backward(const RmsNormBackward& args) const override {
     if (!narrow({args.dx.type, args.dy.type, args.x.type})) return reference_fused_kernels().rms_norm_backward(args);
     WEFT_CHECK(args.dx.type == args.x.type && (!args.residual.data || args.residual.type == args.dx.type));
-    constexpr int64_t kRows = 128;
     std::vector<float> sum(static_cast<size_t>(args.columns));
-    for (int64_t row = 0; row < args.rows; row += kRows) {
+    for (int64_t row = 0; row < args.rows; row += kSumRows) {
       std::fill(sum.begin(), sum.end(), 0.0f);
       RmsNormBackward part = args;
       part.dx = from_row(args.dx, row);
@@ -66,10 +71,9 @@ class CpuFused final : public FusedKernels {
       part.residual = from_row(args.residual, row);
       part.inverse = static_cast<const float*>(args.inverse) + row;
       part.dweight = sum.data();
-      part.rows = std::min(kRows, args.rows - row);
+      part.rows = std::min(kSumRows, args.rows - row);
       ops_.rms_norm_backward(part);
-      float* dweight = static_cast<float*>(args.dweight);
-      for (size_t c = 0; c < sum.size(); ++c) dweight[c] += sum[c];
+      add_to(args.dweight, sum);
     }
   }
 
@@ -142,6 +146,34 @@ class CpuFused final : public FusedKernels {
   }
 
   void adamw(const AdamWStep& args) const override { ops_.adamw(args); }
+
+  RnnResidual rnn_step(const RnnStep& args) const override {
+    return narrow({args.type}) ? ops_.rnn_step(args) : reference_fused_kernels().rnn_step(args);
+  }
+
+  void rnn_backward(const RnnBackward& args) const override {
+    if (!narrow({args.type})) return reference_fused_kernels().rnn_backward(args);
+    const auto size = static_cast<size_t>(args.channels);
+    const int64_t states = rows_of_state(args.cell) * args.channels;
+    std::vector<float> da(3 * size), dpeephole(2 * size);
+    for (int64_t row = 0; row < args.rows; row += kSumRows) {
+      std::fill(da.begin(), da.end(), 0.0f), std::fill(dpeephole.begin(), dpeephole.end(), 0.0f);
+      RnnBackward part = args;
+      part.x = static_cast<const float*>(args.x) + row * 3 * args.channels;
+      part.before = static_cast<const float*>(args.before) + row * states;
+      part.dnext = static_cast<const float*>(args.dnext) + row * states;
+      part.dx = static_cast<float*>(args.dx) + row * 3 * args.channels;
+      part.da = da.data(), part.dpeephole = dpeephole.data();
+      part.rows = std::min(kSumRows, args.rows - row);
+      ops_.rnn_backward(part);
+      add_to(args.da, da);
+      if (args.cell == RnnCell::lstm) add_to(args.dpeephole, dpeephole);
+    }
+  }
+
+  void rnn_correct(const RnnCorrection& args) const override {
+    narrow({args.type}) ? ops_.rnn_correct(args) : reference_fused_kernels().rnn_correct(args);
+  }
 
  private:
   const std::string_view name_;

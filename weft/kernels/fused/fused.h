@@ -116,6 +116,53 @@ struct AdamWStep {
   float beta1, beta2, eps, gradient_scale, keep, rate, v_scale;
 };
 
+// Cells of recurrent networks with diagonal hidden matrices. A state has one row (GRU: h) or two (LSTM: c, h) of `channels`
+// numbers; every product is elementwise:
+//   gru:   z = sigmoid(a_0 h + x_0)    r = sigmoid(a_1 h + x_1)    n = tanh(a_2 (r h) + x_2)    h' = z n + (1 - z) h
+//   lstm:  f = sigmoid(a_0 h + p_0 c + x_0)    g = tanh(a_2 h + x_2)                            c' = f c + (1 - f) g
+//          o = sigmoid(a_1 h + p_1 c' + x_1)                                                    h' = o tanh(c')
+enum class RnnCell : uint8_t { gru, lstm };
+inline constexpr int64_t rows_of_state(RnnCell cell) { return cell == RnnCell::gru ? 1 : 2; }
+
+// One step of many tokens, each from the state before it: what is left of f(before, x) - state, and J = df/dbefore. All of one
+// type, fp32 or fp64, and contiguous.
+struct RnnStep {
+  RnnCell cell;
+  DType type;
+  const void* x;         // [rows, 3, channels]
+  const void* before;    // [rows, rows of a state, channels]
+  const void* state;     // as before; null: 0, so that the rest is f
+  const void* a;         // [3, channels]
+  const void* peephole;  // [2, channels], of an LSTM
+  void* rest;            // as before
+  void* jacobian;        // [rows, (rows of a state)^2, channels]: row i by row j of the state before; null: not wanted
+  int64_t rows, channels;
+};
+struct RnnResidual {
+  double largest;  // of the rest, in size; where not all is finite, any number
+  bool finite;     // the rest and J
+};
+
+// From the gradients of f: dx, written, and those of a and the peepholes, added to; not that of the state before, J^T dnext.
+struct RnnBackward {
+  RnnCell cell;
+  DType type;
+  const void *x, *before, *a, *peephole;  // as in RnnStep
+  const void* dnext;                      // as before
+  void* dx;                               // as x
+  void *da, *dpeephole;                   // as a and peephole
+  int64_t rows, channels;
+};
+
+// state <- state + by, kept within +-bound; where that is not finite, state + rest. One type, fp32 or fp64.
+struct RnnCorrection {
+  DType type;
+  void* state;
+  const void *by, *rest;
+  double bound;
+  int64_t n;
+};
+
 // One implementation of all of them. Stateless and safe to use from several threads at once.
 class FusedKernels {
  public:
@@ -131,6 +178,9 @@ class FusedKernels {
   virtual void log_sum_exp(const LogSumExp& args) const = 0;
   virtual void cross_entropy_backward(const CrossEntropyBackward& args) const = 0;
   virtual void adamw(const AdamWStep& args) const = 0;
+  virtual RnnResidual rnn_step(const RnnStep& args) const = 0;
+  virtual void rnn_backward(const RnnBackward& args) const = 0;
+  virtual void rnn_correct(const RnnCorrection& args) const = 0;
 };
 
 // Plain loops in fp64, rounded once to the result's type.

@@ -48,6 +48,9 @@ struct FusedOps {
   void (*exp_sum)(const float* x, int64_t n, float* maximum, float* sum);
   // to = factor * exp(x - shift)
   void (*scaled_exp)(const float* x, int64_t n, float shift, float factor, void* to, DType type);
+  RnnResidual (*rnn_step)(const RnnStep& args);
+  void (*rnn_backward)(const RnnBackward& args);
+  void (*rnn_correct)(const RnnCorrection& args);
 };
 
 }  // namespace weft::kernels

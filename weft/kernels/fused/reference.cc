@@ -1,10 +1,12 @@
 // FusedKernels as plain loops in fp64: what the paths are compared with, and what references in fp64 run on.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "weft/base/error.h"
 #include "weft/kernels/element.h"
 #include "weft/kernels/fused/fused.h"
+#include "weft/kernels/simd.inc.h"
 
 namespace weft::kernels {
 namespace {
@@ -16,6 +18,54 @@ void put(const Rows& rows, int64_t row, int64_t column, double value) {
   store_element(rows.data, rows.type, row * rows.stride + column, value);
 }
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+double tanh(double x) { return std::tanh(x); }
+
+}  // namespace
+}  // namespace weft::kernels
+
+// The cells' formulas are those of the paths, in fp64.
+#include "weft/kernels/fused/rnn_cell.inc.h"
+
+namespace weft::kernels {
+namespace {
+
+double get(const void* data, DType type, int64_t i) { return load_element(data, type, i); }
+
+template <typename Body>
+void for_places(int64_t rows, int64_t channels, Body body) {
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t c = 0; c < channels; ++c) body(row, c);
+  }
+}
+
+// What the step of token `row` reads in channel c.
+template <typename Args>
+RnnPlace<double> place_of(const Args& s, int64_t row, int64_t c) {
+  const int64_t n = s.channels, states = rows_of_state(s.cell);
+  RnnPlace<double> in{};
+  for (int64_t i = 0; i < 3; ++i) {
+    in.x[i] = get(s.x, s.type, (row * 3 + i) * n + c), in.a[i] = get(s.a, s.type, i * n + c);
+  }
+  in.h = get(s.before, s.type, (row * states + states - 1) * n + c);
+  if (s.cell == RnnCell::gru) return in;
+  in.c = get(s.before, s.type, row * states * n + c);
+  for (int64_t i = 0; i < 2; ++i) in.p[i] = get(s.peephole, s.type, i * n + c);
+  return in;
+}
+
+// Rows of J, or of the new state, at one place; of a GRU the first of each.
+struct RnnAt {
+  double next[2], jacobian[4];
+};
+RnnAt step_at(RnnCell cell, const RnnPlace<double>& in) {
+  if (cell == RnnCell::gru) {
+    const auto at = GruGates<double>::of(in);
+    return {{at.next(at, in)}, {at.jacobian(at, in)}};
+  }
+  const auto at = LstmGates<double>::of(in);
+  const auto j = LstmJacobian<double>::of(at, in);
+  return {{at.c, at.o * at.s}, {j.cc, j.ch, j.hc, j.hh}};
+}
 
 class ReferenceFused final : public FusedKernels {
  public:
@@ -129,6 +179,57 @@ class ReferenceFused final : public FusedKernels {
       a.first_moment[i] = static_cast<float>(m);
       a.second_moment[i] = static_cast<float>(v);
       a.weights[i] = static_cast<float>(a.keep * a.weights[i] - a.rate * m / (std::sqrt(v * a.v_scale) + a.eps));
+    }
+  }
+
+  RnnResidual rnn_step(const RnnStep& s) const override {
+    const int64_t n = s.channels, states = rows_of_state(s.cell);
+    RnnResidual residual{0, true};
+    const auto put_at = [&](void* to, int64_t i, double value) {
+      store_element(to, s.type, i, value);
+      residual.finite = residual.finite && std::isfinite(value);
+    };
+    for_places(s.rows, n, [&](int64_t row, int64_t c) {
+      const RnnAt at = step_at(s.cell, place_of(s, row, c));
+      for (int64_t i = 0; i < states; ++i) {
+        const int64_t place = (row * states + i) * n + c;
+        const double rest = at.next[i] - (s.state ? get(s.state, s.type, place) : 0);
+        put_at(s.rest, place, rest);
+        residual.largest = std::max(residual.largest, std::abs(rest));
+      }
+      if (!s.jacobian) return;
+      for (int64_t i = 0; i < states * states; ++i) {
+        put_at(s.jacobian, (row * states * states + i) * n + c, at.jacobian[i]);
+      }
+    });
+    return residual;
+  }
+
+  void rnn_backward(const RnnBackward& s) const override {
+    using Gradients = RnnGradients<double>;
+    const int64_t n = s.channels, states = rows_of_state(s.cell);
+    const auto add = [&](void* to, int64_t i, double value) {
+      store_element(to, s.type, i, get(to, s.type, i) + value);
+    };
+    for_places(s.rows, n, [&](int64_t row, int64_t c) {
+      const RnnPlace<double> in = place_of(s, row, c);
+      const double dh = get(s.dnext, s.type, (row * states + states - 1) * n + c);
+      const bool gru = s.cell == RnnCell::gru;
+      const Gradients d =
+          gru ? Gradients::of_gru(in, dh) : Gradients::of_lstm(in, get(s.dnext, s.type, row * states * n + c), dh);
+      for (int64_t i = 0; i < 3; ++i) {
+        store_element(s.dx, s.type, (row * 3 + i) * n + c, d.x[i]);
+        add(s.da, i * n + c, d.a[i]);
+      }
+      for (int64_t i = 0; i < (gru ? 0 : 2); ++i) add(s.dpeephole, i * n + c, d.p[i]);
+    });
+  }
+
+  void rnn_correct(const RnnCorrection& s) const override {
+    for (int64_t i = 0; i < s.n; ++i) {
+      const double h = get(s.state, s.type, i), next = h + get(s.by, s.type, i);
+      const bool finite = std::isfinite(next);
+      store_element(s.state, s.type, i, finite ? std::clamp(next, -s.bound, s.bound) : h + get(s.rest, s.type, i));
     }
   }
 };

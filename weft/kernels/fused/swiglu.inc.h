@@ -4,13 +4,6 @@
 namespace weft::kernels {
 namespace {
 
-// 1 / (1 + exp(-x))
-WEFT_INLINE Vec sigmoid(Vec x) {
-  const Vec power = x * broadcast((float)-kLog2E);
-  const Vec most = broadcast(127.0f);  // more would overflow in exp2; NaN stays
-  return broadcast(1.0f) / (broadcast(1.0f) + exp2(select(power > most, most, power)));
-}
-
 template <typename In, typename Out>
 static void swiglu_rows(const Swiglu& a) {
   for (int64_t row = 0; row < a.rows; ++row) {
