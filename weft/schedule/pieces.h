@@ -27,6 +27,7 @@ class Pieces {
   // Cuts behind `first`, up to `last` itself.
   int64_t cuts_in(int64_t first, int64_t last) const;
   bool is_cut(int64_t token) const;
+  std::vector<int64_t>::const_iterator first_behind(int64_t token) const;
   std::vector<int64_t> cuts_;  // tokens at which a run of some rank begins
 };
 

@@ -26,6 +26,31 @@ TEST(Pieces, AreWhatShardsCut) {
   EXPECT_EQ(pieces.holding({1, 10}, 9), (Range{9, 10}));
 }
 
+// Of shards of one size and of many: every token is in the piece that contains it.
+TEST(Pieces, HoldingIsThePieceWithTheToken) {
+  for (const int64_t tokens : {1, 5, 40, 41, 47, 64}) {
+    for (const int ranks : {1, 2, 3, 8}) {
+      for (const Layout& layout : {Layout::contiguous(tokens, ranks), Layout::zigzag(tokens, ranks)}) {
+        Problem problem = self_attention(Mask::of(tokens, {.causal = true}), layout, 1, 1, 2);
+        problem.layer = Layer::gla;
+        const Pieces pieces(problem);
+        std::vector<bool> cut(static_cast<size_t>(tokens));
+        for (int rank = 0; rank < ranks; ++rank) {
+          for (const Range run : layout.shard(rank).ranges()) cut[static_cast<size_t>(run.begin)] = true;
+        }
+        Range want{0, 0};
+        for (int64_t token = 0; token < tokens; ++token) {
+          if (token == 0 || cut[static_cast<size_t>(token)]) {
+            want = {token, token + 1};
+            while (want.end < tokens && !cut[static_cast<size_t>(want.end)]) ++want.end;
+          }
+          EXPECT_EQ(pieces.holding({0, tokens}, token), want) << tokens << " over " << ranks << ", token " << token;
+        }
+      }
+    }
+  }
+}
+
 TEST(Pieces, WholeOnesBeginAndEndAtCuts) {
   const Pieces pieces(snake(Layer::gla));
   EXPECT_TRUE(pieces.are_whole({1, 3}, {1, 10}));

@@ -89,7 +89,8 @@ bool RankRun::are_pieces(const Slice& slice, const char* role) {
 bool RankRun::is_one_piece(const ValueState& value, const Slice& slice) {
   const IntervalSet& tokens = pool_[slice.tokens];
   const Range run = pool_[value.all.tokens].hull();
-  if (tokens == IntervalSet(pieces_.holding(run, tokens.hull().begin))) return true;
+  const Range part = tokens.hull();
+  if (tokens.ranges().size() == 1 && part == pieces_.holding(run, part.begin)) return true;
   note("operand", "exchange: " + describe(slice) + " is not one piece of value " +
                       std::to_string(static_cast<size_t>(slice.value)) + " (" + describe(value.all) + ")");
   return false;
