@@ -102,8 +102,10 @@ void RunChunks<T>::add_gradients(const ConstView& dout, M& state, M& dstate, con
   blocks_.product(v_, transposed_, sum_);
   decays_.to_end(sum_, dk_end_);
   if (to.dg.data) gates_sum_.add_leaving(k_, dk_end_);
-  add_rows(to.dq, begin_, dq_);
-  add_rows(to.dk, begin_, dk_end_);
+  // With one gate what pairs give is added to this; else dg needs it by itself.
+  const bool together = decays_.one_gate();
+  M& dk = together ? dk_end_ : dk_pairs_;
+  if (!together) add_rows(to.dq, begin_, dq_), add_rows(to.dk, begin_, dk_end_);
   if (to.dv.data) {
     blocks_.product(ke_, dstate, dv_sum_);
     blocks_.add_transposed_product(scores_, dout_, dv_sum_, scale(), Part::upper_a);
@@ -111,15 +113,19 @@ void RunChunks<T>::add_gradients(const ConstView& dout, M& state, M& dstate, con
   }
   blocks_.transpose(v_, transposed_);
   blocks_.product(dout_, transposed_, dscores_, scale(), Part::lower_result);
-  decays_.gradients(dscores_, q_, k_, reading_, dq_, dk_pairs_);
+  if (together) {
+    decays_.add_gradients(dscores_, q_, k_, reading_, dq_, dk);
+  } else {
+    decays_.gradients(dscores_, q_, k_, reading_, dq_, dk);
+  }
   if (to.dg.data) {
-    gates_sum_.add_pairs(scores_, dscores_, q_, dq_, k_, dk_pairs_, reading_);
+    gates_sum_.add_pairs(scores_, dscores_, q_, dq_, k_, dk, reading_);
     gates_sum_.finish(state, dstate, decays_.passed(), to.dg, begin_);
   }
-  decays_.add_own_gradients(dscores_, q_, k_, bonus(), dq_, dk_pairs_);
+  decays_.add_own_gradients(dscores_, q_, k_, bonus(), dq_, dk);
   if (to.du.data) add_bonus_gradient(to.du);
   add_rows(to.dq, begin_, dq_);
-  add_rows(to.dk, begin_, dk_pairs_);
+  add_rows(to.dk, begin_, dk);
   blocks_.decay_and_add(decays_.passed(), qe_, dout_, dstate, scale());
 }
 

@@ -38,9 +38,12 @@ class ChunkDecays {
   // to_j = y_j exp(c_C - c_j).
   void to_end(const M& y, M& to) const;
   void scores(const M& x, const M& y, Reading reading, M& to) const;
+  bool one_gate() const { return gates_ == 1; }
   // dx and dy from the gradients of the scores that there are. With a gate for each row these are of pairs of different
   // tokens only.
   void gradients(const M& dscores, const M& x, const M& y, Reading reading, M& dx, M& dy) const;
+  // The same, added to dx and dy; one gate only.
+  void add_gradients(const M& dscores, const M& x, const M& y, Reading reading, M& dx, M& dy) const;
   // Adds what gradients() has left out of what each token reads of its own writing; all of it where it has a factor for each
   // row (null: 1).
   void add_own_gradients(const M& dscores, const M& x, const M& y, const T* factors, M& dx, M& dy) const;
@@ -54,6 +57,8 @@ class ChunkDecays {
   void load_channels(const M& logs);
   int64_t blocks() const { return (rows_ + kBlock - 1) / kBlock; }
   int64_t size_of_block(int64_t block) const { return std::min(kBlock, rows_ - block * kBlock); }
+  // dscores times the decays between the tokens of a pair, of one gate.
+  const M& masked(const M& dscores, Reading reading) const;
   const M& from_block_begin(Reading reading) const { return reading == Reading::after ? in_block_ : in_block_before_; }
 
   const Blocks<T> blocks_;
