@@ -73,6 +73,21 @@ TEST(Linear, Householders) {
       has(refused.complaints[0], "householders go with a layer that has a delta rule: deltanet, gdn or kda, not"));
 }
 
+TEST(Linear, HeadsOfQueriesAndKeysMayBeFewer) {
+  const std::string words = " --layer mamba2 --ranks 3 --tokens 50 --heads 6 --key-heads 2 --key-dim 4 --value-dim 6";
+  EXPECT_EQ(json::parse(run_line("verify all --backward --json" + words).out)["ok"], true);
+  const std::string folder = ::testing::TempDir() + "key_heads_" + std::to_string(::getpid());
+  EXPECT_EQ(run_line("check head-exchange --backward --dtype bf16" + words + " --save " + folder).code, kExitFine);
+  EXPECT_TRUE(has(read_file(folder + "/inputs.safetensors"), R"("k":{"dtype":"BF16","shape":[50,2,4])"));
+  EXPECT_TRUE(has(read_file(folder + "/inputs.safetensors"), R"("v":{"dtype":"BF16","shape":[50,6,6])"));
+  EXPECT_TRUE(has(read_file(folder + "/outputs.safetensors"), R"("dq":{"dtype":"BF16","shape":[50,2,4])"));
+  std::filesystem::remove_all(folder);
+  EXPECT_EQ(run_line("show head-exchange --backward" + words).code, kExitFine);
+  EXPECT_TRUE(has(complaint("verify chain --layer gla --key-heads 2 --heads 3 --ranks 2 --tokens 50"),
+                  "key-heads 2 does not divide heads 3"));
+  EXPECT_TRUE(has(complaint("verify ring --key-heads 2 --ranks 2 --tokens 50"), "key-heads goes with a linear layer"));
+}
+
 TEST(Linear, MethodMayBeNamedByItsOption) {
   EXPECT_EQ(run_line("show --method chain --layer gla" + kFewTokens + " --verbose").out,
             run_line("show chain --layer gla" + kFewTokens + " --verbose").out);

@@ -183,6 +183,8 @@ void add_problem_options(Command& command, ProblemOptions& options) {
                   .value = "LAYER",
                   .help = "softmax, or a linear layer: " + join(linear_layer_names()) + " (default: softmax)",
                   .set = [o](std::string_view given) { o->layer = layer_of(given); }});
+  command.count("--key-heads", "N", "heads of q and k, of linear layers; a divisor of --heads (default: the same)",
+                &o->key_heads, kHeadLimits);
   command.count("--householders", "N", "writes of a token, of layers with a delta rule: DeltaProduct (default: 1)",
                 &o->householders, {.min = 1, .max = 64});
   command.flag("--initial-states", "of a linear layer: every document begins with a given state", &o->initial_states);

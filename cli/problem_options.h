@@ -38,6 +38,7 @@ struct ProblemOptions {
   int64_t key_dim = 0;    // of q and k; 0: head_dim
   int64_t value_dim = 0;  // of v; 0: head_dim
   Layer layer = Layer::softmax;
+  int64_t key_heads = 0;  // of linear layers: 0: not given, as many as heads
   int64_t householders = 1;
   bool initial_states = false, final_states = false;
   std::vector<int64_t> state_positions;

@@ -22,6 +22,7 @@ Schedule schedule_for(const std::string& method, const ProblemOptions& options, 
   problem.dim = options.key_dim;
   problem.dim_v = options.value_dim;
   problem.layer = options.layer;
+  problem.key_heads = options.key_heads;
   problem.householders = options.householders;
   problem.initial_states = options.initial_states;
   problem.final_states = options.final_states;

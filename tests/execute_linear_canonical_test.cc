@@ -97,6 +97,30 @@ TEST(LinearCanonical, Householders) {
   expect_same(want, c);
 }
 
+// Sums over the heads that share q and k are in the order of the heads, but where ranks of head-exchange have some of them each.
+TEST(LinearCanonical, SharedHeads) {
+  for (const Layer layer : {Layer::mamba2, Layer::gdn}) {
+    CanonicalCase c = canonical_case(layer, {500, 300});
+    c.heads = 6, c.key_heads = 2;
+    const auto want = bits_of(c);
+    for (const char* method : {"chain", "all-scan"}) {
+      for (const int ranks : {2, 3}) {
+        c.method = method, c.layout = "zigzag", c.ranks = ranks;
+        expect_same(want, c);
+      }
+    }
+    c.method = "head-exchange", c.ranks = 2;
+    expect_same(want, c);
+    c.ranks = 3;
+    try {
+      c.tiled();
+      ADD_FAILURE() << "sums over ranks are not canonical";
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find("no canonical dq and dk; use chain or all-scan"), std::string::npos);
+    }
+  }
+}
+
 // The control: without it bits differ, so the tests above can fail.
 TEST(LinearCanonical, WithoutItBitsDiffer) {
   for (const Layer layer : {Layer::gla, Layer::gdn}) {

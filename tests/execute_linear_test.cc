@@ -3,31 +3,12 @@
 
 #include <cmath>
 
-#include "tests/linear_case.h"
+#include "tests/linear_check.h"
 #include "weft/base/test_level.h"
-#include "weft/execute/check.h"
 #include "weft/execute/dense_recurrence.h"
 
 namespace weft {
 namespace {
-
-CheckReport checked(const LinearCase& c, uint64_t seed = 1) {
-  CheckOptions options{.seed = seed};
-  options.execute.poison = true;
-  return check_schedule(c.schedule(), options);
-}
-
-// On every rank and in every head by itself: an error in one of many must not drown in the others' size.
-void expect_right(const LinearCase& c, uint64_t seed = 1) {
-  SCOPED_TRACE(c.describe());
-  const CheckReport report = checked(c, seed);
-  for (const TensorError& error : report.errors) {
-    EXPECT_LE(error.max_abs, error.bound) << error.name;
-    if (c.element != DType::fp64) continue;
-    const double range = error.max_rel == 0 ? 1 : error.max_abs / error.max_rel;
-    for (const double each : error.by_rank_and_head) EXPECT_LE(each, 1e-10 * std::max(1.0, range)) << error.name;
-  }
-}
 
 TEST(ExecuteLinear, EveryMethodLayerAndRankCount) {
   for (const Method* method : linear_methods()) {

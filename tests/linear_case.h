@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,8 @@ struct LinearCase {
   std::vector<int64_t> state_positions = {};
   int64_t householders = 1;
   bool both_ways = false;  // mask full
+  int64_t key_heads = 0;   // 0: as many as heads
+  std::optional<DType> wire = {};
 
   std::string describe() const {
     std::string text = method + " " + name_of(layer) + ", " + std::to_string(ranks) + " ranks, documents";
@@ -33,6 +36,7 @@ struct LinearCase {
             ", layout '" + layout + "', " + std::string(name_of(element));
     for (int64_t tokens : shards) text += ", shard " + std::to_string(tokens);
     if (both_ways) text += ", mask full";
+    if (key_heads > 0) text += ", key heads " + std::to_string(key_heads);
     if (householders > 1) text += ", householders " + std::to_string(householders);
     if (initial_states) text += ", initial states";
     if (final_states) text += ", final states";
@@ -60,13 +64,14 @@ struct LinearCase {
     made.dim_v = columns();
     made.layer = layer;
     if (decay_of(layer) == Decay::constant) made.log_decay = retnet_log_decays(heads);
+    made.key_heads = key_heads;
     made.householders = householders;
     made.initial_states = initial_states;
     made.final_states = final_states;
     made.ask_for_states(state_positions);
     made.backward = true;
     made.element = element;
-    made.wire = made.accumulator();
+    made.wire = wire.value_or(made.accumulator());
     return made;
   }
   Schedule schedule() const { return make_schedule(method, problem(), options); }
@@ -93,6 +98,10 @@ inline LinearCase random_linear_case(Random& random, std::string_view method = "
   for (int64_t documents = 1 + random.uniform(2) * random.uniform(6); documents > 0; --documents) {
     c.lengths.push_back(random.uniform(4) == 0 ? 1 : 1 + random.uniform(30));
     tokens += c.lengths.back();
+  }
+  if (random.uniform(3) == 0) {
+    c.key_heads = 1 + random.uniform(2);
+    c.heads = c.key_heads * (1 + random.uniform(3));
   }
   c.initial_states = random.uniform(3) == 0, c.final_states = random.uniform(3) == 0;
   for (int64_t n = random.uniform(3) == 0 ? 1 + random.uniform(5) : 0; n > 0; --n)

@@ -57,6 +57,25 @@ TEST(LinearFormulas, AreWhatTheVerifierCounts) {
   }
 }
 
+// Heads that share rows of q and k, in groups that ranks cut and that they do not; sums on the wire as they are and lowered.
+TEST(LinearFormulas, SharedHeads) {
+  for (const int ranks : {1, 2, 3, 4, 5, 8}) {
+    for (const auto& [heads, key_heads] : {std::pair{4, 2}, {6, 1}, {6, 3}, {8, 4}}) {
+      for (LinearCase c : ways(heads)) {
+        c.ranks = ranks, c.dim = 5, c.dim_v = 3, c.key_heads = key_heads, c.lengths = {7 * ranks};
+        for (const Layer layer : {Layer::mamba2, Layer::gdn}) {
+          for (const DType wire : {DType::fp32, DType::bf16}) {
+            c.layer = layer, c.element = DType::bf16, c.householders = layer == Layer::gdn ? 2 : 1, c.wire = wire;
+            expect_exact(c, true);
+            expect_exact(c, false);
+            if (HasFailure()) return;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(LinearFormulas, AreExactForManyRanks) {
   for (LinearCase c : ways(40)) {
     for (const int ranks : {32, 100}) {

@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "weft/base/text.h"
+#include "weft/schedule/shared_heads.h"
 
 namespace weft {
 namespace {
@@ -202,9 +203,9 @@ class RankReader {
         for (const Part& part : message) {
           const Form form = forms_[static_cast<uint32_t>(part.slice.value)];
           flow.fields = flow.fields | part.slice.fields;
-          flow.bytes += static_cast<double>(rows_of(pool_, part.slice)) *
-                        static_cast<double>(pool_.size(part.slice.heads)) *
-                        static_cast<double>(problem_.wire_bytes_per_row(part.slice.fields, form));
+          flow.bytes +=
+              static_cast<double>(rows_of(pool_, part.slice)) *
+              static_cast<double>(wire_bytes_in_heads(pool_, problem_, part.slice.heads, part.slice.fields, form));
         }
         to.push_back(flow);
       });

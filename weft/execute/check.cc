@@ -18,16 +18,12 @@ namespace {
 
 // ---- tensors of the ranks
 
-int64_t heads_of(const Problem& problem, Field field) {
-  return kKeyFields.has(field) ? problem.kv_heads : problem.heads;
-}
-
 const Layout& layout_of(const Problem& problem, Field field) {
   return kKeyFields.has(field) ? problem.key_layout : problem.query_layout;
 }
 
 HostTensor make(const Problem& problem, Field field, int64_t rows) {
-  return {problem.type_of(field, Form::whole), rows, heads_of(problem, field), problem.columns_of(field)};
+  return {problem.type_of(field, Form::whole), rows, problem.heads_of(field), problem.columns_of(field)};
 }
 
 bool is_parameter(Field field) { return field == Field::u || field == Field::du; }

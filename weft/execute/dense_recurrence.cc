@@ -334,6 +334,24 @@ void run_document(const Problem& problem, const RecurrenceInputs& in, DenseRecur
   Sequence<T>(problem, in, to, head, tokens, document, asked).run(backward);
 }
 
+// Rows of q or k, each for the heads that share it, one after the other; and the way back, sums of them.
+std::vector<double> repeated(const std::vector<double>& rows, int64_t columns, int64_t times) {
+  std::vector<double> all;
+  for (auto row = rows.begin(); row != rows.end(); row += columns)
+    for (int64_t n = 0; n < times; ++n) all.insert(all.end(), row, row + columns);
+  return all;
+}
+
+std::vector<double> summed(const std::vector<double>& rows, int64_t columns, int64_t times, DType precision) {
+  std::vector<double> sums(rows.size() / static_cast<size_t>(times), 0.0);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const size_t row = i / static_cast<size_t>(columns * times), column = i % static_cast<size_t>(columns);
+    double& sum = sums[row * static_cast<size_t>(columns) + column];
+    sum = precision == DType::fp64 ? sum + rows[i] : double{static_cast<float>(sum) + static_cast<float>(rows[i])};
+  }
+  return sums;
+}
+
 }  // namespace
 
 const std::vector<double>& DenseRecurrence::of(Field field) const {
@@ -344,6 +362,17 @@ const std::vector<double>& DenseRecurrence::of(Field field) const {
 DenseRecurrence dense_recurrence(const Problem& problem, const RecurrenceInputs& inputs, DType precision,
                                  const StopFlag* stop) {
   DenseRecurrence result;
+  if (const int64_t times = problem.sharing(Field::q); times > 1) {
+    Problem apart = problem;
+    apart.key_heads = 0;
+    const int64_t q_columns = problem.columns_of(Field::q), k_columns = problem.columns_of(Field::k);
+    RecurrenceInputs all = inputs;
+    all.q = repeated(inputs.q, q_columns, times), all.k = repeated(inputs.k, k_columns, times);
+    result = dense_recurrence(apart, all, precision, stop);
+    result.dq = summed(result.dq, q_columns, times, precision);
+    result.dk = summed(result.dk, k_columns, times, precision);
+    return result;
+  }
   result.out.resize(inputs.v.size());
   const bool backward = !inputs.dout.empty();
   if (backward) {

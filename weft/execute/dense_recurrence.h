@@ -13,7 +13,8 @@
 
 namespace weft {
 
-// Row-major [tokens, heads, columns] in global token order. What the layer does not have may be empty, dout for forward only.
+// Row-major [tokens, heads, columns] in global token order, q and k of Problem::key_heads where these are fewer. What the layer
+// does not have may be empty, dout for forward only.
 struct RecurrenceInputs {
   std::vector<double> q, k, v, dout;
   std::vector<double> g, beta, a, b;

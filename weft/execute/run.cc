@@ -61,7 +61,8 @@ uint64_t Context::hash_of(SetId id) {
   return hashes[index] = h | 1;
 }
 
-Run::Run(Context& context) : c_(context), problem_(context.problem), sets_(context.sets), dependencies_(context.sets) {
+Run::Run(Context& context)
+    : c_(context), problem_(context.problem), sets_(context.sets), dependencies_(context.sets, context.problem) {
   if (c_.options.delay_seed != 0) {
     delays_.emplace(c_.options.delay_seed, static_cast<uint64_t>(c_.rank));
   }

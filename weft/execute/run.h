@@ -17,6 +17,7 @@
 #include "weft/kernels/linear/recurrence.h"
 #include "weft/schedule/dependencies.h"
 #include "weft/schedule/print.h"
+#include "weft/schedule/shared_heads.h"
 
 namespace weft::execute_internal {
 
@@ -85,6 +86,8 @@ class Run final : public Execution {
   // Finds it and checks that it is an accumulating value, named with all its fields.
   RankValue& accumulator(const Slice& slice, const char* role);
   void need_same_rows(const Slice& a, const Slice& b, const char* what);
+  // Refuses a slice without some heads of `all` that share rows with its own.
+  void need_shared_rows(const Slice& slice, SetId all, const char* role);
   void write(RankValue& value, const Slice& slice);
   void fill_identity(RankValue& value);
   int64_t bytes_of(RankValue& value);

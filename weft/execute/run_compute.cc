@@ -192,16 +192,17 @@ void Run::attend_backward_pair(const Backward& b) {
 
 namespace {
 
-// Calls f(rows, heads, first rows, first heads) for the pieces in which two equal slices lie
+// Calls f(rows, heads, first rows, first heads) for the pieces in which a field of two equal slices lies
 // together in both values.
 template <typename F>
-void for_each_piece(const SetPool& sets, const RankValue& a, const RankValue& b, const Slice& slice, F&& f) {
+void for_each_piece(SetPool& sets, const RankValue& a, const RankValue& b, const Slice& slice, Field field, F&& f) {
   using Two = std::array<int64_t, 2>;
   IntervalSet room[2];
   const std::array<const IntervalSet*, 2> all{&rows_in(sets, a, a.all, std::move(room[0])),
                                               &rows_in(sets, b, b.all, std::move(room[1]))};
+  const auto heads_of = [&](SetId heads) -> const IntervalSet& { return heads_in(sets, a.field(field), heads); };
   for_each_common_run<2>(rows_in(sets, a, slice), all, [&](Two row, int64_t rows) {
-    for_each_common_run<2>(sets[slice.heads], {&sets[a.all.heads], &sets[b.all.heads]},
+    for_each_common_run<2>(heads_of(slice.heads), {&heads_of(a.all.heads), &heads_of(b.all.heads)},
                            [&](Two head, int64_t heads) { f(rows, heads, row, head); });
   });
 }
@@ -209,8 +210,8 @@ void for_each_piece(const SetPool& sets, const RankValue& a, const RankValue& b,
 }  // namespace
 
 void Run::add(RankValue& to, const RankValue& from, const Slice& slice) {
-  for_each_piece(sets_, to, from, slice, [&](int64_t rows, int64_t heads, auto row, auto head) {
-    slice.fields.for_each([&](Field f) {
+  slice.fields.for_each([&](Field f) {
+    for_each_piece(sets_, to, from, slice, f, [&](int64_t rows, int64_t heads, auto row, auto head) {
       c_.kernels.add(to.field(f).view(row[0], head[0]), from.field(f).view(row[1], head[1]),
                      {rows, heads, problem_.columns_of(f)});
     });
@@ -218,7 +219,7 @@ void Run::add(RankValue& to, const RankValue& from, const Slice& slice) {
 }
 
 void Run::merge(RankValue& to, const RankValue& from, const Slice& slice) {
-  for_each_piece(sets_, to, from, slice, [&](int64_t rows, int64_t heads, auto row, auto head) {
+  for_each_piece(sets_, to, from, slice, Field::out, [&](int64_t rows, int64_t heads, auto row, auto head) {
     c_.kernels.merge(to.field(Field::out).view(row[0], head[0]), to.field(Field::lse).view(row[0], head[0]),
                      from.field(Field::out).view(row[1], head[1]), from.field(Field::lse).view(row[1], head[1]),
                      {rows, heads, problem_.dim_v});
@@ -226,7 +227,7 @@ void Run::merge(RankValue& to, const RankValue& from, const Slice& slice) {
 }
 
 void Run::finish_partial(RankValue& to, const RankValue& from, const Slice& slice) {
-  for_each_piece(sets_, to, from, slice, [&](int64_t rows, int64_t heads, auto row, auto head) {
+  for_each_piece(sets_, to, from, slice, Field::out, [&](int64_t rows, int64_t heads, auto row, auto head) {
     const auto target = [&](Field f) {
       return slice.fields.has(f) ? to.field(f).view(row[0], head[0]) : kernels::View{};
     };
@@ -236,8 +237,8 @@ void Run::finish_partial(RankValue& to, const RankValue& from, const Slice& slic
 }
 
 void Run::convert(RankValue& to, const RankValue& from, const Slice& slice) {
-  for_each_piece(sets_, to, from, slice, [&](int64_t rows, int64_t heads, auto row, auto head) {
-    slice.fields.for_each([&](Field f) {
+  slice.fields.for_each([&](Field f) {
+    for_each_piece(sets_, to, from, slice, f, [&](int64_t rows, int64_t heads, auto row, auto head) {
       c_.kernels.convert(to.field(f).view(row[0], head[0]), from.field(f).view(row[1], head[1]),
                          {rows, heads, problem_.columns_of(f)});
     });
@@ -292,6 +293,8 @@ void Run::finish(const Instruction& i) {
   if (from.form != Form::accumulating || to.form != Form::whole || sources[0].fields != targets[0].fields) {
     refuse("finish turns accumulating " + to_string(targets[0].fields) + " into whole");
   }
+  need_shared_rows(sources[0], from.all.heads, "sums");
+  need_shared_rows(targets[0], to.all.heads, "result");
   fill_identity(from);
   write(to, targets[0]);
   if (from.all.fields == kPartialFields) {
@@ -312,6 +315,7 @@ void Run::combine(const Instruction& i) {
     refuse("partial results merge, sums add; these are " + to_string(sources[0].fields) + " and " +
            to_string(targets[0].fields));
   }
+  need_shared_rows(sources[0], from.all.heads, "source");
   if (&from == &to) refuse("a value with itself");
   if (i.op == Op::merge) {
     merge(to, from, targets[0]);

@@ -52,7 +52,7 @@ void Run::check_parts(std::span<const Part> out, std::span<const Part> in) {
     if (value.form == Form::whole) {
       whole(part.slice, "send", part.slice.fields);
     } else {
-      accumulator(part.slice, "send");
+      need_shared_rows(part.slice, accumulator(part.slice, "send").all.heads, "send");
     }
   }
   for (const Part& part : in) {
@@ -71,6 +71,7 @@ void Run::check_parts(std::span<const Part> out, std::span<const Part> in) {
                std::to_string(static_cast<size_t>(part.slice.value)) + " are sent and received at once");
       }
     }
+    if (part.combine == Combine::copy) need_shared_rows(part.slice, value.all.heads, "receive by copy");
     if (!sums) {
       if (value.pieces && rows_in(sets_, value, part.slice).size() != 1) refuse("receive: of one piece at a time");
       write(value, part.slice);
@@ -102,8 +103,9 @@ RankValue Run::staging_of(const RankValue& value, const Slice& slice) {
   slice.fields.for_each([&](Field f) {
     FieldMemory& memory = staging.field(f);
     memory.type = problem_.wire_type_of(f, value.form);
+    memory.sharing = problem_.sharing(f);
     memory.head_stride = problem_.columns_of(f);
-    memory.row_stride = sets_.size(slice.heads) * memory.head_stride;
+    memory.row_stride = heads_in(sets_, memory, slice.heads).size() * memory.head_stride;
     auto buffer = c_.pool.take(rows_of(sets_, slice) * memory.row_stride * size_of(memory.type));
     memory.data = buffer.get();
     memory.owner = std::move(buffer);
@@ -161,7 +163,7 @@ void Run::receive_part(const Instruction& i, const Part& part, size_t message, F
   if (part.combine != Combine::copy) {
     flight.charges.push_back(std::make_shared<Charge>(
         meter_,
-        sets_.size(slice.tokens) * sets_.size(slice.heads) * problem_.wire_bytes_per_row(slice.fields, value.form)));
+        sets_.size(slice.tokens) * wire_bytes_in_heads(sets_, problem_, slice.heads, slice.fields, value.form)));
   }
   const RankValue& target = arrival.staged ? arrival.staging : value;
   const bool entire = slice.tokens == value.all.tokens && slice.heads == value.all.heads;

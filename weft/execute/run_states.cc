@@ -107,7 +107,8 @@ View Run::view_of(const RankValue* value, Field field, int64_t token, int64_t he
   const IntervalSet& tokens = sets_[value->all.tokens];
   if (kDocumentFields.has(field)) token = intersect(tokens, Range{token, tokens.hull().end}).hull().begin;
   const int64_t row = kStateFields.has(field) ? 0 : tokens.rank_of(token);
-  return value->field(field).view(row, sets_[value->all.heads].rank_of(head));
+  const FieldMemory& memory = value->field(field);
+  return memory.view(row, heads_in(sets_, memory, value->all.heads).rank_of(head / memory.sharing));
 }
 
 // Calls f(head, the kernel's run) for each head of the run.

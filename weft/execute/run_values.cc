@@ -13,8 +13,8 @@ bool is_key_side(Fields fields) { return !(fields & kKeyFields).empty(); }
 
 std::string number(ValueId id) { return std::to_string(static_cast<size_t>(id)); }
 
-void copy_rows(const Memory& memory, const SetPool& sets, const Problem& problem, const RankValue& from,
-               const RankValue& to, const Slice& slice) {
+void copy_rows(const Memory& memory, SetPool& sets, const Problem& problem, const RankValue& from, const RankValue& to,
+               const Slice& slice) {
   slice.fields.for_each([&](Field f) {
     const int64_t columns = problem.columns_of(f);
     memory.copy(regions_of(sets, from, slice, f, columns), regions_of(sets, to, slice, f, columns));
@@ -67,6 +67,12 @@ void Run::need_same_rows(const Slice& a, const Slice& b, const char* what) {
   refuse(std::string(what) + " of different rows: " + describe(a) + " and " + describe(b));
 }
 
+void Run::need_shared_rows(const Slice& slice, SetId all, const char* role) {
+  if (!cut_shared_rows(sets_, problem_, slice.fields, slice.heads, all)) return;
+  refuse(std::string(role) + ": " + describe(slice) + " lacks some of the heads " + to_string(sets_[all]) +
+         " that share its rows");
+}
+
 void Run::write(RankValue& value, const Slice& slice) {
   if (!value.written.add(sets_, slice)) refuse(describe(slice) + " is written twice");
 }
@@ -75,12 +81,12 @@ void Run::write(RankValue& value, const Slice& slice) {
 
 // Also finds the columns of rows of scores.
 int64_t Run::bytes_of(RankValue& value) {
-  const int64_t heads = sets_.size(value.all.heads);
   if (!kScoreFields.includes(value.all.fields)) {
-    return rows_in(sets_, value, value.all).size() * heads * problem_.bytes_per_row(value.all.fields, value.form);
+    return rows_in(sets_, value, value.all).size() *
+           bytes_in_heads(sets_, problem_, value.all.heads, value.all.fields, value.form);
   }
   const IntervalSet& queries = sets_[value.all.tokens];
-  const std::optional<int64_t> bytes = problem_.bytes_of_scores(queries, heads);
+  const std::optional<int64_t> bytes = problem_.bytes_of_scores(queries, sets_.size(value.all.heads));
   if (!bytes) refuse("more than 2^50 scores in one value");
   value.columns = sets_.intern(problem_.columns_of_scores(queries));
   return *bytes;
@@ -88,11 +94,11 @@ int64_t Run::bytes_of(RankValue& value) {
 
 void Run::allocate(RankValue& value, Field field) {
   FieldMemory& memory = value.field(field);
-  const int64_t heads = sets_.size(value.all.heads);
   const int64_t columns = kScoreFields.has(field) ? sets_.size(value.columns) : problem_.columns_of(field);
   memory.type = problem_.type_of(field, value.form);
+  memory.sharing = problem_.sharing(field);
   memory.head_stride = columns;
-  memory.row_stride = heads * columns;
+  memory.row_stride = heads_in(sets_, memory, value.all.heads).size() * columns;
   memory.lending = Lending::lasting;
   const int64_t bytes = rows_in(sets_, value, value.all).size() * memory.row_stride * size_of(memory.type);
   auto buffer = c_.pool.take(bytes);
@@ -139,6 +145,8 @@ void Run::create(const Instruction& i) {
       !(sets_[slice.tokens] == problem_.rows_among(sets_[slice.tokens], slice.fields))) {
     refuse(to_string(slice.fields) + " has no rows for some of the tokens " + to_string(sets_[slice.tokens]));
   }
+  if (form == Form::whole && !(slice.fields & (Field::dq | Field::dk)).empty())
+    need_shared_rows(slice, key_side ? c_.all_kv_heads : c_.all_heads, "a whole gradient");
   if (id >= values_.size()) values_.resize(id + 1);
   RankValue& value = values_[id];
   if (value.exists) refuse("value " + number(slice.value) + " is created twice");
@@ -177,8 +185,9 @@ void Run::input(const Slice& slice, RankValue& value) {
     if (!found || !found->data) refuse(std::string("the caller gave no ") + name_of(f));
     const ConstTensor& tensor = *found;
     const int64_t columns = problem_.columns_of(f);
-    const int64_t row = columns * sets_.size(given.all.heads);
     FieldMemory& memory = given.field(f);
+    memory.sharing = problem_.sharing(f);
+    const int64_t row = columns * heads_in(sets_, memory, given.all.heads).size();
     memory.data = static_cast<std::byte*>(const_cast<void*>(tensor.data));  // never written
     memory.type = problem_.type_of(f, Form::whole);
     memory.row_stride = tensor.row_stride != 0 ? tensor.row_stride : row;
@@ -223,8 +232,9 @@ RankValue& Run::result_memory(Field field) {
 void Run::allocate_result(RankValue& results, Field field, std::byte* destination) {
   FieldMemory& memory = results.field(field);
   memory.type = problem_.type_of(field, Form::whole);
+  memory.sharing = problem_.sharing(field);
   memory.head_stride = problem_.columns_of(field);
-  memory.row_stride = memory.head_stride * sets_.size(results.all.heads);
+  memory.row_stride = memory.head_stride * heads_in(sets_, memory, results.all.heads).size();
   const int64_t bytes = sets_.size(results.all.tokens) * memory.row_stride * size_of(memory.type);
   std::shared_ptr<std::byte> buffer = destination ? nullptr : c_.pool.take(bytes);
   memory.data = destination ? destination : buffer.get();
@@ -254,6 +264,7 @@ void Run::result(const Instruction& i) {
   const Fields wanted = problem_.results_of(phase_ == Phase::backward);
   for (const Slice& slice : block_.sources(i)) {
     const RankValue& value = whole(slice, "result", slice.fields);
+    need_shared_rows(slice, value.all.heads, "result");
     if (!wanted.includes(slice.fields)) {
       refuse(to_string(slice.fields) + " is no result of this phase");
     }

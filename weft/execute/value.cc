@@ -64,13 +64,13 @@ std::vector<RowRun> runs_of(const IntervalSet& part, const IntervalSet& all) {
   return runs;
 }
 
-std::vector<Region> regions_of(const SetPool& pool, const RankValue& value, const Slice& slice, Field field,
+std::vector<Region> regions_of(SetPool& pool, const RankValue& value, const Slice& slice, Field field,
                                int64_t columns) {
   const FieldMemory& memory = value.field(field);
   const int64_t element = size_of(memory.type);
   // Head runs that follow each other without a gap, as when all heads of the value are meant.
   std::vector<std::pair<int64_t, int64_t>> heads;  // first, count
-  for (const RowRun& run : runs_of(pool[slice.heads], pool[value.all.heads])) {
+  for (const RowRun& run : runs_of(heads_in(pool, memory, slice.heads), heads_in(pool, memory, value.all.heads))) {
     if (!heads.empty() && heads.back().first + heads.back().second == run.row) {
       heads.back().second += run.size();
     } else {

@@ -25,6 +25,7 @@ struct FieldMemory {
   DType type = DType::fp32;
   int64_t row_stride = 0;   // in elements
   int64_t head_stride = 0;  // in elements
+  int64_t sharing = 1;      // so many heads, following one another, have a row in common
   Lending lending = Lending::lasting;
   bool callers = false;               // may not be replaced by a loan: the caller wants the result here
   std::shared_ptr<const void> owner;  // null: the caller's
@@ -144,8 +145,12 @@ void for_each_common_run(const IntervalSet& part, const std::array<const Interva
   if (size > 0) f(begin, size);
 }
 
+// The rows that a field has for some of its heads, by number: those of the heads, or of the groups that share them.
+inline const IntervalSet& heads_in(SetPool& pool, const FieldMemory& field, SetId heads) {
+  return pool[pool.contract(heads, field.sharing)];
+}
+
 // The memory of a slice as regions, in row-major order of (token, head, column).
-std::vector<Region> regions_of(const SetPool& pool, const RankValue& value, const Slice& slice, Field field,
-                               int64_t columns);
+std::vector<Region> regions_of(SetPool& pool, const RankValue& value, const Slice& slice, Field field, int64_t columns);
 
 }  // namespace weft::execute_internal

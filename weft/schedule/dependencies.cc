@@ -87,14 +87,20 @@ std::span<Dependencies::Use> Dependencies::uses_of(const Flight& flight, size_t 
   return {begin, end};
 }
 
+bool Dependencies::meet(const Slice& a, const Slice& b) {
+  const Fields common = a.fields & b.fields;
+  if (common.empty() || !pool_.intersects(a.tokens, b.tokens)) return false;
+  if (pool_.intersects(a.heads, b.heads)) return true;
+  return !(common & shared_).empty() &&
+         pool_.intersects(pool_.contract(a.heads, sharing_), pool_.contract(b.heads, sharing_));
+}
+
 bool Dependencies::conflicts(Flight& flight, size_t first) {
   order_uses(flight, first);
   for (const Use& now : now_) {
     for (const Use& use : uses_of(flight, first, now.slice.value)) {
       if (use.slice.value != now.slice.value || !(use.writes || now.writes)) continue;
-      if ((use.slice.fields & now.slice.fields).empty()) continue;
-      if (pool_.intersects(use.slice.tokens, now.slice.tokens) && pool_.intersects(use.slice.heads, now.slice.heads))
-        return true;
+      if (meet(use.slice, now.slice)) return true;
     }
   }
   return false;

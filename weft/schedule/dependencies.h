@@ -20,7 +20,9 @@ namespace weft {
 
 class Dependencies {
  public:
-  explicit Dependencies(SetPool& pool) : pool_(pool) {}
+  // Of the shape only the heads that share rows matter: those conflict like one.
+  explicit Dependencies(SetPool& pool, const AttentionShape& shape = {})
+      : pool_(pool), shared_(shape.shared_fields()), sharing_(shape.sharing(Field::q)) {}
 
   // Calls complete(exchange number) for every exchange in flight that must be complete before this instruction starts,
   // oldest first, and forgets those exchanges. At the end of the program use finish().
@@ -85,7 +87,12 @@ class Dependencies {
   // A value that ends can be reused under the same id: reads in flight no longer concern it.
   void forget_value(ValueId id);
 
+  // Whether two uses touch rows of one head, or of heads that share them.
+  bool meet(const Slice& a, const Slice& b);
+
   SetPool& pool_;
+  const Fields shared_;
+  const int64_t sharing_;
   uint64_t issued_ = 0;
   Values in_flight_;             // values of all flights
   std::vector<Flight> flights_;  // oldest first

@@ -61,12 +61,12 @@ Problem problem_of(const Tree& tree, NodeId id) {
   const Values values(tree);
   const auto [tokens_id, key_tokens_id, heads, kv_heads, dim, dim_v, scale, backward, return_lse, element, wire,
               mask_id, layout, key_layout, canonical_tile, layer, log_decay, householders, initial_states, final_states,
-              state_positions] =
-      values.members(id, {"tokens",         "key_tokens",   "heads",          "kv_heads", "head_dim",  "value_dim",
-                          "scale",          "backward",     "return_lse",     "dtype",    "wire",      "mask",
-                          "layout",         "key_layout",   "canonical_tile", "layer",    "log_decay", "householders",
-                          "initial_states", "final_states", "state_positions"},
-                     7);
+              state_positions, key_heads] =
+      values.members(id, {"tokens",         "key_tokens",   "heads",           "kv_heads", "head_dim",  "value_dim",
+                          "scale",          "backward",     "return_lse",      "dtype",    "wire",      "mask",
+                          "layout",         "key_layout",   "canonical_tile",  "layer",    "log_decay", "householders",
+                          "initial_states", "final_states", "state_positions", "key_heads"},
+                     8);
   const int64_t tokens = values.integer(tokens_id, 1, kMost), key_tokens = values.integer(key_tokens_id, 1, kMost);
   Mask mask = mask_of(tree, mask_id, tokens, key_tokens);
   Layout queries = layout_of(tree, layout, tokens);
@@ -94,6 +94,7 @@ Problem problem_of(const Tree& tree, NodeId id) {
     }
     if (log_decay != kNone)
       values.each(log_decay, [&](NodeId log) { problem.log_decay.push_back(values.number(log)); });
+    if (key_heads != kNone) problem.key_heads = values.integer(key_heads, 1, kMost);
     if (householders != kNone) problem.householders = values.integer(householders, 1, kMost);
     if (initial_states != kNone) problem.initial_states = values.boolean(initial_states);
     if (final_states != kNone) problem.final_states = values.boolean(final_states);

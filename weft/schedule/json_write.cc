@@ -63,6 +63,7 @@ class JsonWriter {
     const auto name = [](DType type) { return "\"" + std::string(name_of(type)) + "\""; };
     if (problem_.layer != Layer::softmax) member("layer", "\"" + std::string(name_of(problem_.layer)) + "\"");
     if (!problem_.log_decay.empty()) log_decay();
+    if (!problem_.shared_fields().empty()) member("key_heads", problem_.key_heads);
     if (problem_.householders != 1) member("householders", problem_.householders);
     if (problem_.initial_states) member("initial_states", true);
     if (problem_.final_states) member("final_states", true);

@@ -150,6 +150,10 @@ void Problem::validate() const {
   require(positions.begin >= 0 && positions.end <= mask.queries(),
           "state position " + number(positions.begin < 0 ? positions.begin : positions.end - 1) + " is none of the " +
               number(mask.queries()) + " tokens; use 0 to " + number(mask.queries() - 1));
+  require(key_heads == 0 || layer != Layer::softmax,
+          "key-heads goes with a linear layer; softmax attention has kv-heads, which share k and v: use those");
+  require(key_heads >= 0 && (key_heads == 0 || heads % key_heads == 0),
+          "key-heads " + number(key_heads) + " does not divide heads " + number(heads) + "; use a divisor");
   require(log_decay.empty() || decay_of(layer) == Decay::constant,
           "log_decay goes with a layer that decays by a constant, as retnet does; leave it out");
   if (canonical_tile != 0 && layer == Layer::softmax) validate_canonical();
@@ -268,6 +272,10 @@ Fields AttentionShape::key_gradients() const {
   return fields;
 }
 
+Fields AttentionShape::shared_fields() const {
+  return key_heads == 0 || key_heads == heads ? Fields() : Field::q | Field::k | Field::dq | Field::dk;
+}
+
 Fields AttentionShape::inputs_of(bool in_backward) const {
   Fields fields = Field::q | key_inputs();
   if (initial_states) fields = fields | Field::initial_state;
@@ -370,11 +378,15 @@ int64_t AttentionShape::wire_bytes_per_row(Fields fields, Form form) const {
 }
 
 int64_t AttentionShape::bytes_per_token(Fields fields, Form form) const {
-  return bytes_per_row(fields, form) * heads_of(fields);
+  int64_t bytes = 0;
+  fields.for_each([&](Field field) { bytes += bytes_per_row(field, form) * heads_of(field); });
+  return bytes;
 }
 
 int64_t AttentionShape::wire_bytes_per_token(Fields fields, Form form) const {
-  return wire_bytes_per_row(fields, form) * heads_of(fields);
+  int64_t bytes = 0;
+  fields.for_each([&](Field field) { bytes += wire_bytes_per_row(field, form) * heads_of(field); });
+  return bytes;
 }
 
 Problem self_attention(Mask mask, Layout layout, int64_t heads, int64_t kv_heads, int64_t dim) {

@@ -5,6 +5,7 @@
 //   problem.validate();
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <optional>
@@ -21,7 +22,7 @@ namespace weft {
 // A named tensor of attention. Query-side fields have one row per query token and count query heads; key-side fields
 // have one row per key token and count kv heads. The fields of a state have one row per run of neighbouring tokens.
 enum class Field : uint8_t {
-  q,      // queries                      [tokens, heads, dim]
+  q,      // queries                      [tokens, heads, dim]          q and k of linear layers: key heads
   k,      // keys                         [tokens, kv heads, dim]      both, and beta, times householders
   v,      // values                       [tokens, kv heads, dim_v]
   out,    // attention output, normalised [tokens, heads, dim_v]
@@ -76,6 +77,7 @@ class Fields {
   constexpr uint32_t bits() const { return bits_; }
   constexpr bool empty() const { return bits_ == 0; }
   constexpr bool has(Field field) const { return (bits_ & Fields(field).bits_) != 0; }
+  constexpr Fields without(Fields other) const { return from_bits(bits_ & ~other.bits_); }
   constexpr bool includes(Fields other) const { return (bits_ & other.bits_) == other.bits_; }
   friend constexpr Fields operator|(Fields a, Fields b) { return from_bits(a.bits_ | b.bits_); }
   friend constexpr Fields operator&(Fields a, Fields b) { return from_bits(a.bits_ & b.bits_); }
@@ -155,6 +157,9 @@ struct AttentionShape {
   int64_t dim = 64;      // columns of q and k
   int64_t dim_v = 64;    // columns of v and out
   bool backward = false;
+  // Of linear layers: so many heads of q and k there are, each for heads / key_heads heads that follow one another; dq and dk are
+  // sums over these. 0: as many as heads.
+  int64_t key_heads = 0;
   // Of layers with a delta rule: so often does a token decay, no more than once, and write: DeltaProduct. k, v and beta have as
   // many rows of dim, dim_v and 1 columns for each token, one behind the other.
   int64_t householders = 1;
@@ -170,6 +175,11 @@ struct AttentionShape {
   int64_t canonical_tile = 0;
 
   int64_t group() const { return heads / kv_heads; }
+  // How many heads, following one another, have a row of this field in common: more than 1 for those of shared_fields().
+  int64_t sharing(Field field) const {
+    return shared_fields().has(field) ? std::max<int64_t>(1, heads / key_heads) : 1;
+  }
+  Fields shared_fields() const;
   void ask_for_states(std::span<const int64_t> positions) {
     for (const int64_t position : positions) state_positions.unite(Range{position, position + 1});
   }
@@ -195,13 +205,15 @@ struct AttentionShape {
   DType type_of(Field field, Form form) const;
   // Type of a field inside a message.
   DType wire_type_of(Field field, Form form) const;
-  // Bytes of one (token, head) of a value in memory, and inside a message, without fields of kScoreFields.
+  // Bytes of one (token, head) of a value in memory, and inside a message, without fields of kScoreFields; of shared fields this
+  // is of all the heads that share them (shared_heads.h counts).
   int64_t bytes_per_row(Fields fields, Form form) const;
   int64_t wire_bytes_per_row(Fields fields, Form form) const;
   // The same of a token: for all heads of the side that the fields are of.
   int64_t bytes_per_token(Fields fields, Form form) const;
   int64_t wire_bytes_per_token(Fields fields, Form form) const;
-  int64_t heads_of(Fields fields) const { return (fields & kKeyFields).empty() ? heads : kv_heads; }
+  // Rows that a token has of a field: its heads, or fewer where heads share them.
+  int64_t heads_of(Field field) const { return (kKeyFields.has(field) ? kv_heads : heads) / sharing(field); }
 };
 
 struct Problem : AttentionShape {

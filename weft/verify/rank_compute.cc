@@ -206,6 +206,10 @@ void RankRun::finish(const Instruction& i) {
   if (from->form != Form::accumulating || to->form != Form::whole) {
     return note("operand", "finish turns an accumulating value into a whole one");
   }
+  if (!has_shared_rows(sources[0], from->all.heads, "finish: sums") ||
+      !has_shared_rows(targets[0], to->all.heads, "finish: result")) {
+    return;
+  }
   check_complete(*from, sources[0]);
   if (!to->defined.define(pool_, targets[0], to->all)) note("lifetime", describe(targets[0]) + " is written twice");
 }
@@ -276,6 +280,7 @@ void RankRun::combine(const Instruction& i) {
     return note("operand", std::string(name_of(i.op)) + " of " + to_string(targets[0].fields) +
                                "; partial results merge, sums add");
   }
+  if (!has_shared_rows(sources[0], from->all.heads, "source")) return;
   if (from == to) return note("coverage", std::string(name_of(i.op)) + " of a value with itself");
   take(*from, *to, targets[0], false, pool_);
 }

@@ -103,7 +103,8 @@ void RankRun::check_exchange(const Instruction& i) {
     if (!value) continue;
     if (value->form != Form::accumulating) {
       is_whole(*value, part.slice, "exchange: send", part.slice.fields);
-    } else if (is_sum(*value, part.slice, "exchange: send")) {
+    } else if (is_sum(*value, part.slice, "exchange: send") &&
+               has_shared_rows(part.slice, value->all.heads, "exchange: send")) {
       if (accumulators.empty() || accumulators.back() != part.slice.value) accumulators.push_back(part.slice.value);
     }
   }
@@ -118,6 +119,7 @@ void RankRun::check_exchange(const Instruction& i) {
                           to_string(part.slice.fields) + "; partial results merge, sums add, whole values are copied");
     }
     if (value->form == Form::pieces) is_one_piece(*value, part.slice);
+    if (part.combine == Combine::copy) has_shared_rows(part.slice, value->all.heads, "exchange: receive by copy");
     if (sums) {
       is_sum(*value, part.slice, "exchange: receive");
       if (part.combine == Combine::copy) check_copy(part, in);

@@ -23,13 +23,14 @@ bool lies_in(const IntervalSet& set, int64_t size) { return set.hull().begin >= 
 RankRun::RankRun(const Schedule& schedule, int rank, const Pieces& pieces, SetPool& pool,
                  std::function<void(Finding)> note, Trace* trace)
     : problem_(schedule.problem()),
+      shared_(problem_.shared_fields()),
       pieces_(pieces),
       pool_(pool),
       rank_(rank),
       note_(std::move(note)),
       trace_(trace),
       program_(schedule.open(rank, pool)),
-      dependencies_(pool) {
+      dependencies_(pool, problem_) {
   all_queries_ = pool.intern(Range{0, problem_.query_layout.tokens()});
   all_keys_ = pool.intern(Range{0, problem_.key_layout.tokens()});
   my_queries_ = pool.intern(problem_.query_layout.shard(rank));
@@ -154,6 +155,13 @@ bool RankRun::same_rows(const Slice& a, const Slice& b, const char* what) {
   return false;
 }
 
+bool RankRun::has_shared_rows(const Slice& slice, SetId all, const char* role) {
+  if (shared_.empty() || !cut_shared_rows(pool_, problem_, slice.fields, slice.heads, all)) return true;
+  note("operand", std::string(role) + ": " + describe(slice) + " lacks some of the heads " + to_string(pool_[all]) +
+                      " that share its rows; name all of them");
+  return false;
+}
+
 void RankRun::add_live(int64_t bytes) {
   live_ += bytes;
   report_.live_bytes = std::max(report_.live_bytes, live_);
@@ -200,6 +208,11 @@ void RankRun::create(const Instruction& i) {
                                                                 : "tokens after which states are asked for") +
                       " only, not for all of " + to_string(pool_[slice.tokens]));
     }
+    // Made whole, or given, by sums over all heads that share a row.
+    if (form == Form::whole && !(slice.fields & (Field::dq | Field::dk)).empty() &&
+        !has_shared_rows(slice, is_key_side(slice.fields) ? all_kv_heads_ : all_heads_, "a whole gradient")) {
+      return;
+    }
     value.exists = true;
     value.is_input = i.op == Op::input;
     value.is_result = false;
@@ -211,7 +224,7 @@ void RankRun::create(const Instruction& i) {
     const int64_t rows = form == Form::pieces ? pieces_.count(pool_[slice.tokens].hull()) : rows_of(pool_, slice);
     value.bytes = kScoreFields.includes(slice.fields)
                       ? bytes_of_scores(slice)
-                      : rows * pool_.size(slice.heads) * problem_.bytes_per_row(slice.fields, form);
+                      : rows * bytes_in_heads(pool_, problem_, slice.heads, slice.fields, form);
     add_live(value.bytes);
     if (i.op != Op::input) continue;
     const Fields given = problem_.inputs_of(backward_);
@@ -271,6 +284,7 @@ void RankRun::drop(const Instruction& i) {
 void RankRun::result(const Instruction& i) {
   for (const Slice& slice : block_.sources(i)) {
     if (!is_whole(slice, "result", slice.fields)) continue;
+    if (!has_shared_rows(slice, values_[static_cast<size_t>(slice.value)].all.heads, "result")) continue;
     const Fields wanted = problem_.results_of(backward_);
     if (!wanted.includes(slice.fields)) {
       note("result", to_string(slice.fields) + " is no result of " + (backward_ ? "backward" : "forward"));

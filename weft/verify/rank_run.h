@@ -13,6 +13,7 @@
 #include "weft/schedule/dependencies.h"
 #include "weft/schedule/pieces.h"
 #include "weft/schedule/schedule.h"
+#include "weft/schedule/shared_heads.h"
 #include "weft/verify/content.h"
 #include "weft/verify/trace.h"
 #include "weft/verify/verify.h"
@@ -242,6 +243,8 @@ class RankRun {
   bool is_whole(const ValueState& value, const Slice& slice, const char* role, Fields needed);
   bool is_sum(const ValueState& value, const Slice& slice, const char* role);
   bool same_rows(const Slice& a, const Slice& b, const char* what);
+  // Whether a slice has all heads of `all` that share rows with its own; else notes it.
+  bool has_shared_rows(const Slice& slice, SetId all, const char* role);
   ValueState* accumulator(const Slice& slice, const char* role);
   void take(ValueState& from, ValueState& to, const Slice& target, bool into_identity, SetPool& sets);
   // Query heads of a slice: kv heads expanded.
@@ -252,7 +255,10 @@ class RankRun {
   int64_t missing_pairs(bool key_side, SetId own, const IntervalSet& other) const;
   // On the wire.
   int64_t bytes_of_message(const Slice& slice, Form form) {
-    return rows_of(pool_, slice) * pool_.size(slice.heads) * wire_bytes_.of(problem_, slice.fields, form);
+    int64_t bytes = pool_.size(slice.heads) * wire_bytes_.of(problem_, slice.fields, form);
+    if (const Fields shared = slice.fields & shared_; !shared.empty())
+      bytes -= bytes_saved(pool_, problem_, slice.heads, problem_.wire_bytes_per_row(shared, form));
+    return rows_of(pool_, slice) * bytes;
   }
   void add_live(int64_t bytes);
   void mark_step(const Instruction& i);
@@ -260,6 +266,7 @@ class RankRun {
   void check_results();
 
   const Problem& problem_;
+  const Fields shared_;  // by several heads each
   const Pieces& pieces_;
   SetPool& pool_;
   int rank_;

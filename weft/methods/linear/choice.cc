@@ -6,6 +6,7 @@
 
 #include "weft/base/error.h"
 #include "weft/methods/linear/chain_plan.h"
+#include "weft/methods/linear/head_share.h"
 
 namespace weft {
 namespace {
@@ -27,11 +28,12 @@ struct ScanPhase {
     state = static_cast<double>(c.heads * c.bytes_per_row(Field::state, Form::whole));
     transition =
         has_transition(c.layer) ? static_cast<double>(c.heads * c.bytes_per_row(Field::transition, Form::whole)) : 0;
-    const auto row = [&](Fields fields) {
-      return rows * static_cast<double>(c.wire_bytes_per_token(fields, Form::whole));
+    const auto row = [&](Fields fields, Form form = Form::whole) {
+      return rows * static_cast<double>(methods::wire_bytes_of_shares(c, fields, form, ranks));
     };
     to_heads = backward ? row(Field::dout) : row(Field::q) + row(c.key_inputs());
-    to_home = backward ? row(Field::dq) + row(c.key_gradients()) : row(Field::out);
+    const Fields summed = methods::summed_over_ranks(c, ranks), gradients = c.key_gradients() | Field::dq;
+    to_home = backward ? row(gradients.without(summed)) + row(summed, Form::accumulating) : row(Field::out);
   }
 
   // A summary of all, and the transition of a rank between others.

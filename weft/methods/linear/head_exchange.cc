@@ -8,7 +8,11 @@
 // tokens, P ranks and bytes of a row of all heads q, k, v, g, out: all ranks together send (P-1)/P S (q + kv + g + out) forward and
 // (P-1)/P S (dout + dq + dkv + dg) backward, where P divides the heads. Fewer heads than ranks leave ranks without work; published codes
 // refuse them.
+//
+// Where heads share rows of q and k, a rank fetches those that its heads read. Where ranks cut such a group of heads, each of them
+// does, and dq and dk go home as sums, added there in the order of the ranks.
 #include "weft/methods/formulas/linear.h"
+#include "weft/methods/linear/head_share.h"
 #include "weft/methods/methods.h"
 
 namespace weft::methods {
@@ -17,10 +21,15 @@ namespace {
 class HeadExchange {
  public:
   explicit HeadExchange(Builder& b)
-      : b_(b), all_(b.set(Range{0, b.problem().query_layout.tokens()})), mine_(heads_of(b.rank())) {}
+      : b_(b),
+        all_(b.set(Range{0, b.problem().query_layout.tokens()})),
+        mine_(heads_of(b.rank())),
+        summed_(summed_over_ranks(b.problem(), b.problem().ranks())) {}
 
   Set all_tokens() const { return all_; }
   Set my_heads() const { return mine_; }
+  // Gradients that go home as sums, since ranks have heads that share rows of them.
+  Fields summed() const { return summed_; }
 
   // All tokens of this rank's heads, from `own`, all heads of its tokens.
   Value fetch(Exchange& exchange, const Value& own, Fields fields) {
@@ -31,24 +40,24 @@ class HeadExchange {
     }
     return fetched;
   }
-  // The other way round: finished rows to their owners.
-  Value send_home(Exchange& exchange, const Value& finished, Fields fields) {
-    Value home = b_.whole(fields, b_.rows(fields, b_.queries_of(b_.rank())), b_.all_heads());
+  // The other way round: rows to their owners, finished, or as sums that are added.
+  Value send_home(Exchange& exchange, const Value& rows, Fields fields) {
+    const Set tokens = b_.rows(fields, b_.queries_of(b_.rank()));
+    const bool sums = summed_.includes(fields);
+    Value home = sums ? b_.sums(fields, tokens, b_.all_heads()) : b_.whole(fields, tokens, b_.all_heads());
     for (int peer = 0; peer < b_.problem().ranks(); ++peer) {
-      exchange.send(peer, finished.at(b_.rows(fields, b_.queries_of(peer)), mine_));
-      exchange.receive(peer, home.at(home.tokens(), heads_of(peer)));
+      exchange.send(peer, rows.at(b_.rows(fields, b_.queries_of(peer)), mine_));
+      exchange.receive(peer, home.at(home.tokens(), heads_of(peer)), sums ? Combine::add : Combine::copy);
     }
     return home;
   }
 
  private:
-  Set heads_of(int rank) const {
-    const int64_t heads = b_.problem().heads, ranks = b_.problem().ranks();
-    return b_.set(Range{heads * rank / ranks, heads * (rank + 1) / ranks});
-  }
+  Set heads_of(int rank) const { return b_.set(head_share(b_.problem().heads, rank, b_.problem().ranks())); }
 
   Builder& b_;
   const Set all_, mine_;
+  const Fields summed_;
 };
 
 Steps write(Builder& b) {
@@ -86,8 +95,9 @@ Steps write(Builder& b) {
   if (!problem.backward) co_return;
 
   b.begin_backward();
-  const Fields gradients = problem.key_gradients();
-  Value dq, dkv, dinitial;
+  const bool cut = !heads.summed().empty();
+  const Fields gradients = problem.key_gradients().without(heads.summed());
+  Value dq, dk, dkv, dinitial;
   {
     const Value own_dout = b.input(Field::dout), own_dfinal = b.input(Field::dfinal_state);
     Exchange in = b.exchange();
@@ -96,21 +106,34 @@ Steps write(Builder& b) {
     in.issue();
     const Value dq_sums = sums(Field::dq), dkv_sums = b.sums(gradients, tokens, mine);
     const Value dinitial_sums = problem.initial_states ? sums(Field::dinitial_state) : Value();
-    b.scan_backward(q, {kv, initial}, {dout, dfinal}, {}, dq_sums, {dkv_sums, dinitial_sums});
-    dq = b.finish(dq_sums);
+    if (cut) dk = sums(Field::dk);
+    b.scan_backward(q, {kv, initial}, {dout, dfinal}, {}, dq_sums, {dkv_sums, dk, dinitial_sums});
+    dq = cut ? dq_sums : b.finish(dq_sums);
     dkv = b.finish(dkv_sums);
     dinitial = b.finish(dinitial_sums);
   }
   q.reset(), kv.reset(), initial.reset();
   co_yield Step{};
   Exchange back = b.exchange();
-  const Value home_dq = heads.send_home(back, dq, Field::dq), home_dkv = heads.send_home(back, dkv, gradients);
+  const Value home_dq = heads.send_home(back, dq, Field::dq), home_dkv = heads.send_home(back, dkv, gradients),
+              home_dk = cut ? heads.send_home(back, dk, Field::dk) : Value();
   const Value home_dinitial = problem.initial_states ? heads.send_home(back, dinitial, Field::dinitial_state) : Value();
   back.issue();
-  b.result(home_dq);
+  b.result(cut ? b.finish(home_dq) : home_dq);
   b.result(home_dkv);
+  if (cut) b.result(b.finish(home_dk));
   b.result(home_dinitial);
   co_yield Step{};
+}
+
+// Sums over ranks are added in another order for each number of ranks.
+void refuse_canonical_sums(const Problem& problem) {
+  if (problem.canonical_tile == 0 || !problem.backward || summed_over_ranks(problem, problem.ranks()).empty()) return;
+  throw Error(ErrorCode::unsupported, "head-exchange on " + std::to_string(problem.ranks()) +
+                                          " ranks parts heads that share q and k, " +
+                                          std::to_string(problem.heads / problem.key_heads) +
+                                          " at a time, and has no canonical dq and dk; use chain or all-scan, or a "
+                                          "number of ranks that divides key-heads");
 }
 
 }  // namespace
@@ -127,7 +150,8 @@ const Method head_exchange = {
         "them all",
     .options = {},
     .layout = contiguous_layout,
-    .writer = [](std::shared_ptr<const Problem>, const MethodOptions&) -> Writer {
+    .writer = [](std::shared_ptr<const Problem> problem, const MethodOptions&) -> Writer {
+      refuse_canonical_sums(*problem);
       return [](int /*rank*/, Builder& b) { return write(b); };
     },
     .formula = [](const Configuration& c, const MethodOptions&) { return trade_heads_formula(c); },
