@@ -107,11 +107,11 @@ Results forward_meta(const Tensor& q, const Tensor&, const Tensor& v, const Mayb
                     "weft.linear_attention: q, k and v are [batch, tokens, heads, columns]");
   const auto options = q.options().dtype(wide(q));
   const Tensor out =
-      at::empty_symint({q.sym_size(1), q.sym_size(0), q.sym_size(2), value_columns(v, plan)}, q.options());
+      at::empty_symint({q.sym_size(1), q.sym_size(0), v.sym_size(2), value_columns(v, plan)}, q.options());
   Tensor state = at::empty({0}, options);
   if (final_state || !state_positions.empty()) {
     const int64_t rows = states_here(plan, final_state, state_positions);
-    state = at::empty_symint({rows, q.sym_size(0), q.sym_size(2), q.sym_size(3), value_columns(v, plan)}, options)
+    state = at::empty_symint({rows, q.sym_size(0), v.sym_size(2), q.sym_size(3), value_columns(v, plan)}, options)
                 .transpose(0, 1);
   }
   return {out.transpose(0, 1), state, at::empty({1}, q.options().dtype(at::kLong))};
@@ -176,7 +176,7 @@ class LinearFunction : public torch::autograd::Function<LinearFunction> {
       const int64_t plan = context->saved_data["plan"].toInt();
       const int64_t rows = states_here(plan, final_state, state_positions);
       dfinal = grads[1].defined() ? grads[1]
-                                  : at::zeros_symint({saved[0].sym_size(0), rows, saved[0].sym_size(2),
+                                  : at::zeros_symint({saved[0].sym_size(0), rows, saved[2].sym_size(2),
                                                       saved[0].sym_size(3), value_columns(saved[2], plan)},
                                                      saved[0].options().dtype(wide(saved[0])));
     }

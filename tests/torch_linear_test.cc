@@ -33,13 +33,14 @@ constexpr int64_t kHeads = 2, kDim = 3, kDimV = 6;
 at::Tensor random(std::vector<int64_t> sizes) { return at::randn(sizes, at::kDouble); }
 at::Tensor unit(const at::Tensor& t) { return t.div(t.pow(2).sum(-1, true).sqrt()); }
 
-LinearInputs inputs_of(Layer layer, int64_t tokens, int64_t documents, int64_t householders = 1) {
+LinearInputs inputs_of(Layer layer, int64_t tokens, int64_t documents, int64_t householders = 1,
+                       int64_t key_heads = kHeads) {
   const auto rows = [&](int64_t columns) { return random({tokens, kHeads, columns}); };
-  LinearInputs in{.q = rows(kDim), .k = rows(kDim), .v = rows(kDimV)};
+  LinearInputs in{.q = random({tokens, key_heads, kDim}), .k = random({tokens, key_heads, kDim}), .v = rows(kDimV)};
   if (has_gates(layer)) in.g = at::log_sigmoid(rows(decay_of(layer) == Decay::channel ? kDim : 1));
   if (traits_of(layer).mixing == Mixing::delta) in.k = unit(in.k), in.beta = at::sigmoid(rows(householders)).mul(2);
   if (householders > 1) {
-    in.k = unit(random({tokens, kHeads, householders, kDim})).flatten(2);
+    in.k = unit(random({tokens, key_heads, householders, kDim})).flatten(2);
     in.v = rows(householders * kDimV);
   }
   if (traits_of(layer).mixing == Mixing::low_rank) in.a = unit(rows(kDim)), in.b = in.a.mul(at::sigmoid(rows(1))).neg();
@@ -58,7 +59,7 @@ struct Case {
   std::string method, layout = {};
   std::vector<int64_t> lengths;
   int ranks;
-  int64_t householders = 1;
+  int64_t householders = 1, key_heads = kHeads;
 };
 
 Problem problem_of(const Case& c) {
@@ -67,7 +68,7 @@ Problem problem_of(const Case& c) {
   problem.layer = c.layer;
   if (decay_of(c.layer) == Decay::constant) problem.log_decay = retnet_log_decays(kHeads);
   problem.dim_v = kDimV;
-  problem.householders = c.householders;
+  problem.householders = c.householders, problem.key_heads = c.key_heads;
   problem.backward = problem.initial_states = problem.final_states = true;
   problem.element = problem.wire = DType::fp64;
   return problem;
@@ -94,7 +95,7 @@ void compare(const Case& c) {
   const Schedule schedule = make_schedule(c.method, problem);
   verify_or_throw(schedule);
   LinearInputs whole =
-      inputs_of(c.layer, problem.mask.queries(), static_cast<int64_t>(c.lengths.size()), c.householders);
+      inputs_of(c.layer, problem.mask.queries(), static_cast<int64_t>(c.lengths.size()), c.householders, c.key_heads);
   for (const auto member : kMembers) {
     if ((whole.*member).defined()) (whole.*member).requires_grad_(true);
   }
@@ -141,6 +142,13 @@ TEST(LinearAttention, EveryLayerAgainstTheTokenLoop) {
 TEST(LinearAttention, Householders) {
   for (const Layer layer : {Layer::deltanet, Layer::gdn, Layer::kda})
     compare({layer, "log-step", {}, {7, 1, 20, 5}, 3, 2});
+}
+
+TEST(LinearAttention, HeadsThatShareQueriesAndKeys) {
+  for (const Method* method : linear_methods()) {
+    compare({Layer::mamba2, std::string(method->name), {}, {7, 1, 20, 5}, 3, 1, 1});
+    compare({Layer::gdn, std::string(method->name), {}, {7, 1, 20, 5}, 2, 2, 1});
+  }
 }
 
 TEST(LinearAttention, EveryMethodAndItsLayouts) {

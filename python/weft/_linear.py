@@ -53,13 +53,13 @@ def linear_attention(layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Te
     layer: that of the plan, "linear", "retnet", "mamba2", "gla", "deltanet", "gdn", "kda", "rwkv6", "rwkv7", "elementwise" or
         "pairwise"; docs/linear.md has the formula of each. No convolution, feature map, normalisation or output gate is inside: k of the delta rule is given
         with length 1.
-    q, k [batch, local tokens, heads, key dim], v [batch, local tokens, heads, value dim]; any strides; float64, float32, bfloat16
-        or float16. a and b of rwkv7: as k.
+    q, k [batch, local tokens, heads, key dim], or with the plan's key_heads in place of heads; v [batch, local tokens, heads, value dim];
+        any strides; float64, float32, bfloat16 or float16. a and b of rwkv7: [batch, local tokens, heads, key dim].
     a of elementwise and pairwise: what columns of the state are multiplied by, [batch, local tokens, heads, value dim] and
         [..., 2 * value dim].
     g: natural logarithm of the decay, at most 0: [batch, local tokens, heads] for mamba2 and gdn, [..., key dim] for gla, kda,
         rwkv6 and rwkv7. beta [batch, local tokens, heads], as it multiplies: deltanet, gdn, kda.
-    k, v, beta of a plan with householders=n > 1: [batch, local tokens, heads, n, columns], beta [..., heads, n]; a token decays once
+    k, v, beta of a plan with householders=n > 1: [batch, local tokens, (key) heads, n, columns], beta [..., heads, n]; a token decays once
         and writes its n keys one after the other.
     u [heads, key dim]: the bonus of rwkv6, the same on all ranks; its gradient is this rank's share, to be summed over the ranks.
     scale: of out; default 1 / sqrt(key dim), and 1 for mamba2, rwkv6, rwkv7, elementwise and pairwise.

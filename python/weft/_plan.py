@@ -81,7 +81,7 @@ def _lengths(tokens: int | None, documents: Ints | None, cu_seqlens: Ints | None
 
 def plan(group: dist.ProcessGroup | None = None, *, tokens: int | None = None, heads: int, kv_heads: int | None = None,
          head_dim: int, value_dim: int | None = None, layer: Layer = "softmax", log_decay: Sequence[float] | None = None,
-         householders: int = 1, canonical: bool = False, causal: bool = True, window: int | None = None, documents: Ints | None = None,
+         key_heads: int | None = None, householders: int = 1, canonical: bool = False, causal: bool = True, window: int | None = None, documents: Ints | None = None,
          cu_seqlens: Ints | None = None, position_ids: Ints | None = None, method: str = "auto",
          layout: str | Sequence[Ints] = "", options: Mapping[str, Any] | None = None, timeout: float | None = None) -> Plan:
     """How the ranks of a group share one sequence and its attention. Every rank calls it with the same arguments.
@@ -92,6 +92,8 @@ def plan(group: dist.ProcessGroup | None = None, *, tokens: int | None = None, h
     heads, kv_heads, head_dim, value_dim: of the whole attention; kv_heads defaults to heads, value_dim to head_dim.
     layer: "softmax" is attention; the others are linear layers, for weft.linear_attention: causal ("linear" also with
         causal=False), without a window, as many kv heads as heads; head_dim is their key dim. log_decay: of each head of "retnet", at most 0; None: those of RetNet.
+        key_heads: heads of q and k of a linear layer, a divisor of heads (default: as many): each is read by heads / key_heads heads
+        that follow one another, the groups of Mamba-2.
         householders: of "deltanet", "gdn" and "kda": so often does a token write (Gated DeltaProduct).
         canonical: results of linear layers have the same bits for every number of ranks and layout, by "chain", "all-scan" ("auto")
         and "head-exchange"; ranks wait more, and a layout as a list has to cut documents at multiples of 128 from their begin.
@@ -119,6 +121,7 @@ def plan(group: dist.ProcessGroup | None = None, *, tokens: int | None = None, h
         "window": 0 if window is None else _whole("window", window, 1),
         "layer": _text("layer", layer),
         "log_decay": [] if log_decay is None else [float(x) for x in log_decay],
+        "key_heads": 0 if key_heads is None else _whole("key_heads", key_heads, 1),
         "householders": _whole("householders", householders, 1),
         "canonical": bool(canonical),
         "heads": heads,
@@ -216,6 +219,11 @@ class Plan:
         return self._spec["causal"]
 
     @property
+    def key_heads(self) -> int:
+        """Heads of q and k of a linear layer."""
+        return self._spec["key_heads"] or self._spec["heads"]
+
+    @property
     def householders(self) -> int:
         """How often a token writes, of layers with a delta rule."""
         return self._spec["householders"]
@@ -242,13 +250,13 @@ class Plan:
         return other
 
     def with_layer(self, layer: Layer, *, heads: int | None = None, head_dim: int | None = None, value_dim: int | None = None,
-                   log_decay: Sequence[float] | None = None, householders: int = 1, method: str = "auto",
+                   log_decay: Sequence[float] | None = None, key_heads: int | None = None, householders: int = 1, method: str = "auto",
                    options: Mapping[str, Any] | None = None) -> Plan:
         """The plan for the same tokens in the same places, with another layer: for hybrid models, whose layers are of both
         families. Every rank calls it.
 
         heads, head_dim, value_dim: of that layer; by default as many heads and columns as here. method, options, log_decay,
-        householders: as of weft.plan. Raises ValueError where the layer cannot be computed on these places: linear layers need runs of neighbouring
+        key_heads, householders: as of weft.plan. Raises ValueError where the layer cannot be computed on these places: linear layers need runs of neighbouring
         tokens, as contiguous and zigzag have them.
         """
         heads = self._spec["heads"] if heads is None else _whole("heads", heads, 1)
@@ -257,6 +265,7 @@ class Plan:
         spec = {**self._spec, "layer": _text("layer", layer), "method": method, "heads": heads, "kv_heads": heads, "dim": dim,
                 "dim_v": values, "options": {str(key): str(value) for key, value in (options or {}).items()},
                 "log_decay": [] if log_decay is None else [float(x) for x in log_decay], "causal": True, "window": 0,
+                "key_heads": 0 if key_heads is None else _whole("key_heads", key_heads, 1),
                 "householders": _whole("householders", householders, 1),
                 "layout": "" if "runs" in self._spec else self._spec["layout"] or ("" if self.canonical else self.layout)}
         _require_equal(spec, self.group)

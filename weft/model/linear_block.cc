@@ -35,13 +35,6 @@ class Columns {
   int64_t at_ = 0;
 };
 
-// [tokens, key heads * dim] as a row for each head that reads it.
-at::Tensor for_each_head(const at::Tensor& t, const LinearConfig& config) {
-  const at::Tensor few = t.view({t.size(0), config.num_key_heads, config.key_head_dim});
-  return config.num_heads == config.num_key_heads ? few
-                                                  : few.repeat_interleave(config.num_heads / config.num_key_heads, 1);
-}
-
 at::Tensor mamba_block(const at::Tensor& x, const at::Tensor& norm, const LinearWeights& weights,
                        const LinearConfig& config, double eps, const LinearFunction& linear,
                        const ConvolutionFunction& convolution, at::ScalarType operands) {
@@ -52,8 +45,8 @@ at::Tensor mamba_block(const at::Tensor& x, const at::Tensor& norm, const Linear
   if (config.conv_width > 1) mixed_in = convolution(mixed_in, weights.taps.squeeze(1), weights.taps_bias);
   Columns mixed(at::silu(mixed_in));
   const at::Tensor v = mixed.next(values).view({tokens, heads, config.value_head_dim});
-  const at::Tensor k = for_each_head(mixed.next(config.key_columns()), config);
-  const at::Tensor q = for_each_head(mixed.next(config.key_columns()), config);
+  const at::Tensor k = mixed.next(config.key_columns()).view({tokens, config.num_key_heads, config.key_head_dim});
+  const at::Tensor q = mixed.next(config.key_columns()).view_as(k);
   const at::Tensor dt = at::softplus(columns.next(heads).add(weights.dt_bias)).unsqueeze(2);
   const at::ScalarType type = x.scalar_type();
   const at::Tensor out = linear(
@@ -83,8 +76,8 @@ at::Tensor linear_block(const at::Tensor& x, const at::Tensor& norm, const Linea
   if (config.conv_width > 1 || config.layer == Layer::gdn) mixed_in = at::silu(mixed_in);
   const at::Tensor z = columns.next(heads * value).view({tokens, heads, value});
   Columns mixed(mixed_in);
-  at::Tensor q = for_each_head(mixed.next(config.key_columns()), config);
-  at::Tensor k = for_each_head(mixed.next(config.key_columns()), config);
+  at::Tensor q = mixed.next(config.key_columns()).view({tokens, config.num_key_heads, key});
+  at::Tensor k = mixed.next(config.key_columns()).view_as(q);
   const at::Tensor v = mixed.next(heads * value).view({tokens, heads, value});
   LinearInputs inputs;
   if (config.layer == Layer::gdn) {

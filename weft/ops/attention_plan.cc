@@ -79,7 +79,8 @@ void AttentionPlan::choose_method() {
     return;
   }
   if (spec_.layer != Layer::softmax) {
-    c.layer = spec_.layer, c.householders = spec_.householders, c.element = c.wire = DType::bf16;
+    c.layer = spec_.layer, c.key_heads = spec_.key_heads, c.householders = spec_.householders,
+    c.element = c.wire = DType::bf16;
     c.tokens = std::accumulate(spec_.documents.lengths.begin(), spec_.documents.lengths.end(), int64_t{0});
     const LinearChoice choice = choose_linear_method(c, kMachine);
     method_ = choice.method, why_ = choice.why + kOnMachine;
@@ -109,6 +110,7 @@ AttentionShape AttentionPlan::shape(const CallKind& kind) const {
   }
   shape.heads = spec_.heads, shape.kv_heads = spec_.kv_heads;
   shape.dim = spec_.dim, shape.dim_v = spec_.dim_v;
+  shape.key_heads = spec_.key_heads;
   shape.householders = spec_.householders;
   shape.canonical_tile = tile();
   shape.backward = kind.backward;
@@ -126,7 +128,7 @@ Schedule AttentionPlan::schedule(const CallKind& kind) const {
   all = shape(kind);
   const std::vector<double> decays = all.log_decay;
   for (int64_t n = 1; n < kind.batch; ++n) all.log_decay.insert(all.log_decay.end(), decays.begin(), decays.end());
-  all.heads *= kind.batch, all.kv_heads *= kind.batch;
+  all.heads *= kind.batch, all.kv_heads *= kind.batch, all.key_heads *= kind.batch;
   problem.scale = kind.scale;
   return make_schedule(method_, std::move(problem), spec_.options);
 }

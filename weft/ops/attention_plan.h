@@ -35,6 +35,7 @@ struct PlanSpec {
   std::map<std::string, std::string> options;
   Documents documents{1};  // and the mask rule in each
   Layer layer = Layer::softmax;
+  int64_t key_heads = 0;               // of linear layers: heads of q and k; 0: as many as heads
   int64_t householders = 1;            // of layers with a delta rule
   bool canonical = false;              // of linear layers: the same bits for any number of ranks and layout
   std::vector<double> log_decay = {};  // of each head, for layers with a constant decay; empty: RetNet's

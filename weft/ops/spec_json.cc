@@ -27,6 +27,7 @@ PlanSpec plan_spec_from_json(const std::string& text) {
                                {.causal = json.at("causal").get<bool>(), .window = json.at("window").get<int64_t>()});
     spec.layer = layer_of(json.at("layer").get<std::string>());
     spec.log_decay = json.at("log_decay").get<std::vector<double>>();
+    spec.key_heads = json.at("key_heads");
     spec.householders = json.at("householders");
     spec.canonical = json.at("canonical");
     spec.heads = json.at("heads"), spec.kv_heads = json.at("kv_heads");

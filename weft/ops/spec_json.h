@@ -7,7 +7,7 @@
 
 namespace weft {
 
-// {"group", "method", "layout", "options", "documents", "causal", "window", "layer", "log_decay", "householders", "heads", "kv_heads",
+// {"group", "method", "layout", "options", "documents", "causal", "window", "layer", "log_decay", "key_heads", "householders", "heads", "kv_heads",
 // "dim", "dim_v", "timeout"}, all of them, and "runs" where the layout is given token by token: for each rank
 // [[base, stride, count], ...]. Throws Error(usage) for anything else.
 PlanSpec plan_spec_from_json(const std::string& text);

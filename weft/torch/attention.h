@@ -30,7 +30,7 @@ at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
 
 // Inputs of a linear layer (docs/linear.md), each differentiable; undefined where the layer, or the problem, has none.
 struct LinearInputs {
-  at::Tensor q, k;  // [tokens, heads, dim]
+  at::Tensor q, k;  // [tokens, heads, dim], or Problem::key_heads in place of heads
   at::Tensor v;     // [tokens, heads, dim_v]; k, v and beta have Problem::householders times as many columns
   // fp32, or fp64 for fp64: the natural logarithm of the decay, at most 0, [tokens, heads, 1 or dim]; [tokens, heads, 1].
   at::Tensor g = {}, beta = {};

@@ -30,9 +30,10 @@ inline LinearResult linear_token_loop(const AttentionShape& shape, double scale,
                            ? in.initial_state[static_cast<int64_t>(document)]
                            : at::zeros({shape.heads, shape.dim, shape.dim_v}, in.q.options().requires_grad(false));
     for (const int64_t end = t + lengths[document]; t < end; ++t) {
-      const at::Tensor q = in.q[t], before = state;
+      const auto by_head = [&](const at::Tensor& row) { return row.repeat_interleave(shape.heads / row.size(0), 0); };
+      const at::Tensor q = by_head(in.q[t]), before = state;
       const auto factor = [&](const at::Tensor& rows, int64_t columns, int64_t n) {
-        return rows[t].narrow(1, n * columns, columns);
+        return by_head(rows[t].narrow(1, n * columns, columns));
       };
       const at::Tensor k = factor(in.k, shape.dim, shape.householders - 1);
       at::Tensor write = factor(in.v, shape.dim_v, shape.householders - 1);

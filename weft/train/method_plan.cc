@@ -123,6 +123,7 @@ Schedule layer_schedule(const MethodPlanOptions& options, const SequenceShape& s
   if (!linear) return make_schedule(options.method, std::move(problem), options.method_options);
   problem.layer = shape.linear->layer;
   problem.heads = problem.kv_heads = shape.linear->num_heads;
+  problem.key_heads = shape.linear->num_key_heads;
   problem.dim = shape.linear->key_head_dim, problem.dim_v = shape.linear->value_head_dim;
   return make_schedule(linear_method_of(options), std::move(problem), options.linear_options);
 }
