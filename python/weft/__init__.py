@@ -14,9 +14,10 @@ from weft._convolution import gated_associative_memory, short_convolution, token
 from weft._linear import linear_attention
 from weft._loss import cross_entropy, shard_batch
 from weft._plan import Plan, methods, plan
+from weft._relayout import relayout
 from weft._rnn import para_rnn
 from weft._transformers import plans_for_model, register_with_transformers
 
 __all__ = ["Plan", "attention", "cross_entropy", "gated_associative_memory", "linear_attention", "methods", "para_rnn", "plan", "plans_for_model",
-           "register_with_transformers", "shard_batch", "short_convolution", "token_shift"]
+           "register_with_transformers", "relayout", "shard_batch", "short_convolution", "token_shift"]
 __version__ = "0.1.0"

@@ -19,29 +19,20 @@
 #include <cstdint>
 #include <vector>
 
-#include "weft/base/interval_set.h"
 #include "weft/layout/layout.h"
+#include "weft/layout/row_messages.h"
 
 namespace weft {
-
-struct HaloMessage {
-  int peer = 0;
-  IntervalSet tokens;  // slots of the layout's axis; their rows in this order
-};
 
 struct Halo {
   std::vector<int64_t> documents;
   Layout layout;
   int64_t width = 1;
-  // By peer, at most one each, none empty.
-  struct Rank {
-    std::vector<HaloMessage> send, receive;
-  };
-  std::vector<Rank> ranks;
+  std::vector<RowMessages> ranks;  // tokens are slots of the layout's axis
 
   // Of all ranks together, in each phase.
-  int64_t rows() const;
-  int64_t messages() const;
+  int64_t rows() const { return rows_sent(ranks); }
+  int64_t messages() const { return messages_sent(ranks); }
 };
 
 inline constexpr int64_t kWidestConvolution = 4096;

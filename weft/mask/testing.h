@@ -30,6 +30,18 @@ std::string refusal(F&& f) {
   return "";
 }
 
+// Runs f and returns the message of the Error(wrong) with which it refuses what it checks; empty where it does not.
+template <typename F>
+std::string found_wrong(F&& f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::wrong) << error.what();
+    return error.what();
+  }
+  return "";
+}
+
 // Every pair, one byte each: the brute force of these tests.
 struct PairTable {
   int64_t queries = 0;

@@ -1,5 +1,6 @@
 #include "weft/ops/attention_plan.h"
 
+#include <algorithm>
 #include <limits>
 #include <numeric>
 
@@ -38,6 +39,15 @@ std::string describe(const CallKind& kind) {
          (kind.final_states ? ", final states" : "") +
          (kind.state_positions.empty() ? "" : ", states after " + join(kind.state_positions)) +
          (kind.device == c10::kCPU ? "" : ", on " + c10::DeviceTypeName(kind.device, true));
+}
+
+// Rows of the longest message.
+int64_t largest_message(std::span<const RowMessages> ranks) {
+  int64_t rows = 0;
+  for (const RowMessages& rank : ranks) {
+    for (const RowMessage& message : rank.send) rows = std::max(rows, message.tokens.size());
+  }
+  return rows;
 }
 
 }  // namespace
@@ -161,7 +171,7 @@ int64_t AttentionPlan::local_rows(Field field, const AttentionShape& shape) cons
 int64_t AttentionPlan::halo_rows(int64_t width) const {
   int64_t rows = 0;
   const Halo halo = make_halo(spec_.documents.lengths, layout_, width);
-  for (const HaloMessage& message : halo.ranks[static_cast<size_t>(rank())].receive) rows += message.tokens.size();
+  for (const RowMessage& message : halo.ranks[static_cast<size_t>(rank())].receive) rows += message.tokens.size();
   return rows;
 }
 
@@ -170,11 +180,7 @@ HaloExchange& AttentionPlan::halo_exchange(int64_t width, DType element, int64_t
   if (!planned.exchange) {
     const Halo halo = make_halo(spec_.documents.lengths, layout_, width);
     verify_halo(halo);
-    for (const Halo::Rank& rank : halo.ranks) {
-      for (const HaloMessage& message : rank.send) {
-        planned.largest_message = std::max(planned.largest_message, message.tokens.size());
-      }
-    }
+    planned.largest_message = largest_message(halo.ranks);
     planned.exchange = std::make_unique<HaloExchange>(halo, rank(), *endpoint_);
   }
   uint64_t& hash = kinds_of_halos_[{width, element, columns}];
@@ -186,6 +192,31 @@ HaloExchange& AttentionPlan::halo_exchange(int64_t width, DType element, int64_t
   }
   endpoint_->set_kind(hash);
   return *planned.exchange;
+}
+
+RelayoutExchange& AttentionPlan::relayout_to(const Layout& to, DType element, int64_t columns) {
+  auto planned = std::find_if(relayouts_.begin(), relayouts_.end(), [&](const auto& known) { return known.to == to; });
+  if (planned == relayouts_.end()) {
+    const Relayout change = make_relayout(layout_, to);
+    verify_relayout(change);
+    relayouts_.push_back(
+        {to, std::make_unique<RelayoutExchange>(change, rank(), *endpoint_), largest_message(change.ranks), {}});
+    planned = std::prev(relayouts_.end());
+  }
+  uint64_t& hash = planned->hashes[{element, columns}];
+  if (hash == 0) {
+    const std::string kind = "a change of layout from " + layout_.name() + " to " + to.name() + " of " +
+                             std::to_string(columns) + " columns, " + std::string(name_of(element));
+    Digest digest;
+    for (int r = 0; r < ranks(); ++r) {
+      for (const Run& run : to.runs(r)) digest.add(r).add(run.base).add(run.stride).add(run.count);
+    }
+    endpoint_->agree(kind + ", " + std::to_string(digest.value()),
+                     planned->largest_message * columns * size_of(element));
+    hash = digest.add(kind).value();
+  }
+  endpoint_->set_kind(hash);
+  return *planned->exchange;
 }
 
 double AttentionPlan::largest_of_ranks(double mine) {

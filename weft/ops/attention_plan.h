@@ -15,12 +15,14 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "weft/execute/executor.h"
 #include "weft/methods/method.h"
 #include "weft/torch/group_endpoint.h"
 #include "weft/torch/halo_exchange.h"
+#include "weft/torch/relayout_exchange.h"
 #include "weft/verify/verify.h"
 
 namespace weft {
@@ -80,6 +82,8 @@ class AttentionPlan {
   Schedule schedule(const CallKind& kind) const;
   // For a convolution of so many taps over the plan's tokens, whatever its layer; `columns`: of a row. As executor().
   HaloExchange& halo_exchange(int64_t width, DType element, int64_t columns);
+  // To another layout of the same tokens and ranks. As executor().
+  RelayoutExchange& relayout_to(const Layout& to, DType element, int64_t columns);
   // Of numbers that all ranks give; a call of its own.
   double largest_of_ranks(double mine);
   // Rows of other ranks that this rank's tokens read in it.
@@ -102,6 +106,13 @@ class AttentionPlan {
     uint64_t hash = 0;  // of the kind, as all ranks have it
   };
   std::map<CallKind, Known> kinds_;
+  struct PlannedRelayout {
+    Layout to;
+    std::unique_ptr<RelayoutExchange> exchange;
+    int64_t largest_message = 0;                           // rows, of all ranks
+    std::map<std::pair<DType, int64_t>, uint64_t> hashes;  // of type and columns
+  };
+  std::vector<PlannedRelayout> relayouts_;
   struct PlannedHalo {
     std::unique_ptr<HaloExchange> exchange;
     int64_t largest_message = 0;  // rows, of all ranks

@@ -1,18 +1,17 @@
 // One rank's part of a halo (weft/layout/halo.h) on torch tensors: what travels, and what its tokens read of it.
 //
 //   HaloExchange halo(verified, rank, endpoint);
-//   HaloExchange::Flight flight = halo.send_rows(x);   // x [tokens, channels]
-//   ...                                                // compute meanwhile
-//   at::Tensor rows = flight.wait();                   // [halo_rows, channels]
+//   RowFlight flight = halo.send_rows(x);   // x [tokens, channels]
+//   ...                                     // compute meanwhile
+//   at::Tensor rows = flight.wait();        // [halo_rows, channels]
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
-#include <memory>
 #include <vector>
 
 #include "weft/layout/halo.h"
-#include "weft/transport/transport.h"
+#include "weft/torch/row_exchange.h"
 
 namespace weft {
 
@@ -32,36 +31,18 @@ class HaloExchange {
   const std::vector<at::Tensor>& taps() const { return taps_; }
   int64_t halo_rows() const { return halo_rows_; }
 
-  // One exchange under way; `wait` gives what has arrived.
-  class Flight {
-   public:
-    at::Tensor wait();
-
-   private:
-    friend class HaloExchange;
-    std::unique_ptr<Pending> pending_;
-    at::Tensor arriving_;
-    Endpoint* endpoint_ = nullptr;
-  };
   // Rows of x out; halo rows [halo_rows, channels] come.
-  Flight send_rows(const at::Tensor& x) const;
+  RowFlight send_rows(const at::Tensor& x) const;
   // Gradients of halo rows out; gradients of the rows that this rank had sent come, to be added at sent_rows().
-  Flight send_home(const at::Tensor& halo_gradients) const;
+  RowFlight send_home(const at::Tensor& halo_gradients) const;
   const at::Tensor& sent_rows() const { return sent_rows_; }
 
  private:
-  struct Peer {
-    int rank;
-    int64_t begin, count;  // among the sent rows, or the halo rows
-    uint64_t label;        // of its tokens
-  };
-  Flight post(const at::Tensor& leaving, const std::vector<Peer>& to, at::Tensor arriving,
-              const std::vector<Peer>& from) const;
   void find_edges(const Halo& halo, int rank);
 
   int64_t width_, tokens_ = 0, halo_rows_ = 0;
   Endpoint& endpoint_;
-  std::vector<Peer> send_, receive_;
+  std::vector<RowPeer> send_, receive_;
   at::Tensor sent_rows_, edges_, table_rows_;
   std::vector<at::Tensor> taps_;
 };

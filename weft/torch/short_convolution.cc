@@ -93,7 +93,7 @@ Convolved convolve(const at::Tensor& given, const at::Tensor& weight, const at::
     const at::Tensor x = given.detach().contiguous();
     const at::ScalarType type = weight.defined() ? sums_of(x) : x.scalar_type();
     const Taps taps(weight, type);
-    HaloExchange::Flight flight = halo.send_rows(x);
+    RowFlight flight = halo.send_rows(x);
     const at::Tensor out = at::empty_like(x, x.options().dtype(type));
     const int64_t before = halo.width() - 1, inner = x.size(0) - before;
     if (inner > 0) {  // the edges among these are written again below
@@ -127,7 +127,7 @@ ConvolutionGradients convolve_backward(const at::Tensor& dout, const at::Tensor&
     for (int64_t j = 0; j < taps.count(); ++j) {
       dtable.index_add_(0, halo.taps()[static_cast<size_t>(j)], taps.times(j, edge));
     }
-    HaloExchange::Flight flight = halo.send_home(dtable.narrow(0, own, halo.halo_rows()));
+    RowFlight flight = halo.send_home(dtable.narrow(0, own, halo.halo_rows()));
 
     const at::Tensor dx = at::zeros(d.sizes(), d.options());
     const at::Tensor dweight = taps.plain() ? at::Tensor() : at::zeros({taps.count(), channels}, d.options());
