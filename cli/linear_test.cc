@@ -24,7 +24,7 @@ TEST(Linear, MethodsListsTheFamily) {
     if (method["family"] == "linear") linear.push_back(method["name"]);
   }
   EXPECT_EQ(linear, (std::vector<std::string>{"chain", "all-scan", "all-gather-state", "log-step", "hierarchical",
-                                              "head-exchange"}));
+                                              "head-exchange", "two-dimensional"}));
   EXPECT_TRUE(has(run_line("methods").out,
                   "Of linear layers, named with --layer linear, retnet, mamba2, gla, deltanet, gdn, kda, rwkv6, rwkv7, "
                   "elementwise, "
@@ -41,7 +41,7 @@ TEST(Linear, EveryMethodAndLayerIsVerifiedAndChecked) {
     const std::string words = " --layer " + layer + kFewTokens + " --backward";
     const json all = json::parse(run_line("verify all" + words + " --json").out);
     EXPECT_EQ(all["ok"], true);
-    EXPECT_EQ(all["results"].size(), 6u);
+    EXPECT_EQ(all["results"].size(), 7u);
     for (const json& result : all["results"]) {
       const Outcome outcome = run_line("check " + result["method"].get<std::string>() + words + " --dtype fp64 --json");
       EXPECT_EQ(outcome.code, kExitFine) << outcome.out;

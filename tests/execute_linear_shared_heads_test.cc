@@ -48,7 +48,7 @@ TEST(ExecuteLinearSharedHeads, HouseholdersAndFullMask) {
 TEST(ExecuteLinearSharedHeads, LowerPrecisions) {
   for (const DType element : {DType::fp32, DType::bf16, DType::fp16}) {
     for (const Layer layer : {Layer::mamba2, Layer::gdn, Layer::kda, Layer::rwkv7}) {
-      for (const char* method : {"all-scan", "log-step", "head-exchange"}) {
+      for (const char* method : {"all-scan", "log-step", "head-exchange", "two-dimensional"}) {
         LinearCase c{.method = method, .layer = layer, .lengths = {100, 156}, .heads = 6, .dim = 16};
         c.dim_v = 8, c.element = element, c.key_heads = 2;
         expect_right(c);

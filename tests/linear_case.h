@@ -109,6 +109,11 @@ inline LinearCase random_linear_case(Random& random, std::string_view method = "
   if (c.method == "all-scan" && random.uniform(2) == 0)
     c.options = {{"blocks", std::to_string(1 + random.uniform(c.heads))}};
   if (c.method == "hierarchical") c.options = {{"node", std::to_string(1 + random.uniform(4))}};
+  if (c.method == "two-dimensional" && random.uniform(2) == 0) {
+    const int64_t inner = 1 + random.uniform(std::min<int64_t>(3, c.heads));
+    c.ranks = static_cast<int>(inner * (1 + random.uniform(4)));
+    c.options = {{"inner", std::to_string(inner)}};
+  }
   if (find_method(c.method).both_ways && random.uniform(6) == 0) {
     c.layer = Layer::linear, c.both_ways = true, c.householders = 1;
     c.initial_states = c.final_states = false, c.state_positions.clear(), c.options.clear();

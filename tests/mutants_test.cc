@@ -83,6 +83,8 @@ Case random_case(Random& random, std::string_view name) {
 Case random_linear_layer(Random& random) {
   LinearCase c = random_linear_case(random);
   c.ranks = std::min(c.ranks, 4);
+  if (const auto inner = c.options.find("inner"); inner != c.options.end())
+    c.ranks -= c.ranks % std::stoi(inner->second);
   c.shards.clear();
   return {c.schedule(), c.describe()};
 }

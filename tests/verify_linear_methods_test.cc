@@ -197,7 +197,9 @@ TEST(VerifyLinearMethods, GivenAndFinalStatesStayWhereTheyAre) {
       const Sent without = sent_by(c);
       c.initial_states = c.final_states = true, c.state_positions = {4, 17};
       const Sent with = sent_by(c);
-      const int64_t more = method->name == "head-exchange" ? 4 * state_bytes(c) * 3 / 4 : 0;
+      // Of a state for each of four documents, what ranks that trade heads have of other ranks' heads.
+      const bool trades = method->name == "head-exchange", in_pairs = method->name == "two-dimensional";
+      const int64_t more = trades ? 4 * state_bytes(c) * 3 / 4 : in_pairs ? 4 * state_bytes(c) / 2 : 0;
       EXPECT_EQ(with.forward, without.forward + more) << c.describe();
       EXPECT_EQ(with.backward, without.backward + more) << c.describe();
       EXPECT_EQ(with.messages, without.messages) << c.describe();
@@ -205,9 +207,44 @@ TEST(VerifyLinearMethods, GivenAndFinalStatesStayWhereTheyAre) {
   }
 }
 
+// Head-exchange inside groups of u ranks, log steps over p groups for 1 / u of the heads by each of u ranks.
+TEST(VerifyLinearMethods, TwoDimensionalSendsRowsInsideAndStatesAcross) {
+  for (const Layer layer : {Layer::retnet, Layer::gla, Layer::gdn, Layer::rwkv7}) {
+    for (const int64_t u : {1, 2, 3, 6}) {
+      for (const int64_t p : {1, 2, 3, 5, 8}) {
+        LinearCase c{
+            .method = "two-dimensional", .layer = layer, .lengths = {12 * u * p}, .ranks = static_cast<int>(u * p)};
+        c.heads = 6, c.options = {{"inner", std::to_string(u)}};
+        LinearCase group = c;
+        group.method = "head-exchange", group.lengths = {12 * u}, group.ranks = static_cast<int>(u),
+        group.options.clear();
+        const Sent inside = sent_by(group), sent = sent_by(c);
+        int64_t bytes = 0, messages = 0;
+        for (int64_t d = 1; d < p; d *= 2) {
+          bytes += (p - d) * state_bytes(c) + std::max<int64_t>(0, p - 2 * d) * transition_bytes(c);
+          messages += u * (p - d);
+        }
+        EXPECT_EQ(sent.forward, p * inside.forward + bytes) << c.describe();
+        EXPECT_EQ(sent.backward, p * inside.backward + bytes) << c.describe();
+        EXPECT_EQ(sent.messages, p * inside.messages + messages) << c.describe();
+        EXPECT_EQ(sent.messages_backward, p * inside.messages_backward + messages) << c.describe();
+      }
+    }
+  }
+  LinearCase c{.method = "two-dimensional", .lengths = {48}, .ranks = 4, .heads = 2};
+  c.options = {{"inner", "4"}};
+  try {
+    c.schedule();
+    ADD_FAILURE() << "more ranks than heads";
+  } catch (const Error& error) {
+    EXPECT_EQ(std::string(error.what()), "two-dimensional: 4 ranks trade 2 heads; use at most as many ranks as heads");
+  }
+}
+
 TEST(VerifyLinearMethods, NothingIsSentWhereNoDocumentCrosses) {
   for (const Method* method : linear_methods()) {
-    if (method->name == "head-exchange") continue;  // trades heads, whatever the documents
+    if (method->name == "head-exchange" || method->name == "two-dimensional")
+      continue;  // trade heads, whatever the documents
     LinearCase c{.method = std::string(method->name), .lengths = {20, 3, 17, 20, 12, 8}, .ranks = 4};
     c.shards = {20, 20, 20, 20};
     EXPECT_EQ(sent_by(c).messages, 0) << method->name;

@@ -109,7 +109,7 @@ def compare(layer, method, layout, lengths, states):
 
 
 def every_layer(rank, ranks):
-    assert weft.methods("gla") == ["chain", "all-scan", "all-gather-state", "log-step", "hierarchical", "head-exchange"]
+    assert weft.methods("gla") == ["chain", "all-scan", "all-gather-state", "log-step", "hierarchical", "head-exchange", "two-dimensional"]
     for layer in LAYERS:
         compare(layer, "auto", "", [9, 1, 22, 5], True)
     for n, method in enumerate(weft.methods("gla")):

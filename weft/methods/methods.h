@@ -31,5 +31,6 @@ extern const Method all_gather_state;
 extern const Method log_step;
 extern const Method hierarchical;
 extern const Method head_exchange;
+extern const Method two_dimensional;
 
 }  // namespace weft::methods

@@ -20,8 +20,8 @@ constexpr std::array kMethods = {
 };
 
 constexpr std::array kLinearMethods = {
-    &methods::chain,    &methods::all_scan,     &methods::all_gather_state,
-    &methods::log_step, &methods::hierarchical, &methods::head_exchange,
+    &methods::chain,        &methods::all_scan,      &methods::all_gather_state, &methods::log_step,
+    &methods::hierarchical, &methods::head_exchange, &methods::two_dimensional,
 };
 
 void check_family(const Method& method, Layer layer) {

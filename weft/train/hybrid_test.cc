@@ -219,7 +219,8 @@ Probe probe(const ModelConfig& config, int ranks, const std::string& method, uin
 TEST_F(Hybrids, DocumentsStayApartBitByBit) {
   for (const ModelConfig& model : hybrid_models()) {
     EXPECT_FALSE(at::equal(probe(model, 1, "chain", 1, false).hidden[0], probe(model, 1, "chain", 2, false).hidden[0]));
-    for (const char* method : {"all-scan", "chain", "log-step", "all-gather-state", "hierarchical", "head-exchange"}) {
+    for (const char* method :
+         {"all-scan", "chain", "log-step", "all-gather-state", "hierarchical", "head-exchange", "two-dimensional"}) {
       for (const int ranks : {1, 2, 3}) {
         if (left_out(model, method, ranks)) continue;
         const Probe one = probe(model, ranks, method, 1), other = probe(model, ranks, method, 2);

@@ -50,9 +50,9 @@ void Doubling::receive(Exchange& exchange, size_t i, int d, Window& to) {
   if (behind_in_group(f) < d) return;
   const int from = f - towards_ * d;
   const Set run = window_run(from, d);
-  to.state = b_.whole(towards_ > 0 ? Field::state : Field::dstate, run, b_.all_heads());
+  to.state = b_.whole(towards_ > 0 ? Field::state : Field::dstate, run, heads_);
   if (has_transition(b_.problem().layer) && goes_on_behind(from, d)) {
-    to.transition = b_.whole(Field::transition, run, b_.all_heads());
+    to.transition = b_.whole(Field::transition, run, heads_);
   }
   exchange.receive(all_[from].rank, to.state);
   exchange.receive(all_[from].rank, to.transition);

@@ -16,9 +16,12 @@ class Doubling {
  public:
   // towards = 1 down the sequence, with states; -1 up, with dstates. `group`: fragments 0 .. group-1 are by themselves, and so on.
   Doubling(Builder& b, const Fragments& all, std::vector<LocalFragment>& own, int towards, int group)
-      : b_(b), all_(all), own_(own), towards_(towards), group_(group), windows_(own.size()) {}
+      : Doubling(b, all, own, towards, group, b.all_heads()) {}
   Doubling(Builder& b, const Fragments& all, std::vector<LocalFragment>& own, int towards)
       : Doubling(b, all, own, towards, all.count()) {}
+  // Of some heads alone.
+  Doubling(Builder& b, const Fragments& all, std::vector<LocalFragment>& own, int towards, Set heads)
+      : Doubling(b, all, own, towards, all.count(), heads) {}
 
   // Does the next of the rounds d = 1, 2, 4, .. False after the last.
   bool next() {
@@ -39,6 +42,8 @@ class Doubling {
 
  private:
   void round(int d);
+  Doubling(Builder& b, const Fragments& all, std::vector<LocalFragment>& own, int towards, int group, Set heads)
+      : b_(b), all_(all), own_(own), towards_(towards), group_(group), heads_(heads), windows_(own.size()) {}
   // Fragments behind f that its document holds; and those of them in its group.
   int behind(int f) const { return towards_ > 0 ? f - all_[f].first : all_[f].end - 1 - f; }
   int behind_in_group(int f) const {
@@ -62,6 +67,7 @@ class Doubling {
   const Fragments& all_;
   std::vector<LocalFragment>& own_;
   const int towards_, group_;
+  const Set heads_;
   int round_ = 1;
   std::vector<Window> windows_;  // by own fragment
   std::vector<Window> sent_;     // until the exchange is issued

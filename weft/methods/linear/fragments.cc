@@ -74,9 +74,8 @@ void LinearPass::open_forward() {
   if (b.problem().gives_states()) final = b.sums(Field::final_state, b.rows(Field::final_state, q.tokens()), q.heads());
 }
 
-void LinearPass::open_backward() {
-  dout = b.input(Field::dout);
-  dfinal = b.input(Field::dfinal_state);
+void LinearPass::open_backward(Value dout_rows, Value dfinal_rows) {
+  dout = std::move(dout_rows), dfinal = std::move(dfinal_rows);
   dq = b.sums(Field::dq, q.tokens(), q.heads());
   dkv = b.sums(b.problem().key_gradients(), kv.tokens(), kv.heads());
   if (!initial.empty()) dinitial = b.sums(Field::dinitial_state, initial.tokens(), initial.heads());
@@ -107,8 +106,7 @@ void LinearPass::begin_forward(std::vector<LocalFragment>& own) {
   }
 }
 
-void LinearPass::begin_backward(std::vector<LocalFragment>& own) {
-  open_backward();
+void LinearPass::make_dstates(std::vector<LocalFragment>& own) {
   for (LocalFragment& f : own) f.dstate = dstate_of(f, q.heads());
 }
 

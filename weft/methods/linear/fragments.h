@@ -73,9 +73,13 @@ struct LinearPass {
         q(b.input(Field::q)),
         kv(b.input(b.problem().key_inputs())),
         initial(b.input(Field::initial_state)) {}
+  // Of other tokens and heads than the rank's own: values that have been fetched.
+  LinearPass(Builder& builder, Value queries, Value keys, Value initial_states)
+      : b(builder), q(std::move(queries)), kv(std::move(keys)), initial(std::move(initial_states)) {}
 
   void open_forward();
-  void open_backward();
+  void open_backward() { open_backward(b.input(Field::dout), b.input(Field::dfinal_state)); }
+  void open_backward(Value dout_rows, Value dfinal_rows);
   // Of the fragment's tail and head, in some heads.
   Value state_of(const LocalFragment& fragment, Set heads);
   Value dstate_of(const LocalFragment& fragment, Set heads);
@@ -89,7 +93,11 @@ struct LinearPass {
   // All of a phase but the way of the maps, where these pass all heads at once. It begins with those of the rank's own
   // fragments, which others may need: they are on the critical path.
   void begin_forward(std::vector<LocalFragment>& own);
-  void begin_backward(std::vector<LocalFragment>& own);
+  void begin_backward(std::vector<LocalFragment>& own) {
+    open_backward();
+    make_dstates(own);
+  }
+  void make_dstates(std::vector<LocalFragment>& own);
   // While maps are on their way: what nothing comes to, and of the rest a share of the heads, to be corrected after.
   void scan_first(const std::vector<LocalFragment>& own);
   void scan_backward_first(const std::vector<LocalFragment>& own);
@@ -97,8 +105,11 @@ struct LinearPass {
   void scan_rest(std::vector<LocalFragment>& own);
   void scan_backward_rest(const std::vector<LocalFragment>& own, const std::vector<Value>& dstates);
 
-  Set first_heads() const { return b.set(Range{0, methods::first_heads(b.problem().heads)}); }
-  Set other_heads() const { return b.all_heads() - first_heads(); }
+  Set first_heads() const {
+    const int64_t begin = q.heads().intervals().hull().begin;
+    return b.set(Range{begin, begin + methods::first_heads(q.heads().size())});
+  }
+  Set other_heads() const { return q.heads() - first_heads(); }
   static Slice in(const Value& states, Set heads) { return states.at(states.tokens(), heads); }
 
   // Some rows of inputs or sums, and those of their documents with them.

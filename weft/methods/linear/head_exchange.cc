@@ -12,58 +12,16 @@
 // Where heads share rows of q and k, a rank fetches those that its heads read. Where ranks cut such a group of heads, each of them
 // does, and dq and dk go home as sums, added there in the order of the ranks.
 #include "weft/methods/formulas/linear.h"
-#include "weft/methods/linear/head_share.h"
+#include "weft/methods/linear/heads_for_tokens.h"
 #include "weft/methods/methods.h"
 
 namespace weft::methods {
 namespace {
 
-class HeadExchange {
- public:
-  explicit HeadExchange(Builder& b)
-      : b_(b),
-        all_(b.set(Range{0, b.problem().query_layout.tokens()})),
-        mine_(heads_of(b.rank())),
-        summed_(summed_over_ranks(b.problem(), b.problem().ranks())) {}
-
-  Set all_tokens() const { return all_; }
-  Set my_heads() const { return mine_; }
-  // Gradients that go home as sums, since ranks have heads that share rows of them.
-  Fields summed() const { return summed_; }
-
-  // All tokens of this rank's heads, from `own`, all heads of its tokens.
-  Value fetch(Exchange& exchange, const Value& own, Fields fields) {
-    Value fetched = b_.whole(fields, b_.rows(fields, all_), mine_);
-    for (int peer = 0; peer < b_.problem().ranks(); ++peer) {
-      exchange.send(peer, own.at(own.tokens(), heads_of(peer)));
-      exchange.receive(peer, fetched.at(b_.rows(fields, b_.queries_of(peer)), mine_));
-    }
-    return fetched;
-  }
-  // The other way round: rows to their owners, finished, or as sums that are added.
-  Value send_home(Exchange& exchange, const Value& rows, Fields fields) {
-    const Set tokens = b_.rows(fields, b_.queries_of(b_.rank()));
-    const bool sums = summed_.includes(fields);
-    Value home = sums ? b_.sums(fields, tokens, b_.all_heads()) : b_.whole(fields, tokens, b_.all_heads());
-    for (int peer = 0; peer < b_.problem().ranks(); ++peer) {
-      exchange.send(peer, rows.at(b_.rows(fields, b_.queries_of(peer)), mine_));
-      exchange.receive(peer, home.at(home.tokens(), heads_of(peer)), sums ? Combine::add : Combine::copy);
-    }
-    return home;
-  }
-
- private:
-  Set heads_of(int rank) const { return b_.set(head_share(b_.problem().heads, rank, b_.problem().ranks())); }
-
-  Builder& b_;
-  const Set all_, mine_;
-  const Fields summed_;
-};
-
 Steps write(Builder& b) {
-  HeadExchange heads(b);
+  HeadsForTokens heads(b, {0, b.problem().ranks()});
   const Problem& problem = b.problem();
-  const Set tokens = heads.all_tokens(), mine = heads.my_heads();
+  const Set tokens = heads.tokens(), mine = heads.mine();
   const auto sums = [&](Field field) { return b.sums(field, b.rows(field, tokens), mine); };
   Value q, kv, initial;  // all tokens of the rank's heads, kept for backward
   {
@@ -115,8 +73,8 @@ Steps write(Builder& b) {
   q.reset(), kv.reset(), initial.reset();
   co_yield Step{};
   Exchange back = b.exchange();
-  const Value home_dq = heads.send_home(back, dq, Field::dq), home_dkv = heads.send_home(back, dkv, gradients),
-              home_dk = cut ? heads.send_home(back, dk, Field::dk) : Value();
+  const Value home_dq = heads.send_home(back, dq, Field::dq, cut), home_dkv = heads.send_home(back, dkv, gradients),
+              home_dk = cut ? heads.send_home(back, dk, Field::dk, cut) : Value();
   const Value home_dinitial = problem.initial_states ? heads.send_home(back, dinitial, Field::dinitial_state) : Value();
   back.issue();
   b.result(cut ? b.finish(home_dq) : home_dq);
