@@ -111,25 +111,9 @@ TEST(Relayout, RandomChangesAreRefused) {
     const auto any = [&] { return make_layout(layout_names()[below(layout_names().size())], documents, ranks); };
     const Layout from = any();
     Relayout change = make_relayout(from, any());
-    const size_t rank = below(change.ranks.size());
-    auto& received = change.ranks[rank].receive;
-    if (received.empty()) continue;
-    RowMessage& message = received[below(received.size())];
-    auto& sent = change.ranks[static_cast<size_t>(message.peer)].send;
-    RowMessage& other =
-        *std::find_if(sent.begin(), sent.end(), [&](const RowMessage& m) { return m.peer == static_cast<int>(rank); });
-    const int64_t token = static_cast<int64_t>(below(static_cast<size_t>(change.from.tokens())));
-    IntervalSet tokens = message.tokens;
-    if (tokens.contains(token)) {
-      tokens = subtract(tokens, Range{token, token + 1});
-    } else {
-      tokens.unite(Range{token, token + 1});
-    }
-    const size_t end = below(3);
-    if (end != 1) message.tokens = tokens;
-    if (end != 0) other.tokens = tokens;
+    if (!change_a_message(random, change.ranks, change.from.tokens())) continue;
     ++changed;
-    EXPECT_NE(found_wrong([&] { verify_relayout(change); }), "") << token;
+    EXPECT_NE(found_wrong([&] { verify_relayout(change); }), "") << round;
   }
   EXPECT_GT(changed, 800);
 }

@@ -7,6 +7,7 @@
 
 #include "weft/base/random.h"
 #include "weft/layout/layout.h"
+#include "weft/layout/row_messages.h"
 #include "weft/mask/testing.h"
 
 namespace weft {
@@ -47,6 +48,29 @@ inline std::vector<std::vector<Run>> random_runs(Random& random, int64_t tokens,
   std::vector<std::vector<Run>> shards(static_cast<size_t>(ranks));
   for (const Run& run : runs) shards[static_cast<size_t>(random.uniform(ranks))].push_back(run);
   return shards;
+}
+
+// One message gets a token more or less, at one end or at both. False where the rank that was drawn receives nothing.
+inline bool change_a_message(Random& random, std::vector<RowMessages>& ranks, int64_t tokens) {
+  const auto below = [&](size_t n) { return static_cast<size_t>(random.uniform(static_cast<int64_t>(n))); };
+  const size_t rank = below(ranks.size());
+  auto& received = ranks[rank].receive;
+  if (received.empty()) return false;
+  RowMessage& message = received[below(received.size())];
+  auto& sent = ranks[static_cast<size_t>(message.peer)].send;
+  RowMessage& other =
+      *std::find_if(sent.begin(), sent.end(), [&](const RowMessage& m) { return m.peer == static_cast<int>(rank); });
+  const int64_t token = random.uniform(tokens);
+  IntervalSet changed = message.tokens;
+  if (changed.contains(token)) {
+    changed = subtract(changed, Range{token, token + 1});
+  } else {
+    changed.unite(Range{token, token + 1});
+  }
+  const size_t end = below(3);
+  if (end != 1) message.tokens = changed;
+  if (end != 0) other.tokens = changed;
+  return true;
 }
 
 }  // namespace weft

@@ -37,7 +37,19 @@ class Doubling {
   };
   // What own fragment i knows of its group, after the last round.
   const Window& known(size_t i) const { return windows_[i]; }
-  // The same with the fragment itself.
+  // After the last round of states: what enters the own fragments, into LocalFragment::entering.
+  void enter() {
+    for (size_t i = 0; i < own_.size(); ++i) {
+      if (!own_[i].before.empty()) own_[i].entering = windows_[i].state;
+    }
+  }
+  // Their states or dstates.
+  std::vector<Value> known_states() const {
+    std::vector<Value> states;
+    for (const Window& window : windows_) states.push_back(window.state);
+    return states;
+  }
+  // What own fragment i knows, with the fragment itself.
   Window inclusive(size_t i, int d) const;
 
  private:

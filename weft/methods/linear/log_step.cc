@@ -31,9 +31,7 @@ Steps write_log_step(SharedFragments fragments, Builder& b) {
       pass.scan_first(own);  // while the first maps are on their way
       co_yield Step{};
       while (doubling.next()) co_yield Step{};
-      for (size_t i = 0; i < own.size(); ++i) {
-        if (!own[i].before.empty()) own[i].entering = doubling.known(i).state;
-      }
+      doubling.enter();
     }
     pass.scan_rest(own);
     pass.finish_forward();
@@ -49,9 +47,7 @@ Steps write_log_step(SharedFragments fragments, Builder& b) {
   pass.scan_backward_first(own);
   co_yield Step{};
   while (doubling.next()) co_yield Step{};
-  std::vector<Value> dstates;
-  for (size_t i = 0; i < own.size(); ++i) dstates.push_back(doubling.known(i).state);
-  pass.scan_backward_rest(own, dstates);
+  pass.scan_backward_rest(own, doubling.known_states());
   pass.finish_backward();
   co_yield Step{};
 }

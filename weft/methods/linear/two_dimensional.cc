@@ -112,9 +112,7 @@ Steps write(SharedGroups groups, Builder& b) {
       pass.scan_first(own);  // while the first maps are on their way
       co_yield Step{};
       while (doubling.next()) co_yield Step{};
-      for (size_t i = 0; i < own.size(); ++i) {
-        if (!own[i].before.empty()) own[i].entering = doubling.known(i).state;
-      }
+      doubling.enter();
     }
     pass.scan_rest(own);
     send_outputs_home(b, heads, pass);
@@ -131,9 +129,7 @@ Steps write(SharedGroups groups, Builder& b) {
   pass.scan_backward_first(own);
   co_yield Step{};
   while (doubling.next()) co_yield Step{};
-  std::vector<Value> dstates;
-  for (size_t i = 0; i < own.size(); ++i) dstates.push_back(doubling.known(i).state);
-  pass.scan_backward_rest(own, dstates);
+  pass.scan_backward_rest(own, doubling.known_states());
   send_gradients_home(b, heads, pass);
   co_yield Step{};
 }
