@@ -23,16 +23,7 @@ Steps write(Builder& b) {
   const Problem& problem = b.problem();
   const Set tokens = heads.tokens(), mine = heads.mine();
   const auto sums = [&](Field field) { return b.sums(field, b.rows(field, tokens), mine); };
-  Value q, kv, initial;  // all tokens of the rank's heads, kept for backward
-  {
-    const Value own_q = b.input(Field::q), own_kv = b.input(problem.key_inputs()),
-                own_initial = b.input(Field::initial_state);
-    Exchange in = b.exchange();
-    q = heads.fetch(in, own_q, Field::q);
-    kv = heads.fetch(in, own_kv, problem.key_inputs());
-    if (problem.initial_states) initial = heads.fetch(in, own_initial, Field::initial_state);
-    in.issue();
-  }
+  auto [q, kv, initial] = heads.fetch_inputs();  // all tokens of the rank's heads, kept for backward
   {
     Value finished, final_states;
     {

@@ -31,6 +31,20 @@ class HeadsForTokens {
     });
     return fetched;
   }
+  // The inputs of forward, which backward reads again.
+  struct Inputs {
+    Value q, kv, initial;
+  };
+  Inputs fetch_inputs() {
+    const Problem& problem = b_.problem();
+    const Value own_q = b_.input(Field::q), own_kv = b_.input(problem.key_inputs()),
+                own_initial = b_.input(Field::initial_state);
+    Exchange in = b_.exchange();
+    Inputs fetched{fetch(in, own_q, Field::q), fetch(in, own_kv, problem.key_inputs()), {}};
+    if (problem.initial_states) fetched.initial = fetch(in, own_initial, Field::initial_state);
+    in.issue();
+    return fetched;
+  }
   // The other way round: rows to their owners, finished, or as sums that are added.
   Value send_home(Exchange& exchange, const Value& rows, Fields fields, bool sums = false) {
     const Set tokens = b_.rows(fields, b_.queries_of(b_.rank()));

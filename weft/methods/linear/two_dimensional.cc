@@ -43,21 +43,6 @@ struct Groups {
 };
 using SharedGroups = std::shared_ptr<const Groups>;
 
-// What a rank has of its group's tokens, kept for backward.
-struct Fetched {
-  Value q, kv, initial;
-};
-
-Fetched fetch_inputs(Builder& b, HeadsForTokens& heads) {
-  const Problem& problem = b.problem();
-  const Value q = b.input(Field::q), kv = b.input(problem.key_inputs()), initial = b.input(Field::initial_state);
-  Exchange in = b.exchange();
-  Fetched fetched{heads.fetch(in, q, Field::q), heads.fetch(in, kv, problem.key_inputs()), {}};
-  if (problem.initial_states) fetched.initial = heads.fetch(in, initial, Field::initial_state);
-  in.issue();
-  return fetched;
-}
-
 void send_outputs_home(Builder& b, HeadsForTokens& heads, LinearPass& pass) {
   const Value out = b.finish(pass.out), final = b.finish(pass.final);
   pass.out.reset(), pass.final.reset();
@@ -101,7 +86,7 @@ void send_gradients_home(Builder& b, HeadsForTokens& heads, LinearPass& pass) {
 Steps write(SharedGroups groups, Builder& b) {
   HeadsForTokens heads(b, groups->ranks_with(b.rank()));
   const Fragments& across = groups->fragments_of(b.rank());
-  Fetched fetched = fetch_inputs(b, heads);
+  HeadsForTokens::Inputs fetched = heads.fetch_inputs();
   std::vector<LocalFragment> own = local_fragments(b, across);
   {
     LinearPass pass(b, fetched.q, fetched.kv, fetched.initial);
